@@ -1,0 +1,90 @@
+// swift-tools-version: 6.2
+// Ingot: an embeddable engine that merges neural-network checkpoints.
+import PackageDescription
+
+/// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
+let strict: [SwiftSetting] = [
+  .strictMemorySafety(),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// C leaves share the language level; vector code picks its instruction set per function, not per file.
+let c11: [CSetting] = [.unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-O3"])]
+
+let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
+
+let package = Package(
+  name: "ingot",
+  products: [
+    // The names on disk are given by scripts/install: two products of one name would shadow each other.
+    .library(name: "ingot-engine", type: .dynamic, targets: ["IngotLibrary"]),
+    .library(name: "ingot-openmp", type: .dynamic, targets: ["COpenMPTeam"]),
+    .executable(name: "ingot", targets: ["ingot-cli"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+  ],
+  targets: [
+    // C leaves.
+    .target(name: "CKernels", cSettings: c11),
+    .target(name: "CPlatform", cSettings: c11, linkerSettings: [.linkedLibrary(":liburing.a")]),
+    .target(name: "CTeam", cSettings: c11, linkerSettings: [.linkedLibrary("hwloc"), .linkedLibrary("dl"), .linkedLibrary("pthread")]),
+    .target(
+      name: "COpenMPTeam",
+      cSettings: [.unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"] + openMPFlags)],
+      linkerSettings: [.unsafeFlags(["-L/usr/lib/llvm-14/lib", "-lomp"])]),
+    .systemLibrary(name: "CYaml", path: "Sources/CYaml", providers: [.apt(["libyaml-dev"])]),
+    .systemLibrary(name: "CIngot", path: "include"),
+
+    // The engine, from the bottom up; a target imports only targets above it.
+    .target(name: "IngotErrors", swiftSettings: strict),
+    .target(name: "IngotJSON", dependencies: ["IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotTensors", dependencies: ["CKernels", "IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotCheckpoints", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotStorage", dependencies: ["CPlatform", "IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotRecipes", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors", "CYaml"], swiftSettings: strict),
+    .target(name: "IngotMethods", dependencies: ["IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
+    .target(
+      name: "IngotEngine",
+      dependencies: [
+        "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CTeam",
+        "CPlatform",
+      ], swiftSettings: strict),
+    .target(name: "IngotABI", dependencies: ["IngotEngine", "IngotErrors", "IngotJSON", "IngotTensors", "CIngot"], swiftSettings: strict),
+    .target(
+      name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0", "-Xlinker", "-z",
+          "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
+        ])
+      ]),
+    .executableTarget(
+      name: "ingot-cli",
+      dependencies: [
+        "IngotEngine", "IngotErrors", "IngotJSON", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: strict),
+
+    // Tests.
+    .testTarget(name: "IngotTensorsTests", dependencies: ["IngotTensors", "IngotErrors", "CKernels"], swiftSettings: strict),
+    .testTarget(name: "IngotJSONTests", dependencies: ["IngotJSON", "IngotErrors"], swiftSettings: strict),
+    .testTarget(
+      name: "IngotCheckpointsTests", dependencies: ["IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors"],
+      swiftSettings: strict),
+    .testTarget(name: "IngotStorageTests", dependencies: ["IngotStorage", "IngotErrors", "CPlatform"], swiftSettings: strict),
+    .testTarget(
+      name: "IngotRecipesTests", dependencies: ["IngotRecipes", "IngotJSON", "IngotTensors", "IngotErrors"], swiftSettings: strict),
+    .testTarget(
+      name: "IngotMethodsTests", dependencies: ["IngotMethods", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
+      swiftSettings: strict),
+    .testTarget(
+      name: "IngotEngineTests",
+      dependencies: [
+        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "CTeam",
+      ], swiftSettings: strict),
+  ],
+  cLanguageStandard: .gnu11
+)

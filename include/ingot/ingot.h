@@ -1,0 +1,3 @@
+#ifndef INGOT_H
+#define INGOT_H
+#endif
