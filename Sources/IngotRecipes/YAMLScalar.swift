@@ -113,7 +113,7 @@ extension ScalarValue {
     return bytes.filter { !dropped.contains($0) }.split(separator: UInt8(ascii: ":")).map(Array.init)
   }
 
-  /// Positional value of digits, most significant first; a float where 64 bits do not hold it.
+  /// Positional value of digits, most significant first; a float where 64 bits do not hold it, rounded once if they are decimal.
   private static func counting(_ digits: [Int], base: Int, isNegative: Bool) -> ScalarValue {
     var exact: Int? = 0
     var rounded = 0.0
@@ -126,6 +126,7 @@ extension ScalarValue {
       }
     }
     if let exact { return .integer(exact) }
+    if base == 10, let value = Double(digits.map(String.init).joined()) { rounded = value }
     return .float(isNegative ? -rounded : rounded)
   }
 }
