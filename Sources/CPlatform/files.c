@@ -103,6 +103,8 @@ int64_t ingot_sys_advise(int fd, uint64_t offset, uint64_t bytes, int advice) {
 
 int64_t ingot_sys_lock(int fd) { return answer(flock(fd, LOCK_EX | LOCK_NB)); }
 
+int64_t ingot_sys_unlock(int fd) { return answer(flock(fd, LOCK_UN)); }
+
 int64_t ingot_sys_make_directory(int at, const char *path) { return answer(mkdirat(at, path, 0777)); }
 
 int64_t ingot_sys_remove(int at, const char *path, int is_directory) { return answer(unlinkat(at, path, is_directory ? AT_REMOVEDIR : 0)); }

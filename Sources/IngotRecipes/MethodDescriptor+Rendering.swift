@@ -18,7 +18,9 @@ extension MethodDescriptor {
     var lines = folded("\(name): \(title)", width: width, indent: 0)
     lines += [""] + folded(summary, width: width, indent: 2)
     if let reference {
-      lines += [""] + folded("Reference: " + ([reference.text] + (reference.url.map { [$0] } ?? [])).joined(separator: ", "), width: width, indent: 2)
+      lines +=
+        [""]
+        + folded("Reference: " + ([reference.text] + (reference.url.map { [$0] } ?? [])).joined(separator: ", "), width: width, indent: 2)
     }
     let base =
       switch self.base {

@@ -55,7 +55,9 @@ package struct ParameterDescriptor: Sendable, Hashable {
   /// As in mergekit a boolean counts as 1 or 0 where a number is expected, a number other than 0 as true where a boolean is, and a text that
   /// reads as a number as that number. `subject` names the place (`parameters.density`). Throws `.recipe` when there is a position, else
   /// `.invalidArgument`.
-  package func checked(_ value: ParameterValue, subject: String? = nil, position: SourcePosition? = nil) throws(IngotError) -> ParameterValue {
+  package func checked(_ value: ParameterValue, subject: String? = nil, position: SourcePosition? = nil) throws(IngotError)
+    -> ParameterValue
+  {
     switch kind {
     case .number(let range):
       if let number = number(in: value), range.contains(number) { return .number(number) }

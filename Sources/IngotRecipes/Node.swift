@@ -39,7 +39,8 @@ package struct Node: Sendable {
   package var found: String {
     switch content {
     case .sequence(let nodes): nodes.isEmpty ? "an empty list" : "a list of \(nodes.count)"
-    case .mapping(let mapping): mapping.entries.isEmpty ? "an empty mapping" : "a mapping with the key '\(excerpt(mapping.entries.first?.key ?? ""))'"
+    case .mapping(let mapping):
+      mapping.entries.isEmpty ? "an empty mapping" : "a mapping with the key '\(excerpt(mapping.entries.first?.key ?? ""))'"
     case .scalar(let scalar):
       switch scalar.value {
       case .null: "nothing"

@@ -20,7 +20,8 @@ extension Node {
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {
     guard text.count <= limits.bytes else {
       throw IngotError(
-        .recipe, "the text has \(text.count) bytes, at most \(limits.bytes) are read", hint: "a recipe is a short text: is this the right file?",
+        .recipe, "the text has \(text.count) bytes, at most \(limits.bytes) are read",
+        hint: "a recipe is a short text: is this the right file?",
         subject: origin)
     }
     var text = text
@@ -192,7 +193,8 @@ private struct NodeLoader: ~Copyable {
       let entry = Node.Mapping.Entry(key: name.text, keyPosition: next.position, value: value.node)
       if let earlier = written.insert(entry) {
         throw IngotError(
-          .recipe, "the key '\(excerpt(name.text))' is given twice; the first is at line \(earlier.keyPosition.line), column \(earlier.keyPosition.column)",
+          .recipe,
+          "the key '\(excerpt(name.text))' is given twice; the first is at line \(earlier.keyPosition.line), column \(earlier.keyPosition.column)",
           hint: "remove one of the two", subject: excerpt(name.text), position: next.position)
       }
     }
@@ -238,7 +240,8 @@ private struct NodeLoader: ~Copyable {
     guard let anchored = anchors[name] else {
       let isOpen = openAnchors[name] != nil
       throw IngotError(
-        .recipe, isOpen ? "the alias *\(excerpt(name)) stands inside its own anchor" : "the alias *\(excerpt(name)) has no anchor before it",
+        .recipe,
+        isOpen ? "the alias *\(excerpt(name)) stands inside its own anchor" : "the alias *\(excerpt(name)) has no anchor before it",
         hint: isOpen ? nil : "write &\(excerpt(name)) before the value that is meant; a text that begins with * needs quotes",
         position: position)
     }

@@ -13,7 +13,8 @@ extension RecipeParser {
       let subject = path(place, entry.key)
       let key = excerpt(entry.key)
       if immaterial.contains(entry.key) {
-        notices.append(Notice(.info, "'\(key)' is known to mergekit and changes nothing here", subject: subject, position: entry.keyPosition))
+        notices.append(
+          Notice(.info, "'\(key)' is known to mergekit and changes nothing here", subject: subject, position: entry.keyPosition))
         continue
       }
       let isExempt = Self.personal.contains(entry.key) || catalog.hasParameter(entry.key)
@@ -21,7 +22,8 @@ extension RecipeParser {
         throw IngotError(
           .recipe, "unknown key '\(key)'", hint: "did you mean \(near)?", subject: subject, position: entry.keyPosition)
       }
-      try ignore("'\(key)' " + (explaining(entry.key) ?? "is not a key of recipes in this place") , subject: subject, position: entry.keyPosition)
+      try ignore(
+        "'\(key)' " + (explaining(entry.key) ?? "is not a key of recipes in this place"), subject: subject, position: entry.keyPosition)
     }
   }
 
@@ -61,7 +63,8 @@ extension RecipeParser {
   func elements(of node: Node, subject: String) throws(IngotError) -> [Node] {
     guard let nodes = node.sequence else {
       throw IngotError(
-        .recipe, "\(subject) is \(node.found), expected a list", hint: "begin each entry with '- '", subject: subject, position: node.position)
+        .recipe, "\(subject) is \(node.found), expected a list", hint: "begin each entry with '- '", subject: subject,
+        position: node.position)
     }
     return nodes
   }

@@ -53,7 +53,8 @@ extension RecipeParser {
       try check(
         source, at: inner, valid: ["model", "layer_range", "parameters"], immaterial: ["residual_weight"],
         explaining: { Self.misplaced($0, of: method) })
-      let layers = try layerRange(try required("layer_range", of: source, at: inner, in: node.position), subject: path(inner, "layer_range"))
+      let layers = try layerRange(
+        try required("layer_range", of: source, at: inner, in: node.position), subject: path(inner, "layer_range"))
       try append(
         try self.source(source, at: inner, in: node.position, layers: layers, base: base, method: method), to: &sources, at: inner)
       if let first = sources.first?.layers, first.count != layers.count {
@@ -64,7 +65,8 @@ extension RecipeParser {
       }
     }
     guard !sources.isEmpty else {
-      throw IngotError(.recipe, "the slice has no sources", hint: "list at least one", subject: path(place, "sources"), position: list.position)
+      throw IngotError(
+        .recipe, "the slice has no sources", hint: "list at least one", subject: path(place, "sources"), position: list.position)
     }
     let slice = Recipe.Slice(
       sources: sources, settings: try settings(fields, at: place, of: method, isPerModel: false), position: position)
@@ -168,7 +170,8 @@ extension RecipeParser {
     try check(fields, at: subject, valid: ["model", "lora", "override_architecture"])
     if optional("lora", of: fields) != nil {
       throw IngotError(
-        .unsupported, "LoRA adapters are not in this version", hint: "merge the adapter into its model first", subject: path(subject, "lora"),
+        .unsupported, "LoRA adapters are not in this version", hint: "merge the adapter into its model first",
+        subject: path(subject, "lora"),
         position: fields["lora"]?.keyPosition)
     }
     let model = try required("model", of: fields, at: subject, in: node.position)
@@ -199,7 +202,8 @@ extension RecipeParser {
     let text = try text(of: node, subject: subject, expected: "a model: a directory, a file or org/name")
     guard !text.isEmpty, !text.utf8.contains(0) else {
       throw IngotError(
-        .recipe, text.isEmpty ? "the model is an empty text" : "the model has a NUL character in it", hint: "name a directory, a file or org/name",
+        .recipe, text.isEmpty ? "the model is an empty text" : "the model has a NUL character in it",
+        hint: "name a directory, a file or org/name",
         subject: subject, position: node.position)
     }
     return text
@@ -210,7 +214,8 @@ extension RecipeParser {
     guard !text.utf8.contains(UInt8(ascii: "+")) else {
       throw IngotError(
         .unsupported, "\"\(excerpt(text))\" names a LoRA adapter after +; adapters are not in this version",
-        hint: "a path that contains + is written as {model: {path: \(yamlScalar(excerpt(text)))}}", subject: subject, position: node.position)
+        hint: "a path that contains + is written as {model: {path: \(yamlScalar(excerpt(text)))}}", subject: subject,
+        position: node.position)
     }
     return text
   }

@@ -124,9 +124,10 @@ extension RecipeParser {
             position: slices.count == 1 ? entry.keyPosition : slice.position)
         }
         for source in slice.sources where source.settings[index] == nil && (method.baseIsInput || !source.isBase) {
-          let role = source.isBase ? "the base model, which is one more input of \(method.name)," : "the model"
+          let name = excerpt(models[source.model].name)
+          let input = source.isBase ? "the base model \(name), one more input of \(method.name)," : "the model \(name)"
           throw IngotError(
-            .recipe, "\(role) \(excerpt(models[source.model].name)) has no \(parameter.name), expected \(parameter.expectation)",
+            .recipe, "\(input) has no \(parameter.name), expected \(parameter.expectation)",
             hint: source.isImplicit
               ? "list it with parameters like the others, or remove base_model"
               : "add '\(parameter.name): …' under parameters of the model or of the recipe", subject: "parameters.\(parameter.name)",

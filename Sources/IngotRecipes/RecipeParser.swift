@@ -60,7 +60,8 @@ struct RecipeParser {
     noteUnusedBaseSettings(&slices, of: method)
     return Recipe(
       origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, baseModel: baseOrdinal,
-      slices: slices, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top), seed: try seed(top),
+      slices: slices, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
+      seed: try seed(top),
       preset: try preset(top), notices: notices.inTextOrder)
   }
 
@@ -117,7 +118,9 @@ struct RecipeParser {
     if let dtype = outputs.first(where: { $0.torchName == name }) { return dtype }
     if let dtype = short[name.lowercased()] {
       notices.append(
-        Notice(.info, "\(excerpt(found)) is read as \(dtype.torchName ?? ""); mergekit takes the long name only", subject: key, position: node.position))
+        Notice(
+          .info, "\(excerpt(found)) is read as \(dtype.torchName ?? ""); mergekit takes the long name only", subject: key,
+          position: node.position))
       return dtype
     }
     let valid = outputs.compactMap(\.torchName)

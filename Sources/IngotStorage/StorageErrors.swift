@@ -27,6 +27,11 @@ extension SystemError {
   private static let descriptorHint = "raise the limit of open files (ulimit -n) or close some"
 }
 
+/// Runs system calls on something that is written, with their failures as `asOutput` says.
+func output<T>(_ path: String, _ action: String, _ body: () throws(SystemError) -> T) throws(IngotError) -> T {
+  do throws(SystemError) { return try body() } catch { throw error.asOutput(path, action) }
+}
+
 /// A byte count as people read it, with the exact number: "1.50 GiB (1610612736 bytes)".
 func describeBytes(_ count: Int) -> String {
   let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]

@@ -196,6 +196,9 @@ package struct System: Sendable {
     _ = try perform(.lock) { ingot_sys_lock(file.number) }
   }
 
+  /// Gives the lock back, also for descriptors that a fork copied. Closing does the same, so a failure does not matter.
+  func unlock(_ file: Descriptor) { _ = ingot_sys_unlock(file.number) }
+
   // MARK: directories
 
   func makeDirectory(_ path: String, in directory: Descriptor?) throws(SystemError) {

@@ -13,12 +13,14 @@ let catalog = MethodCatalog([
     name: "slerp", title: "SLERP", summary: "Spherical interpolation between the base and one model", base: .required, models: 1...1,
     parameters: [ParameterDescriptor("t", .number(.fraction), "0 is the base, 1 the other model", isRequired: true)], scopes: [.tensor]),
   MethodDescriptor(
-    name: "ties", title: "TIES", summary: "Trim, elect signs, average", reference: .init("Yadav et al. 2023", url: "https://arxiv.org/abs/2306.01708"),
+    name: "ties", title: "TIES", summary: "Trim, elect signs, average",
+    reference: .init("Yadav et al. 2023", url: "https://arxiv.org/abs/2306.01708"),
     base: .required, models: 1...Int.max,
     parameters: [
       weight,
       ParameterDescriptor(
-        "density", .number(NumberRange(from: .open(0), to: .closed(1))), "Part of each difference that is kept", default: .number(1), isPerModel: true),
+        "density", .number(NumberRange(from: .open(0), to: .closed(1))), "Part of each difference that is kept", default: .number(1),
+        isPerModel: true),
       ParameterDescriptor("normalize", .boolean, "Divide by the sum of the kept weights", default: .boolean(true)),
       ParameterDescriptor("lambda", .number(.any), "Factor of the merged difference", default: .number(1)),
       ParameterDescriptor(

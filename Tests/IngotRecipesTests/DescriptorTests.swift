@@ -19,11 +19,14 @@ import Testing
   }
 
   /// Value, range, whether it is inside.
-  @Test(arguments: [
-    (0, .fraction, true), (1, .fraction, true), (-0.1, .fraction, false), (.nan, .any, false), (.infinity, .any, false), (-1e300, .any, true),
-    (0, NumberRange(from: .open(0)), false), (1e-300, NumberRange(from: .open(0)), true), (1, NumberRange(to: .open(1)), false),
-    (0.999, NumberRange(to: .open(1)), true), (2, NumberRange(from: .closed(2), to: .closed(2)), true),
-  ] as [(Double, NumberRange, Bool)]) func ranges(_ value: Double, _ range: NumberRange, _ isInside: Bool) {
+  @Test(
+    arguments: [
+      (0, .fraction, true), (1, .fraction, true), (-0.1, .fraction, false), (.nan, .any, false), (.infinity, .any, false),
+      (-1e300, .any, true),
+      (0, NumberRange(from: .open(0)), false), (1e-300, NumberRange(from: .open(0)), true), (1, NumberRange(to: .open(1)), false),
+      (0.999, NumberRange(to: .open(1)), true), (2, NumberRange(from: .closed(2), to: .closed(2)), true),
+    ] as [(Double, NumberRange, Bool)]) func ranges(_ value: Double, _ range: NumberRange, _ isInside: Bool)
+  {
     #expect(range.contains(value) == isInside)
   }
 
@@ -31,7 +34,10 @@ import Testing
     let density = try #require(catalog.method("ties")?.parameter("density"))
     #expect(try density.checked(.text("0.5")) == .number(0.5))
     let error = #expect(throws: IngotError.self) { try density.checked(.number(2)) }
-    #expect(error == IngotError(.invalidArgument, "density is 2, expected a number above 0 and at most 1", hint: "the default is 1", subject: "density"))
+    #expect(
+      error
+        == IngotError(
+          .invalidArgument, "density is 2, expected a number above 0 and at most 1", hint: "the default is 1", subject: "density"))
   }
 
   @Test func jsonOfADescriptor() throws {

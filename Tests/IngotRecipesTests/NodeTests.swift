@@ -215,14 +215,17 @@ private func plain(_ node: Node) -> String { yamlFlow(node) }
   /// Every prefix and many one-byte changes of a valid text either load or throw; nothing crashes.
   @Test func mutationsNeverCrash() {
     let seed = Array(
-      "a: &x [1, 0x1f, -1:30.5, 'q', \"\\u00e9\\n\", ~]\nb: {<<: {k: *x}, c: !!str 5, é: |\n  text\n  more\n}\nd:\n  - e: *x\n  - [.inf, {f: 1}]\n".utf8)
+      "a: &x [1, 0x1f, -1:30.5, 'q', \"\\u00e9\\n\", ~]\nb: {<<: {k: *x}, c: !!str 5, é: |\n  text\n  more\n}\nd:\n  - e: *x\n  - [.inf, {f: 1}]\n"
+        .utf8)
     var outcomes = [true: 0, false: 0]
     func attempt(_ text: [UInt8]) {
       let isRead = (try? Node.load(text, origin: "t")) != nil
       outcomes[isRead, default: 0] += 1
     }
     for length in 0...seed.count { attempt(Array(seed.prefix(length))) }
-    let replacements: [UInt8] = [0, 9, 10, 13, 0x20, 0x21, 0x22, 0x25, 0x26, 0x27, 0x2A, 0x2C, 0x2D, 0x3A, 0x3E, 0x3F, 0x5B, 0x5D, 0x7B, 0x7C, 0x7D, 0x80, 0xC3, 0xFF]
+    let replacements: [UInt8] = [
+      0, 9, 10, 13, 0x20, 0x21, 0x22, 0x25, 0x26, 0x27, 0x2A, 0x2C, 0x2D, 0x3A, 0x3E, 0x3F, 0x5B, 0x5D, 0x7B, 0x7C, 0x7D, 0x80, 0xC3, 0xFF,
+    ]
     for at in seed.indices {
       for byte in replacements {
         var text = seed

@@ -6,7 +6,8 @@ import Testing
   @Test func becomesTheEquivalentYAML() throws {
     let merge = QuickMerge(
       method: "ties", base: "BASE", models: [.init("A"), .init("org/B@main", weight: "0.5")],
-      parameters: [.init("density", "0.5"), .init("lambda", "0, 0.5,1"), .init("scope", "off"), .init("normalize", "false")], dtype: "bfloat16",
+      parameters: [.init("density", "0.5"), .init("lambda", "0, 0.5,1"), .init("scope", "off"), .init("normalize", "false")],
+      dtype: "bfloat16",
       outDType: "float16", seed: 7)
     #expect(
       try merge.yaml(catalog: catalog) == """
@@ -41,13 +42,17 @@ import Testing
   @Test func methodsWithoutWeightsGetNone() throws {
     let yaml = try QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "0.5")]).yaml(catalog: catalog)
     #expect(!yaml.contains("weight"))
-    let error = #expect(throws: IngotError.self) { try QuickMerge(method: "slerp", base: "a", models: [.init("b", weight: "1")]).yaml(catalog: catalog) }
+    let error = #expect(throws: IngotError.self) {
+      try QuickMerge(method: "slerp", base: "a", models: [.init("b", weight: "1")]).yaml(catalog: catalog)
+    }
     #expect(error?.message == "a weight after \"b\", but slerp has no weights")
     #expect(error?.hint == "its parameters, given with -p, are t")
   }
 
   @Test func aGlobalWeightReplacesTheOnes() throws {
-    let yaml = try QuickMerge(method: "linear", models: [.init("a"), .init("b")], parameters: [.init("weight", "[{value: 1, filter: mlp}, {value: 2}]")]).yaml(catalog: catalog)
+    let yaml = try QuickMerge(
+      method: "linear", models: [.init("a"), .init("b")], parameters: [.init("weight", "[{value: 1, filter: mlp}, {value: 2}]")]
+    ).yaml(catalog: catalog)
     #expect(!yaml.contains("weight: 1\n"))
     #expect(yaml.contains("  weight: [{value: 1, filter: mlp}, {value: 2}]\n"))
   }
@@ -67,15 +72,19 @@ import Testing
     #expect(status(QuickMerge(method: "linear", models: [.init("a", weight: "1\nmerge_method: ties")])) == .recipe)
     #expect(status(QuickMerge(method: "linear", models: [.init("a", weight: "")])) == .recipe)
     #expect(status(QuickMerge(method: "linear", models: [.init("")])) == .recipe)
-    #expect(status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "0"), .init("t", "1")])) == .recipe)
+    #expect(
+      status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "0"), .init("t", "1")])) == .recipe)
     #expect(status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "2")])) == .recipe)
   }
 
   /// Every text comes back from YAML as itself, as a block value, in flow style and as a key.
   @Test(arguments: [
-    "", " ", "a", "a b", " a", "a ", "a: b", "a:b", "a #b", "#a", "- a", "-", "--", "@a", "`a", "%a", "&a", "*a", "!a", "|", ">", "'", "\"", "a'b\"c\\d", "[a]", "{a}",
-    "a,b", "?", "? a", "yes", "No", "null", "~", "~/m", "1", "1.5", "010", "1:30", "1e5", ".5", ".inf", "0x10", "2001-12-14", "<<", "=", "a\nb", "a\tb",
-    "\u{0}", "\u{1B}", "\u{7F}", "\u{85}", "\u{A0}", "\u{2028}", "\u{FEFF}", "é", "日本", "😀", "e\u{301}", "C:\\models\\x", "/a/b-c_d.e", "./x", "../x",
+    "", " ", "a", "a b", " a", "a ", "a: b", "a:b", "a #b", "#a", "- a", "-", "--", "@a", "`a", "%a", "&a", "*a", "!a", "|", ">", "'", "\"",
+    "a'b\"c\\d", "[a]", "{a}",
+    "a,b", "?", "? a", "yes", "No", "null", "~", "~/m", "1", "1.5", "010", "1:30", "1e5", ".5", ".inf", "0x10", "2001-12-14", "<<", "=",
+    "a\nb", "a\tb",
+    "\u{0}", "\u{1B}", "\u{7F}", "\u{85}", "\u{A0}", "\u{2028}", "\u{FEFF}", "é", "日本", "😀", "e\u{301}", "C:\\models\\x", "/a/b-c_d.e",
+    "./x", "../x",
     "org/name@rev", "a+b", "\u{E000}", "\u{FFFE}", "---", "...", "--- a",
   ]) func everyTextSurvives(_ text: String) throws {
     let quoted = yamlScalar(text)

@@ -99,7 +99,9 @@ import Testing
   }
 
   @Test func emptyListsCountAsAbsent() throws {
-    #expect(try parse("{merge_method: passthrough, models: [{model: a}], slices: [], modules: {}, tokenizer: null, chat_template: ''}").form == .models)
+    #expect(
+      try parse("{merge_method: passthrough, models: [{model: a}], slices: [], modules: {}, tokenizer: null, chat_template: ''}").form
+        == .models)
   }
 
   @Test func modelMappings() throws {
@@ -131,7 +133,8 @@ import Testing
 
   @Test func twoLayersOfOneModelAreTwoInputs() throws {
     let recipe = try parse(
-      "{merge_method: linear, slices: [{sources: [{model: a, layer_range: [0, 1], parameters: {weight: 1}}, {model: a, layer_range: [4, 5], parameters: {weight: 3}}]}]}")
+      "{merge_method: linear, slices: [{sources: [{model: a, layer_range: [0, 1], parameters: {weight: 1}}, {model: a, layer_range: [4, 5], parameters: {weight: 3}}]}]}"
+    )
     #expect(recipe.models.count == 1)
     #expect(recipe.slices[0].sources.map(\.layers) == [0..<1, 4..<5])
     #expect(try recipe.value(of: "weight", outputName: "x", source: 1, slice: 0, at: 0) == .number(3))
@@ -178,20 +181,26 @@ import Testing
         - model: c
           parameters: {weight: 1}
       """)
-    #expect(recipe.notices.map(\.message) == [
-      "'weight' has no effect in this place; it belongs under parameters; it is ignored",
-      "'note' is not a key of recipes in this place; it is ignored",
-      "'lambda' of ties cannot differ by model; it belongs under parameters of the recipe or of a slice; it is ignored",
-      "the parameters of the base model c are not used by ties",
-    ])
+    #expect(
+      recipe.notices.map(\.message) == [
+        "'weight' has no effect in this place; it belongs under parameters; it is ignored",
+        "'note' is not a key of recipes in this place; it is ignored",
+        "'lambda' of ties cannot differ by model; it belongs under parameters of the recipe or of a slice; it is ignored",
+        "the parameters of the base model c are not used by ties",
+      ])
     #expect(recipe.notices.map { $0.position?.description } == ["r.yml:5:5", "r.yml:7:38", "r.yml:8:7", "r.yml:9:5"])
-    #expect(recipe.notices.map(\.subject) == ["models[0].weight", "models[0].parameters.weight[0].note", "models[0].parameters.lambda", "parameters"])
+    #expect(
+      recipe.notices.map(\.subject) == [
+        "models[0].weight", "models[0].parameters.weight[0].note", "models[0].parameters.lambda", "parameters",
+      ])
     #expect(recipe.slices[0].sources[1].settings.isEmpty)
   }
 
   @Test func presetsChooseDefaults() throws {
     let text = "{merge_method: ties, base_model: c, models: [{model: a, parameters: {weight: 1}}]"
-    for (preset, expected) in [("", "tensor"), (", preset: mergekit", "tensor"), (", preset: paper", "model"), (", preset: paper, parameters: {scope: off}", "off")] {
+    for (preset, expected) in [
+      ("", "tensor"), (", preset: mergekit", "tensor"), (", preset: paper", "model"), (", preset: paper, parameters: {scope: off}", "off"),
+    ] {
       let recipe = try parse(text + preset + "}")
       #expect(try recipe.value(of: "scope", outputName: "x", slice: 0, at: 0) == .text(expected))
     }
@@ -199,7 +208,8 @@ import Testing
 
   @Test func jsonTextIsARecipe() throws {
     let recipe = try parse(
-      "{\n\t\"merge_method\": \"linear\",\n\t\"models\": [{\"model\": \"\\/m\\/\\ud83d\\ude00\", \"parameters\": {\"weight\": 1e-5}}],\n\t\"dtype\": \"float32\"\n}")
+      "{\n\t\"merge_method\": \"linear\",\n\t\"models\": [{\"model\": \"\\/m\\/\\ud83d\\ude00\", \"parameters\": {\"weight\": 1e-5}}],\n\t\"dtype\": \"float32\"\n}"
+    )
     #expect(recipe.models.map(\.name) == ["/m/😀"])
     #expect(try recipe.value(of: "weight", outputName: "x", source: 0, slice: 0, at: 0) == .number(1e-5))
   }

@@ -61,7 +61,7 @@ private let resolved: [(String, ScalarValue)] = [
   ("-0b11", .integer(-3)),
   ("0b2", .string("0b2")),
   ("0o17", .string("0o17")),
-  ("9223372036854775807", .integer(9223372036854775807)),
+  ("9223372036854775807", .integer(9_223_372_036_854_775_807)),
   ("-9223372036854775808", .integer(Int.min)),
   ("9223372036854775808", .float(9.223372036854776e+18)),
   ("-9223372036854775809", .float(-9.223372036854776e+18)),
@@ -197,11 +197,14 @@ private func same(_ a: ScalarValue, _ b: ScalarValue) -> Bool {
   }
 
   /// What Python's `float` makes of ASCII texts; nil where it refuses.
-  @Test(arguments: [
-    ("0.5", 0.5), ("1e-5", 1e-5), ("1e5", 1e5), (" 2 ", 2), ("1_000", 1000), ("1_0.2_5", 10.25), ("-.5", -0.5), ("+3.", 3), ("08", 8),
-    ("1E+2", 100), ("inf", .infinity), ("-Infinity", -.infinity), ("", nil), ("abc", nil), ("1__0", nil), ("_1", nil), ("1_", nil), ("1e", nil),
-    (".", nil), ("0x10", nil), ("1 2", nil), ("1,5", nil), ("0x1p3", nil), ("1_.5", nil), ("--1", nil),
-  ] as [(String, Double?)]) func textsThatReadAsNumbers(_ text: String, _ expected: Double?) {
+  @Test(
+    arguments: [
+      ("0.5", 0.5), ("1e-5", 1e-5), ("1e5", 1e5), (" 2 ", 2), ("1_000", 1000), ("1_0.2_5", 10.25), ("-.5", -0.5), ("+3.", 3), ("08", 8),
+      ("1E+2", 100), ("inf", .infinity), ("-Infinity", -.infinity), ("", nil), ("abc", nil), ("1__0", nil), ("_1", nil), ("1_", nil),
+      ("1e", nil),
+      (".", nil), ("0x10", nil), ("1 2", nil), ("1,5", nil), ("0x1p3", nil), ("1_.5", nil), ("--1", nil),
+    ] as [(String, Double?)]) func textsThatReadAsNumbers(_ text: String, _ expected: Double?)
+  {
     #expect(ScalarValue.number(inText: text) == expected)
   }
 

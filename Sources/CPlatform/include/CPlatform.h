@@ -66,6 +66,7 @@ enum { INGOT_ADVICE_SEQUENTIAL = 0, INGOT_ADVICE_RANDOM = 1, INGOT_ADVICE_WILL_N
 int64_t ingot_sys_advise(int fd, uint64_t offset, uint64_t bytes, int advice);
 /// Takes an exclusive flock without waiting; -EWOULDBLOCK when another open file holds one.
 int64_t ingot_sys_lock(int fd);
+int64_t ingot_sys_unlock(int fd);
 
 // ---- directories ------------------------------------------------------------------------------------------------------
 
