@@ -206,7 +206,7 @@ private final class Tally: Sendable {
     try #require(unsafe ingot_team_create(3, kind.rawValue, companion, &team, nil, 0) == Int32(INGOT_TEAM_OK))
     defer { unsafe ingot_team_destroy(team) }
     let mark: ingot_team_body = { user, worker, size in
-      unsafe user?.storeBytes(of: UInt8(truncatingIfNeeded: size), toByteOffset: worker, as: UInt8.self)
+      unsafe user?.storeBytes(of: UInt8(truncatingIfNeeded: size), toByteOffset: Int(worker), as: UInt8.self)
     }
     let marks = UnsafeMutableRawPointer.allocate(byteCount: 3, alignment: 1)
     defer { unsafe marks.deallocate() }
