@@ -26,7 +26,7 @@ extension ModelFiles {
   func path(of name: String) -> String { displayPath.hasSuffix("/") ? displayPath + name : displayPath + "/" + name }
 
   /// A whole text file, or nil when it is absent. Throws `.format` beyond `limit` bytes: side files are small, and memory is bounded.
-  func readWhole(_ name: String, limit: UInt64) throws(IngotError) -> [UInt8]? {
+  package func readWhole(_ name: String, limit: UInt64) throws(IngotError) -> [UInt8]? {
     guard let size = try size(of: name) else { return nil }
     guard size <= limit, let count = Int(exactly: size) else {
       throw IngotError(.format, "found \(size) bytes, expected at most \(limit)", subject: path(of: name))

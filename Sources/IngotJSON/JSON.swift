@@ -2,7 +2,7 @@ package import IngotErrors
 
 /// JSON texts (RFC 8259) to values with positions, and back.
 package enum JSON {
-  /// Limits in one place. Parsing recurses once per level; at this depth it needs well under 100 KiB of stack.
+  /// Limits in one place. Parsing does not recurse; writing, comparing and freeing a tree do, once per level.
   package enum Limit {
     package static let nesting = 128
   }

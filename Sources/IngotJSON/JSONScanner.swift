@@ -8,7 +8,7 @@ package struct JSONScanner {
   package let origin: String
   package let options: JSON.Options
   private let bytes: [UInt8]
-  package private(set) var offset = 0
+  package internal(set) var offset = 0
 
   // The last place that was turned into line and column: positions are asked for in rising order, so each byte is counted once.
   private var markOffset = 0
@@ -186,7 +186,7 @@ package struct JSONScanner {
   }
 
   /// A number token as written.
-  private mutating func number() throws(IngotError) -> String {
+  mutating func number() throws(IngotError) -> String {
     let start = offset
     var place = offset
     func digits() -> Int {
@@ -212,7 +212,7 @@ package struct JSONScanner {
     return String(decoding: bytes[start..<place], as: UTF8.self)
   }
 
-  private mutating func acceptWord(_ word: String) -> Bool {
+  mutating func acceptWord(_ word: String) -> Bool {
     let letters = word.utf8
     guard bytes.count - offset >= letters.count, bytes[offset..<(offset + letters.count)].elementsEqual(letters) else { return false }
     offset += letters.count
@@ -221,75 +221,10 @@ package struct JSONScanner {
 
   private func isDigit(_ byte: UInt8) -> Bool { byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") }
 
-  // MARK: - Values
-
-  /// Any value, as a tree. `depth` is how many containers are open around it.
-  package mutating func value(depth: Int = 0) throws(IngotError) -> JSONValue {
-    guard let first = peek() else { throw unexpected("expected a value") }
-    let (line, column) = mark()
-    let kind: JSONValue.Kind
-    switch first {
-    case UInt8(ascii: "{"): kind = .object(try object(depth: depth))
-    case UInt8(ascii: "["): kind = .array(try array(depth: depth))
-    case UInt8(ascii: "\""): kind = .string(try string())
-    case UInt8(ascii: "-"), UInt8(ascii: "0")...UInt8(ascii: "9"):
-      kind = .number(try options.nonFiniteNumbers && acceptWord("-Infinity") ? "-Infinity" : number())
-    default: kind = try word()
-    }
-    return JSONValue(kind, line: line, column: column)
-  }
-
-  private mutating func word() throws(IngotError) -> JSONValue.Kind {
-    if acceptWord("true") { return .bool(true) }
-    if acceptWord("false") { return .bool(false) }
-    if acceptWord("null") { return .null }
-    if options.nonFiniteNumbers {
-      for word in ["NaN", "Infinity"] where acceptWord(word) { return .number(word) }
-    }
-    throw unexpected("expected a value")
-  }
-
-  private mutating func array(depth: Int) throws(IngotError) -> [JSONValue] {
-    try checkDepth(depth)
-    offset += 1
-    var elements: [JSONValue] = []
-    if accept(UInt8(ascii: "]")) { return elements }
-    repeat { elements.append(try value(depth: depth + 1)) } while accept(UInt8(ascii: ","))
-    try expect(UInt8(ascii: "]"), "',' or ']'")
-    return elements
-  }
-
-  private mutating func object(depth: Int) throws(IngotError) -> JSONObject {
-    try checkDepth(depth)
-    offset += 1
-    var object = JSONObject()
-    if accept(UInt8(ascii: "}")) { return object }
-    repeat {
-      guard peek() == UInt8(ascii: "\"") else { throw unexpected("expected a key in double quotes") }
-      let start = offset
-      let (line, column) = mark()
-      let key = try string()
-      try expect(UInt8(ascii: ":"), "':' after the key")
-      let value = try value(depth: depth + 1)
-      if !object.append(JSONMember(key: key, value: value, line: line, column: column)) {
-        guard options.duplicateKeys else { throw failure("the key \"\(key.prefix(200))\" is there twice in one object", at: start) }
-        object[key] = value
-      }
-    } while accept(UInt8(ascii: ","))
-    try expect(UInt8(ascii: "}"), "',' or '}'")
-    return object
-  }
-
-  private func checkDepth(_ depth: Int) throws(IngotError) {
-    guard depth < JSON.Limit.nesting else {
-      throw failure("nested deeper than \(JSON.Limit.nesting) levels", at: offset)
-    }
-  }
-
   // MARK: - Places and failures
 
   /// Line and column of the current offset, counted on from the last place asked for.
-  private mutating func mark() -> (line: Int32, column: Int32) {
+  mutating func mark() -> (line: Int32, column: Int32) {
     while markOffset < offset {
       let byte = bytes[markOffset]
       if byte == 0x0A {

@@ -81,7 +81,7 @@ extension OutputRequest {
   private func checkPartial(_ partial: Descriptor, in parent: Descriptor) throws(IngotError) {
     var journal = Journal(parsing: [])
     let inside = try? system.open(Journal.fileName, in: partial, .read)
-    if let file = try inside ?? (try? system.open(destination.journalBesideName, in: parent, .read)) {
+    if let file = inside ?? (try? system.open(destination.journalBesideName, in: parent, .read)) {
       journal = try readJournal(file)
       // Let go again when `file` goes out of scope.
       do throws(SystemError) { try system.lock(file) } catch { if error.code == EWOULDBLOCK { throw busy(journal) } }
