@@ -69,7 +69,8 @@ let package = Package(
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
-        "IngotEngine", "IngotErrors", "IngotJSON", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict),
 
     // Tests.

@@ -159,10 +159,7 @@ ingot_topology *ingot_topology_create(const char *synthetic, const char *allowed
   }
   if (synthetic && hwloc_topology_set_synthetic(t->hwloc, synthetic) != 0)
     return fail(t, why, why_bytes, "hwloc does not understand the synthetic description");
-  // Only nodes, cores and processors matter here; the rest costs time to read.
-  hwloc_topology_set_all_types_filter(t->hwloc, HWLOC_TYPE_FILTER_KEEP_NONE);
-  hwloc_topology_set_type_filter(t->hwloc, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL);
-  hwloc_topology_set_type_filter(t->hwloc, HWLOC_OBJ_PACKAGE, HWLOC_TYPE_FILTER_KEEP_ALL);
+  // The default object types stay: without groups and caches hwloc attaches a node to a larger parent, with its processors.
   hwloc_topology_set_flags(
       t->hwloc, HWLOC_TOPOLOGY_FLAG_NO_DISTANCES | HWLOC_TOPOLOGY_FLAG_NO_MEMATTRS | HWLOC_TOPOLOGY_FLAG_NO_CPUKINDS);
   if (hwloc_topology_load(t->hwloc) != 0) return fail(t, why, why_bytes, "hwloc cannot read the machine");

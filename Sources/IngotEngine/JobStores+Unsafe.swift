@@ -98,10 +98,10 @@ final class KeptInputs: @unchecked Sendable {
     var target = unsafe worker.stagingAddress(input: input, inputs: segment.tensor.inputs, stagingLength: segment.blocking.stagingLength)
     if let piece, isFilled || fills {
       unsafe target = piece.address + offsets[segment.index][input] + range.lowerBound * width
-      if isFilled { return unsafe UnsafeRawPointer(target) }
+      if isFilled { return UnsafeRawPointer(target) }
     }
     try unsafe source.read(UnsafeMutableRawBufferPointer(start: target, count: bytes), at: first)
     worker.bytesRead += bytes
-    return unsafe UnsafeRawPointer(target)
+    return UnsafeRawPointer(target)
   }
 }

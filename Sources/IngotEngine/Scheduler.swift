@@ -23,6 +23,8 @@ final class Scheduler: @unchecked Sendable {
   private let context: JobContext
   private var nextJob = 0
   private var active: [Active] = []
+  /// Jobs that a worker is beginning: they will have items, so nobody may stop yet.
+  private var beginning = 0
   private var failure: IngotError?
   private var isStopped = false
   private let watcher: Watcher
@@ -61,7 +63,7 @@ final class Scheduler: @unchecked Sendable {
         process(active[index].run, id: active[index].id, item: item, worker: worker)
       } else if nextJob < jobs.count {
         start(nextJob)
-      } else if active.isEmpty {
+      } else if active.isEmpty && beginning == 0 {
         isStopped = true
         monitor.signalAll()
       } else if isCaller {
@@ -92,17 +94,20 @@ final class Scheduler: @unchecked Sendable {
       count(job)
       return
     }
+    beginning += 1
     monitor.unlock()
     do throws(IngotError) {
       let run = try makeRun(job)
       try run.begin()
       let total = run.itemCount
       monitor.lock()
+      beginning -= 1
       active.append(Active(run: run, total: total, id: number))
       if total == 0 { settle(number) }
       monitor.signalAll()
     } catch {
       monitor.lock()
+      beginning -= 1
       fail(error)
     }
   }

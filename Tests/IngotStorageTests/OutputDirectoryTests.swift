@@ -65,8 +65,6 @@ struct OutputDirectoryTests {
     #expect(failure { () throws(IngotError) in _ = try output.commit() }?.status == .internalError)
   }
 
-  /// A relative path keeps its meaning when the process moves to another directory meanwhile. Run in a child, because the
-  /// working directory belongs to the process.
   @Test func relativeDestination() throws {
     let here = FileManager.default.currentDirectoryPath
     let name = "ingot-relative-\(UUID().uuidString)"

@@ -27,6 +27,9 @@ final class Scratch {
 
   func exists(_ name: String) -> Bool { FileManager.default.fileExists(atPath: self(name)) }
 
+  /// The names directly inside.
+  var topLevel: [String] { ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted() }
+
   /// All names below a directory, sorted; hidden ones too.
   func tree(_ name: String) -> [String] { (FileManager.default.enumerator(atPath: self(name))?.allObjects as? [String] ?? []).sorted() }
 }
