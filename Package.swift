@@ -52,7 +52,12 @@ let package = Package(
         "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CTeam",
         "CPlatform",
       ], swiftSettings: strict),
-    .target(name: "IngotABI", dependencies: ["IngotEngine", "IngotErrors", "IngotJSON", "IngotTensors", "CIngot"], swiftSettings: strict),
+    .target(
+      name: "IngotABI",
+      dependencies: [
+        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "CIngot",
+      ], swiftSettings: strict),
     .target(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [

@@ -26,8 +26,8 @@
  *                directory.
  *   Structs      An extensible struct begins with struct_size (its size where the caller was compiled) and flags; use its _INIT.
  *                Zero always means "the default". A smaller struct is an older one: what it lacks is zero. A larger one, whose
- *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 gives
- *                INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
+ *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 or above
+ *                4096 gives INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
  *   Threads      Contexts serve one call at a time; a second call, from another thread or from inside a callback, returns
  *                INGOT_E_BUSY. All other objects are immutable and may be used from any thread at once, except that nobody may
  *                use an object while or after it is destroyed. "Any thread" below means: at any time, no locks needed.
@@ -548,9 +548,8 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_sink(ingot_context *con
  *   context  one call at a time
  *   plan     borrowed
  *   outputs  array of `count` pointers, all copied: one view for each tensor of the plan (ingot_plan_tensor), found by name, with
- *            its shape; the dtype must be the plan's. The elements are written until the call returns; after a failure they hold
- *            anything. An output may overlap neither another output nor an input, except that it may be the very same elements
- *            (address, shape, strides, dtype) as the input of the same name
+ *            its shape and dtype. The elements are written until the call returns; after a failure they hold anything. The memory of
+ *            an output, from its first to its last byte, may overlap neither another output's nor an input's
  *   report, options  as for ingot_plan_run_to_directory
  * Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_tensors(ingot_context *context, const ingot_plan *plan,
@@ -579,8 +578,8 @@ typedef struct ingot_merge_options {
  *                    value or an array with one for each input. NULL: the defaults
  *   base             the base model's tensor, borrowed; NULL for methods that need none
  *   inputs           array of `input_count` pointers, borrowed; shapes as the base's; names do not matter
- *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name (NULL: "tensor") takes part in random draws. It may
- *                    overlap no input, except that it may be the very same elements as one of them
+ *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name (NULL: "tensor") takes part in random draws. Its
+ *                    memory, from its first to its last byte, may not overlap an input's
  *   options          copied; NULL for the defaults
  * A method whose scope is the whole model sees a model of this one tensor. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_merge_tensors(ingot_context *context, const char *method,
