@@ -61,9 +61,10 @@ let package = Package(
     .target(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [
+        // lld: gold, Swift's default, lists local symbols among the dynamic ones.
         .unsafeFlags([
-          "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0", "-Xlinker", "-z",
-          "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
+          "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
+          "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
       ]),
     .executableTarget(
