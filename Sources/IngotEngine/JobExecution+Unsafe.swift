@@ -34,9 +34,13 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   func begin() throws(IngotError) {
     if case .gather = phase {
       masks.allocate(context.memory)
-      kept.allocate(context.memory)
+      if isWorthKeeping { kept.allocate(context.memory) }
     }
     try prepare()
+  }
+
+  private var isWorthKeeping: Bool {
+    segments.contains { $0.tensor.inputs.contains { context.sources[$0.source].isCostlyToReread } }
   }
 
   func release() {

@@ -128,8 +128,8 @@ package struct MagnitudeSearch: Sendable {
     let width = Self.bracketWidth * (sampled * share * (1 - share)).squareRoot() + 16
     let lowRank = centre + width
     let highRank = centre - width
-    let low = lowRank >= sampled - 1 ? 0 : (pool.key(ranked: Int(lowRank)) ?? 0)
-    let high = highRank < 1 ? UInt64.max : (pool.key(ranked: Int(highRank)) ?? .max)
+    let low = lowRank >= sampled - 1 ? 0 : (pool.key(ranked: Int(lowRank))?.key ?? 0)
+    let high = highRank < 1 ? UInt64.max : (pool.key(ranked: Int(highRank))?.key ?? .max)
     let expected = (min(lowRank, sampled) - max(highRank, 0)) / sampled * Double(population)
     return .collect(low: low, high: high, capacity: Int(min(expected * 1.5 + 65_536, Double(population))))
   }
@@ -138,12 +138,11 @@ package struct MagnitudeSearch: Sendable {
     guard let pool, !pool.overflowed, above < keep, keep - above <= UInt64(pool.count),
       let threshold = pool.key(ranked: Int(keep - above - 1))
     else { return .radix(prefix: 0, bits: 0, above: 0) }
-    let around = pool.count(around: threshold)
-    let wanted = keep - above - UInt64(around.larger)
-    if wanted == UInt64(around.equal) {
-      return .done(MagnitudeCut(threshold: threshold, lastInclusive: .max, tied: UInt64(around.equal)))
+    let wanted = keep - above - UInt64(threshold.larger)
+    if wanted == UInt64(threshold.equal) {
+      return .done(MagnitudeCut(threshold: threshold.key, lastInclusive: .max, tied: UInt64(threshold.equal)))
     }
-    return .spread(threshold: threshold, wanted: wanted)
+    return .spread(threshold: threshold.key, wanted: wanted)
   }
 
   private func descend(_ counts: [UInt64], prefix: UInt64, bits: Int, above: UInt64) -> Stage {

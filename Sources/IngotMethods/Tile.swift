@@ -192,8 +192,15 @@ package struct KeyPool {
     self.overflowed = overflowed
   }
 
+  /// A key of a pool: how many keys are equal to it (itself included), and how many are larger.
+  package struct Ranked: Sendable {
+    package var key: UInt64
+    package var equal: Int
+    package var larger: Int
+  }
+
   /// The key of the given rank, counted from the largest (rank 0); the keys are reordered. Nil when the rank is out of range.
-  package func key(ranked rank: Int) -> UInt64? {
+  package func key(ranked rank: Int) -> Ranked? {
     guard rank >= 0, rank < count else { return nil }
     // SAFETY: base holds count keys, and settle runs alone.
     let all = unsafe UnsafeMutableBufferPointer(start: base, count: count)
@@ -220,20 +227,9 @@ package struct KeyPool {
       }
       high = write
     }
-    return unsafe all[0]
+    return unsafe Ranked(key: all[0], equal: high, larger: rank - wanted)
   }
 
   private static let digitBits = 10
   private static let buckets = 1 << digitBits
-
-  /// How many stored keys equal `key`, and how many are larger.
-  package func count(around key: UInt64) -> (equal: Int, larger: Int) {
-    var equal = 0
-    var larger = 0
-    for i in 0..<count {
-      let other = unsafe base[i]
-      if other == key { equal += 1 } else if other > key { larger += 1 }
-    }
-    return (equal, larger)
-  }
 }

@@ -3,6 +3,7 @@ import IngotErrors
 
 /// Parses and runs the command line; gives the exit code of the process.
 func runCommandLine() -> Int32 {
+  Console.requireStandardDescriptors()
   Interruption.ignoreBrokenPipes()
   do {
     var command = try Ingot.parseAsRoot()
@@ -43,19 +44,24 @@ private func reportParsing(_ error: any Error) -> Int32 {
     }
     return Status.ok.exitCode
   }
+  if let unknown = unknownCommand() { return report(unknown) }
   // The last line of the parser's message names the help of the command that was meant.
   let help = text.split(separator: "'").first { $0.hasPrefix("ingot") && $0.hasSuffix("--help") } ?? "ingot --help"
   let message = Ingot.message(for: error).split(separator: "\n").joined(separator: " ")
   let sentence = message.prefix(1).lowercased() + message.dropFirst()
-  return report(Failure(IngotError(.invalidArgument, sentence, hint: commandHint() ?? "see '\(help)'")))
+  return report(Failure(IngotError(.invalidArgument, sentence, hint: "see '\(help)'")))
 }
 
-/// The command that a first argument which is none was probably meant to be.
-private func commandHint() -> String? {
+/// The failure for a first argument that should be a command and is none.
+private func unknownCommand() -> Failure? {
   guard let word = CommandLine.arguments.dropFirst().first, !word.hasPrefix("-") else { return nil }
-  let names = Ingot.configuration.groupedSubcommands.flatMap { $0.subcommands }.compactMap { $0.configuration.commandName }
-  guard !names.contains(word), let near = nearestName(to: word, among: names) else { return nil }
-  return "did you mean 'ingot \(near)'?"
+  let names = Ingot.configuration.groupedSubcommands.flatMap { $0.subcommands }.compactMap { $0.configuration.commandName } + ["help"]
+  guard !names.contains(word) else { return nil }
+  let near = nearestName(to: word, among: names)
+  return Failure(
+    IngotError(
+      .invalidArgument, "unknown command \"\(word.prefix(60))\"",
+      hint: near.map { "did you mean 'ingot \($0)'?" } ?? "the commands are \(names.joined(separator: ", "))"))
 }
 
 /// True when failures are to be JSON; looked up here because a mistake in the arguments leaves no parsed command to ask.

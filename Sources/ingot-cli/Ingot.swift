@@ -15,8 +15,8 @@ struct Ingot: ParsableCommand {
       """,
     version: "ingot \(Version.text)",
     groupedSubcommands: [
-      CommandGroup(name: "Merging:", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self]),
-      CommandGroup(name: "Looking:", subcommands: [InspectCommand.self, VerifyCommand.self, MethodsCommand.self, DoctorCommand.self]),
-      CommandGroup(name: "Setting up:", subcommands: [CompletionsCommand.self]),
+      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self]),
+      CommandGroup(name: "Looking", subcommands: [InspectCommand.self, VerifyCommand.self, MethodsCommand.self, DoctorCommand.self]),
+      CommandGroup(name: "Setting up", subcommands: [CompletionsCommand.self]),
     ])
 }

@@ -20,8 +20,8 @@ struct EngineArguments: ParsableArguments {
     completion: .list(InstructionSet.compiled.map(\.name)))
   var isa: String?
 
-  @Option(help: ArgumentHelp("Whose threads do the work: auto, openmp or pthread. Default: auto.", valueName: "kind"))
-  var team: TeamKind?
+  @Option(help: ArgumentHelp("Whose threads do the work.", valueName: "kind"))
+  var team: TeamKind = .auto
 
   /// The engine's options: the command line first, then the environment.
   func options() throws -> EngineOptions {
@@ -29,7 +29,7 @@ struct EngineArguments: ParsableArguments {
     options.threads = try threads ?? Self.threadsOfEnvironment() ?? 0
     if let memory { options.memoryBudget = memory.bytes }
     options.instructionSet = isa ?? environmentVariable("INGOT_FORCE_ISA").flatMap { $0.isEmpty ? nil : $0 }
-    if let team { options.team = team.kind }
+    options.team = team.kind
     return options
   }
 

@@ -35,7 +35,9 @@ struct DoctorCommand: ParsableCommand {
   mutating func run() throws {
     let options = try engine.options()
     let engine = try caught { () throws(IngotError) in try Engine(options) }
-    let findings = program() + processor(engine) + team(engine) + memory(options) + models()
+    // A team like the engine's, to ask what it is.
+    let team = try caught { () throws(IngotError) in try WorkerTeam(threads: options.threads, kind: options.team) }
+    let findings = program() + processor(engine) + workers(team) + memory(options) + models()
     try talk.print(
       table(findings.map { [$0.label, printable($0.words)] }),
       json: JSON.text(document(findings.map { ($0.key, $0.value) }), style: .pretty) + "\n")
@@ -61,7 +63,7 @@ struct DoctorCommand: ParsableCommand {
     ]
   }
 
-  private func team(_ engine: Engine) -> [Finding] {
+  private func workers(_ team: WorkerTeam) -> [Finding] {
     var findings: [Finding] = []
     if let topology = try? Topology() {
       let nodes = (0..<topology.nodeCount).map { topology.osIndex(ofNode: $0) }
@@ -75,8 +77,11 @@ struct DoctorCommand: ParsableCommand {
         Finding(
           "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""), .int(nodes.count)))
     }
-    findings.append(Finding("threads", "threads", "\(engine.threads)", .int(engine.threads)))
-    findings.append(Finding("team", "team", engine.teamDescription))
+    findings.append(Finding("threads", "threads", "\(team.size)", .int(team.size)))
+    let (kind, words) = team.kind == .openMP ? ("openmp", "OpenMP's") : ("pthread", "its own")
+    findings.append(
+      Finding(
+        "team", "team", "\(words) threads: \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
     return findings
   }
 

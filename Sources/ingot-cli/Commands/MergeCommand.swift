@@ -50,10 +50,10 @@ struct MergeCommand: ParsableCommand {
   @Flag(help: "Replace OUT, in one step once the new one is complete, and discard OUT.partial.")
   var force = false
 
-  @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none). Default: all.", valueName: "what"))
+  @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none).", valueName: "what"))
   var sync: Sync = .all
 
-  @Option(help: ArgumentHelp("Where the result goes: a directory, or null to compute and discard. Default: directory.", valueName: "where"))
+  @Option(help: ArgumentHelp("Where the result goes: a directory, or null to compute and discard.", valueName: "where"))
   var sink: Sink = .directory
 
   @Flag(help: "Carry NaN and infinity through instead of failing.")

@@ -34,7 +34,8 @@ struct PlanCommand: ParsableCommand {
     let text = try recipe.load(operands: arguments, command: "plan")
     let plan = try text.plan(shardSize: shardSize, seed: recipe.seed)
     talk.talk(plan.notices)
-    try talk.print(plan.table(maxRows: rows.map { max(0, $0) }), json: plan.json())
+    let table = plan.table(maxRows: rows.map { max(0, $0) })
+    try talk.print(table.split(separator: "\n", omittingEmptySubsequences: false).map { printable(String($0)) }.joined(separator: "\n"), json: plan.json())
   }
 }
 
