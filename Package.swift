@@ -34,7 +34,10 @@ let package = Package(
     .target(
       name: "COpenMPTeam",
       cSettings: [.unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"] + openMPFlags)],
-      linkerSettings: [.unsafeFlags(["-L/usr/lib/llvm-14/lib", "-lomp"])]),
+      linkerSettings: [
+        // It holds no Swift: without the first three it would ask for the shared Swift runtime, at the toolchain's path.
+        .unsafeFlags(["-static-stdlib", "-nostartfiles", "-Xlinker", "--as-needed", "-L/usr/lib/llvm-14/lib", "-lomp"])
+      ]),
     .systemLibrary(name: "CYaml", path: "Sources/CYaml", providers: [.apt(["libyaml-dev"])]),
     .systemLibrary(name: "CIngot", path: "include"),
 
@@ -57,15 +60,18 @@ let package = Package(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [
         .unsafeFlags([
-          "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0", "-Xlinker", "-z",
-          "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
+          // gold, the default, leaves local Swift symbols in the dynamic table; lld leaves only what the script names.
+          "-static-stdlib", "-use-ld=lld", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
+          "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
       ]),
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
         "IngotEngine", "IngotErrors", "IngotJSON", .product(name: "ArgumentParser", package: "swift-argument-parser"),
-      ], swiftSettings: strict),
+      ], swiftSettings: strict,
+      // An installed command finds the OpenMP team beside the library.
+      linkerSettings: [.unsafeFlags(["-use-ld=lld", "-Xlinker", "-rpath", "-Xlinker", "$ORIGIN/../lib"])]),
 
     // Tests.
     .testTarget(name: "IngotTensorsTests", dependencies: ["IngotTensors", "IngotErrors", "CKernels"], swiftSettings: strict),
