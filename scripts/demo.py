@@ -132,9 +132,7 @@ def gradient(weights: Weights, images: Array, labels: Labels) -> Weights:
     return gradients
 
 
-def train(
-    start: Weights, images: Array, labels: Labels, passes: int, rate: float, generator: np.random.Generator, batch: int
-) -> Weights:
+def train(start: Weights, images: Array, labels: Labels, passes: int, rate: float, generator: np.random.Generator, batch: int) -> Weights:
     """Adam from `start`, which is left as it is."""
     weights = {name: value.copy() for name, value in start.items()}
     mean = {name: np.zeros_like(value) for name, value in start.items()}

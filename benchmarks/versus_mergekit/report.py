@@ -63,7 +63,7 @@ def _megabytes(size: float) -> str:
 
 
 def markdown(results: Results) -> str:
-    """One row per method and program; "times faster" and "of plain" compare median wall times."""
+    """One row per method and program; the ratios compare median wall times."""
     lines = [
         "| method | program | runs | wall s, median (best) | CPU s | peak RSS MB | anonymous MB | anonymous + shared MB "
         "| others' CPU s | mergekit ÷ this | this ÷ plain |",
@@ -74,7 +74,11 @@ def markdown(results: Results) -> str:
         peer = medians.get("mergekit")
         for program, figures in medians.items():
             plain = medians.get("plain, synced" if "sync all" in program else "plain")
-            faster = "" if peer is None or program == "mergekit" else f"{peer['wall_median_s'] / figures['wall_median_s']:.1f}"
+            faster = (
+                ""
+                if peer is None or program == "mergekit" or program.startswith("plain")
+                else f"{peer['wall_median_s'] / figures['wall_median_s']:.1f}"
+            )
             of_plain = "" if plain is None or program.startswith("plain") else f"{figures['wall_median_s'] / plain['wall_median_s']:.2f}"
             lines.append(
                 f"| {method} | {program} | {figures['runs']:.0f} | {figures['wall_median_s']:.2f} ({figures['wall_best_s']:.2f}) "
