@@ -34,7 +34,7 @@ let package = Package(
   ],
   targets: [
     // C leaves.
-    .target(name: "CKernels", cSettings: c11),
+    .target(name: "CKernels", exclude: ["kernels"], cSettings: c11),  // kernels/ is included by isa/*.c
     .target(name: "CPlatform", cSettings: c11, linkerSettings: [.linkedLibrary(":liburing.a")]),
     .target(name: "CTeam", cSettings: c11, linkerSettings: [.linkedLibrary("hwloc"), .linkedLibrary("dl"), .linkedLibrary("pthread")]),
     .target(
@@ -74,7 +74,8 @@ let package = Package(
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
-        "IngotEngine", "IngotErrors", "IngotJSON", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict,
       // An installed command finds the OpenMP team beside the library.
       linkerSettings: [.unsafeFlags(["-use-ld=lld", "-Xlinker", "-rpath", "-Xlinker", "$ORIGIN/../lib"])]),

@@ -1,0 +1,123 @@
+/* The way from a set's ordinal to its table, and the counters that prove which set ran. */
+#include <stdatomic.h>
+
+#include "table.h"
+
+static const struct {
+  const char *name;
+  const struct ingot_kernels *table;
+  uint32_t needs;
+} sets[] = {
+#if defined(__x86_64__)
+    {"avx512", &ingotk_table_avx512, INGOTK_CPU_AVX512},
+    {"avx2", &ingotk_table_avx2, INGOTK_CPU_AVX2},
+    {"baseline", &ingotk_table_baseline, INGOTK_CPU_BASELINE},
+#elif defined(__aarch64__)
+    {"neon", &ingotk_table_neon, INGOTK_CPU_NEON},
+#endif
+    {"scalar", &ingotk_table_scalar, 0},
+};
+enum { SETS = sizeof sets / sizeof sets[0], SHARDS = 64 };
+
+/* One counter per set would be one cache line fought over by every worker: each thread adds to the shard its stack address picks. */
+static struct {
+  _Alignas(64) _Atomic uint64_t calls;
+} counters[SETS][SHARDS];
+
+/* 0 until detected, then the features with the top bit set; racing detections write the same value. */
+static _Atomic uint32_t features;
+
+static uint32_t detected(void) {
+  uint32_t known = atomic_load_explicit(&features, memory_order_relaxed);
+  if (known == 0) {
+    known = ingotk_cpu_features() | UINT32_C(0x80000000);
+    atomic_store_explicit(&features, known, memory_order_relaxed);
+  }
+  return known;
+}
+
+int32_t ingotk_set_count(void) { return SETS; }
+
+const char *ingotk_set_name(int32_t set) { return set >= 0 && set < SETS ? sets[set].name : ""; }
+
+bool ingotk_set_runs_here(int32_t set) {
+  return set >= 0 && set < SETS && (detected() & sets[set].needs) == sets[set].needs;
+}
+
+uint64_t ingotk_set_calls(int32_t set) {
+  if (set < 0 || set >= SETS) return 0;
+  uint64_t sum = 0;
+  for (int i = 0; i < SHARDS; i++) sum += atomic_load_explicit(&counters[set][i].calls, memory_order_relaxed);
+  return sum;
+}
+
+float *ingotk_nothing(void) {
+  static float nothing;
+  return &nothing;
+}
+
+static inline const struct ingot_kernels *enter(int32_t set) {
+  const int32_t chosen = ingotk_set_runs_here(set) ? set : SETS - 1;
+  const uint64_t stack = (uintptr_t)__builtin_frame_address(0) >> 16;
+  const uint64_t shard = (stack * UINT64_C(0x9E3779B97F4A7C15)) >> 58;
+  atomic_fetch_add_explicit(&counters[chosen][shard].calls, 1, memory_order_relaxed);
+  return sets[chosen].table;
+}
+
+size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n) {
+  return enter(set)->load(dtype, source, out, n);
+}
+void ingotk_store(int32_t set, int32_t dtype, const float *x, void *out, size_t n) { enter(set)->store(dtype, x, out, n); }
+void ingotk_linear(int32_t set, ingotk_rows x, size_t rows, const float *weights, float divisor, float *out, size_t n) {
+  enter(set)->linear(x, rows, weights, divisor, out, n);
+}
+void ingotk_scale(int32_t set, const float *x, float by, float *out, size_t n) { enter(set)->scale(x, by, out, n); }
+void ingotk_subtract(int32_t set, const float *x, const float *base, float *out, size_t n) {
+  enter(set)->subtract(x, base, out, n);
+}
+void ingotk_add_delta(int32_t set, const float *delta, float scale, const float *base, float *out, size_t n) {
+  enter(set)->add_delta(delta, scale, base, out, n);
+}
+void ingotk_weighted_sum(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, float divisor, float *out, size_t n) {
+  enter(set)->weighted_sum(deltas, rows, weights, divisor, out, n);
+}
+void ingotk_elect(
+    int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, int32_t zero_sign, float *out, size_t n) {
+  enter(set)->elect(deltas, rows, weights, normalize, zero_sign, out, n);
+}
+void ingotk_dot(int32_t set, const float *x, const float *y, double *lanes, size_t n) { enter(set)->dot(x, y, lanes, n); }
+void ingotk_absolute(int32_t set, const float *x, double *lanes, size_t n) { enter(set)->absolute(x, lanes, n); }
+void ingotk_moments(int32_t set, const float *x, const float *y, double *xx, double *xy, double *yy, size_t n) {
+  enter(set)->moments(x, y, xx, xy, yy, n);
+}
+size_t ingotk_collect(
+    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above, uint64_t *keys,
+    size_t capacity, size_t n) {
+  return enter(set)->collect(x, first, ties, low, high, above, keys, capacity, n);
+}
+void ingotk_histogram(
+    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
+    uint64_t *counts, size_t n) {
+  enter(set)->histogram(x, first, ties, prefix, prefix_bits, digit_bits, counts, n);
+}
+void ingotk_trim(int32_t set, float *x, uint64_t first, int32_t ties, uint64_t threshold, bool inclusive, size_t n) {
+  enter(set)->trim(x, first, ties, threshold, inclusive, n);
+}
+void ingotk_bernoulli(
+    int32_t set, uint64_t seed, uint64_t stream, uint64_t first, uint64_t threshold, uint8_t *bits, size_t n) {
+  enter(set)->bernoulli(seed, stream, first, threshold, bits, n);
+}
+void ingotk_apply_mask(int32_t set, float *x, const uint8_t *bits, float scale, size_t n) {
+  enter(set)->apply_mask(x, bits, scale, n);
+}
+void ingotk_masked_absolute(int32_t set, const float *x, const uint8_t *bits, double *all, double *kept, size_t n) {
+  enter(set)->masked_absolute(x, bits, all, kept, n);
+}
+void ingotk_della_row(
+    int32_t set, const float *x, double density, double epsilon, uint64_t seed, uint64_t stream, uint64_t first, uint8_t *bits,
+    float *probabilities, uint32_t *scratch, size_t n) {
+  enter(set)->della_row(x, density, epsilon, seed, stream, first, bits, probabilities, scratch, n);
+}
+void ingotk_divide_kept(int32_t set, float *x, const uint8_t *bits, const float *probabilities, size_t n) {
+  enter(set)->divide_kept(x, bits, probabilities, n);
+}

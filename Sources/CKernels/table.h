@@ -1,0 +1,40 @@
+/* What one instruction set provides. The functions have the arguments of their namesakes in CKernels.h without `set`. */
+#ifndef INGOT_KERNELS_TABLE_H
+#define INGOT_KERNELS_TABLE_H
+
+#include <CKernels.h>
+
+struct ingot_kernels {
+  size_t (*load)(int32_t, const void *, float *, size_t);
+  void (*store)(int32_t, const float *, void *, size_t);
+  void (*linear)(ingotk_rows, size_t, const float *, float, float *, size_t);
+  void (*scale)(const float *, float, float *, size_t);
+  void (*subtract)(const float *, const float *, float *, size_t);
+  void (*add_delta)(const float *, float, const float *, float *, size_t);
+  void (*weighted_sum)(ingotk_rows, size_t, const float *, float, float *, size_t);
+  void (*elect)(ingotk_rows, size_t, const float *, bool, int32_t, float *, size_t);
+  void (*dot)(const float *, const float *, double *, size_t);
+  void (*absolute)(const float *, double *, size_t);
+  void (*moments)(const float *, const float *, double *, double *, double *, size_t);
+  size_t (*collect)(const float *, uint64_t, int32_t, uint64_t, uint64_t, uint64_t *, uint64_t *, size_t, size_t);
+  void (*histogram)(const float *, uint64_t, int32_t, uint64_t, int32_t, int32_t, uint64_t *, size_t);
+  void (*trim)(float *, uint64_t, int32_t, uint64_t, bool, size_t);
+  void (*bernoulli)(uint64_t, uint64_t, uint64_t, uint64_t, uint8_t *, size_t);
+  void (*apply_mask)(float *, const uint8_t *, float, size_t);
+  void (*masked_absolute)(const float *, const uint8_t *, double *, double *, size_t);
+  void (*della_row)(const float *, double, double, uint64_t, uint64_t, uint64_t, uint8_t *, float *, uint32_t *, size_t);
+  void (*divide_kept)(float *, const uint8_t *, const float *, size_t);
+};
+
+extern const struct ingot_kernels ingotk_table_scalar;
+#if defined(__x86_64__)
+extern const struct ingot_kernels ingotk_table_baseline, ingotk_table_avx2, ingotk_table_avx512;
+#elif defined(__aarch64__)
+extern const struct ingot_kernels ingotk_table_neon;
+#endif
+
+/* Sets whose instructions the processor has and whose registers the operating system saves. */
+enum { INGOTK_CPU_BASELINE = 1, INGOTK_CPU_AVX2 = 2, INGOTK_CPU_AVX512 = 4, INGOTK_CPU_NEON = 8 };
+uint32_t ingotk_cpu_features(void);
+
+#endif

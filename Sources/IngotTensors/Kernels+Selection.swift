@@ -1,0 +1,75 @@
+import CKernels
+
+/// How elements of equal magnitude are ordered when a selection keeps only some of them.
+package enum TieRule: Int32, Sendable, CaseIterable {
+  /// By a fixed hash of the flat index: no part of the tensor is favoured.
+  case hash = 0
+  /// The lower flat index is kept first.
+  case index = 1
+  /// They are not told apart: all with the threshold's magnitude are kept.
+  case ge = 2
+
+  /// The low half of a key. The hash is one-to-one over the first 2³² elements of a tensor, so no two of their keys are equal.
+  package func tie(at index: UInt64) -> UInt32 {
+    let low = UInt32(truncatingIfNeeded: index)
+    switch self {
+    case .hash: return TieRule.mix(low ^ TieRule.mix(UInt32(truncatingIfNeeded: index >> 32)))
+    case .index: return ~low
+    case .ge: return 0
+    }
+  }
+
+  /// lowbias32 (C. Wellons, public domain): a bijection with mix(0) = 0.
+  private static func mix(_ word: UInt32) -> UInt32 {
+    var x = word
+    x ^= x >> 16
+    x = x &* 0x7feb_352d
+    x ^= x >> 15
+    x = x &* 0x846c_a68b
+    return x ^ x >> 16
+  }
+}
+
+/// Selection by magnitude.
+///
+/// The **key** of an element is (bits of |x|, 31) · 2³² + (tie, 32): keys order elements by magnitude, then by the tie rule, and the
+/// largest keys are kept. `firstIndex` is the flat index of a run's first element in the scope of the selection.
+extension Kernels {
+  /// The key of one element.
+  package static func key(_ x: Float, index: UInt64, ties: TieRule) -> UInt64 {
+    UInt64(x.bitPattern & 0x7fff_ffff) << 32 | UInt64(ties.tie(at: index))
+  }
+
+  /// Counts the keys above `high` into `above` and appends those in `low ... high`, in index order.
+  ///
+  /// Returns false when the buffer was too small: it then holds as many as fit, and `above` is complete all the same.
+  package func collect(
+    _ x: Floats, firstIndex: UInt64, ties: TieRule, low: UInt64, high: UInt64, above: inout UInt64, into keys: inout KeyBuffer
+  ) -> Bool {
+    let room = keys.capacity - keys.count
+    // SAFETY: at most room keys are written behind the last one.
+    let found = unsafe ingotk_collect(
+      set, x.base, firstIndex, ties.rawValue, low, high, &above, keys.base + keys.count, room, x.count)
+    keys.grow(by: min(Int(found), room))
+    return found <= room
+  }
+
+  /// Adds to `counts[d]` the number of elements whose key begins with `prefix` (its leading `prefixBits` bits, right-aligned) and goes on
+  /// with the `digitBits` bits d. Keys are 64 bits wide and their first bit is always 0.
+  ///
+  /// `digitBits` is 1...16, `prefixBits` + `digitBits` at most 64 and `counts` has 2^digitBits counters; otherwise nothing is counted.
+  package func histogram(
+    _ x: Floats, firstIndex: UInt64, ties: TieRule, prefix: UInt64, prefixBits: Int, digitBits: Int, into counts: Counters
+  ) {
+    guard digitBits >= 1, digitBits <= 16, prefixBits >= 0, prefixBits <= 64 - digitBits, counts.count >= 1 << digitBits else { return }
+    // SAFETY: the kernel masks its indices to digitBits.
+    unsafe ingotk_histogram(
+      set, x.base, firstIndex, ties.rawValue, prefix, Int32(prefixBits), Int32(digitBits), counts.base, x.count)
+  }
+
+  /// In place: zero (+0) where the key is below `threshold`, or equal to it when not `inclusive`.
+  package func trim(_ x: Floats, firstIndex: UInt64, ties: TieRule, threshold: UInt64, inclusive: Bool) {
+    // SAFETY: x is the only run.
+    unsafe ingotk_trim(set, x.base, firstIndex, ties.rawValue, threshold, inclusive, x.count)
+  }
+}
