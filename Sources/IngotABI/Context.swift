@@ -25,7 +25,9 @@ import Synchronization
 @c @implementation public func ingot_context_destroy(_ context: OpaquePointer?) { unsafe ContextObject.destroy(context) }
 
 /// The `out` parameter, emptied.
-func output<Pointee>(_ out: UnsafeMutablePointer<Pointee?>?, _ parameter: String = "out") throws(IngotError) -> UnsafeMutablePointer<Pointee?> {
+func output<Pointee>(_ out: UnsafeMutablePointer<Pointee?>?, _ parameter: String = "out") throws(IngotError) -> UnsafeMutablePointer<
+  Pointee?
+> {
   guard let out = unsafe out else { throw nullArgument(parameter) }
   // SAFETY: the C contract: writable.
   unsafe out.pointee = nil
@@ -135,6 +137,6 @@ func environment(_ name: String) -> String? {
 /// Where local models are looked for.
 func modelEnvironment() -> [String: String] {
   var found: [String: String] = [:]
-  for name in ["HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"] { found[name] = environment(name) }
+  for name in ["HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"] { found[name] = environment(name) }
   return found
 }

@@ -1,10 +1,6 @@
 public import CIngot
-internal import IngotCheckpoints
 internal import IngotEngine
 internal import IngotErrors
-internal import IngotJSON
-internal import IngotRecipes
-internal import IngotTensors
 
 // MARK: looking at checkpoints
 
@@ -13,49 +9,22 @@ internal import IngotTensors
 ) -> ingot_status {
   unsafe report(to: error) { () throws(IngotError) in
     let out = try unsafe output(out)
-    let reference = IngotRecipes.ModelReference(
-      .text(try unsafe text(path, "path")), position: SourcePosition(origin: "path", line: 1, column: 1))
-    let model = try withoutPosition { () throws(IngotError) in try LocalModels(environment: modelEnvironment()).open(reference) }
-    unsafe out.pointee = ownedCString(model.json)
+    let found = try unsafe Inspection(of: text(path, "path"), models: LocalModels(environment: modelEnvironment()))
+    unsafe out.pointee = ownedCString(found.json())
   }
 }
 
-/// A path that is an argument has no place in a text.
-private func withoutPosition<Result>(_ body: () throws(IngotError) -> Result) throws(IngotError) -> Result {
-  do throws(IngotError) {
-    return try body()
-  } catch {
-    var plain = error
-    if plain.position?.origin == "path" { plain.position = nil }
-    throw plain
-  }
-}
-
-extension ProvidedModel {
-  /// What the headers say.
-  fileprivate var json: String {
-    var writer = JSONWriter(reserving: 128 * checkpoint.tensors.count + 1024)
-    let parameters = checkpoint.tensors.reduce(0) { $0 &+ ((try? $1.shape.elementCount()) ?? 0) }
-    let bytes = checkpoint.tensors.reduce(0) { $0 &+ $1.byteCount }
-    writer.raw("{\"path\":")
-    writer.string(path)
-    writer.raw(",\"parameters\":\(parameters),\"bytes\":\(bytes),\"files\":[")
-    for (index, shard) in checkpoint.shards.enumerated() {
-      writer.raw(index > 0 ? ",{\"name\":" : "{\"name\":")
-      writer.string(shard.name)
-      writer.raw(",\"bytes\":\(shard.size)}")
-    }
-    writer.raw("],\"tensors\":[")
-    for (index, tensor) in checkpoint.tensors.enumerated() {
-      writer.raw(index > 0 ? ",{\"name\":" : "{\"name\":")
-      writer.string(tensor.name)
-      writer.raw(",\"dtype\":\"\(tensor.dtype.safetensorsName)\",\"shape\":[")
-      writer.raw(tensor.shape.dimensions.map(String.init).joined(separator: ","))
-      writer.raw("],\"bytes\":\(tensor.byteCount),\"file\":\(tensor.shard)}")
-    }
-    writer.raw("],\"notices\":")
-    writer.append(.array(checkpoint.notices.map(\.json)))
-    writer.raw("}")
-    return String(decoding: writer.bytes, as: UTF8.self)
+@c @implementation public func ingot_directory_verify(
+  _ context: OpaquePointer?, _ directory: UnsafePointer<CChar>?, _ report: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?,
+  _ options: UnsafePointer<ingot_run_options>?, _ error: ingot_error_out?
+) -> ingot_status {
+  unsafe IngotABI.report(to: error) { () throws(IngotError) in
+    unsafe report?.pointee = nil
+    let watcher = try unsafe Watcher(ingot_run_options.copy(ofOptional: options))
+    let path = try unsafe text(directory, "directory")
+    let context = try unsafe ContextObject.require(context, "context")
+    let found = try context.exclusively { () throws(IngotError) in try Verification(directory: path, watcher: watcher) }
+    unsafe report?.pointee = ownedCString(found.json())
+    try found.requireIntact()
   }
 }

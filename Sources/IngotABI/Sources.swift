@@ -41,7 +41,8 @@ final class Resolver: @unchecked Sendable {
     let names = NameList()
     let cModel = CText(model)
     // SAFETY: `names` and the text outlive the call; `add` takes the pointer back at +0.
-    let answer = unsafe list(functions.user, cModel.pointer, { names, name in unsafe NameList.add(names, name) }, Unmanaged.passUnretained(names).toOpaque())
+    let answer = unsafe list(
+      functions.user, cModel.pointer, { names, name in unsafe NameList.add(names, name) }, Unmanaged.passUnretained(names).toOpaque())
     withExtendedLifetime((names, cModel)) {}
     if let refused = names.refused {
       throw IngotError(

@@ -41,11 +41,12 @@ struct CheckedTensor: Sendable {
   var memory: MemoryRange
   var isReadOnly: Bool
 
-  /// - Parameters: `parameter` says which argument it is; `name` replaces a missing name, and nil demands one.
-  init(_ pointer: UnsafePointer<ingot_tensor_view>?, _ parameter: String, name fallback: String? = nil) throws(IngotError) {
+  /// - Parameters: `parameter` says which argument it is; `replacement` stands for the view's own name, which is demanded otherwise.
+  init(_ pointer: UnsafePointer<ingot_tensor_view>?, _ parameter: String, name replacement: String? = nil) throws(IngotError) {
     guard let pointer = unsafe pointer else { throw nullArgument(parameter) }
     let view = try unsafe ingot_tensor_view.copy(of: pointer)
-    guard let name = try unsafe optionalText(view.name, "name of \(parameter)") ?? fallback else {
+    let given = try unsafe optionalText(view.name, "name of \(parameter)")
+    guard let name = replacement ?? given else {
       throw IngotError(.invalidArgument, "\(parameter) has no name", hint: "set its name", subject: parameter)
     }
     guard let dtype = unsafe DType(rawValue: view.dtype) else {
@@ -56,11 +57,13 @@ struct CheckedTensor: Sendable {
     let bytes = try shape.byteCount(dtype)
     guard unsafe view.byte_count == 0 || view.byte_count == UInt64(bytes) else {
       throw IngotError(
-        .shape, unsafe "\(parameter) has byte_count \(view.byte_count), but shape \(shape) of \(dtype.safetensorsName) takes \(bytes) bytes",
+        .shape,
+        unsafe "\(parameter) has byte_count \(view.byte_count), but shape \(shape) of \(dtype.safetensorsName) takes \(bytes) bytes",
         subject: name)
     }
     memory = unsafe try memoryRange(
-      UInt(bitPattern: view.data), shape: shape, strides: strides, width: max(dtype.bits / 8, 1), bytes: bytes, name: name)
+      UInt(bitPattern: view.data), shape: shape, strides: strides, width: max(dtype.bits / 8, 1), bytes: bytes,
+      name: replacement == nil ? name : parameter)
     self.view = try unsafe TensorView(name: name, dtype: dtype, shape: shape, strides: strides, unsafe: view.data)
     isReadOnly = unsafe view.flags & UInt32(INGOT_TENSOR_READ_ONLY) != 0
   }

@@ -1,4 +1,4 @@
-public import CIngot
+internal import CIngot
 internal import IngotEngine
 internal import IngotJSON
 internal import IngotTensors

@@ -60,7 +60,7 @@ struct InspectCommand: ParsableCommand {
       if label == last { rows[index][0] = "" }
       last = label
     }
-    return printable(model.path) + "\n" + table(rows.map { $0.map(printable) }, indent: 2)
+    return printable(model.path) + "\n" + table(rows.map { row in row.map { printable($0) } }, indent: 2)
   }
 
   private func list(_ model: Inspection) -> String {
