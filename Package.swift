@@ -61,13 +61,18 @@ let package = Package(
         "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CTeam",
         "CPlatform",
       ], swiftSettings: strict),
-    .target(name: "IngotABI", dependencies: ["IngotEngine", "IngotErrors", "IngotJSON", "IngotTensors", "CIngot"], swiftSettings: strict),
+    .target(
+      name: "IngotABI",
+      dependencies: [
+        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "CIngot",
+      ], swiftSettings: strict),
     .target(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [
+        // lld: gold, Swift's default, lists local symbols among the dynamic ones.
         .unsafeFlags([
-          // gold, the default, leaves local Swift symbols in the dynamic table; lld leaves only what the script names.
-          "-static-stdlib", "-use-ld=lld", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
+          "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
           "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
         ])
       ]),

@@ -121,3 +121,12 @@ void ingotk_della_row(
 void ingotk_divide_kept(int32_t set, float *x, const uint8_t *bits, const float *probabilities, size_t n) {
   enter(set)->divide_kept(x, bits, probabilities, n);
 }
+size_t ingotk_merge_linear(
+    int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n) {
+  return enter(set)->merge_linear(terms, rows, divisor, out_dtype, out, n);
+}
+size_t ingotk_merge_deltas(
+    int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first, int32_t out_dtype,
+    void *out, size_t n) {
+  return enter(set)->merge_deltas(base, terms, rows, rule, first, out_dtype, out, n);
+}

@@ -24,6 +24,8 @@ struct ingot_kernels {
   void (*masked_absolute)(const float *, const uint8_t *, double *, double *, size_t);
   void (*della_row)(const float *, double, double, uint64_t, uint64_t, uint64_t, uint8_t *, float *, uint32_t *, size_t);
   void (*divide_kept)(float *, const uint8_t *, const float *, size_t);
+  size_t (*merge_linear)(const ingotk_term *, size_t, float, int32_t, void *, size_t);
+  size_t (*merge_deltas)(const ingotk_term *, const ingotk_term *, size_t, ingotk_rule, uint64_t, int32_t, void *, size_t);
 };
 
 extern const struct ingot_kernels ingotk_table_scalar;

@@ -12,6 +12,10 @@ package protocol ByteSource: AnyObject, Sendable {
   /// The address of the bytes when they lie in memory already; they must stay there while the plan runs.
   func address(of range: Range<Int>) -> UnsafeRawPointer?
 
+  /// True when reading a range again costs as much as the first time. Files are read through the page cache, which serves a second read of
+  /// what was just read faster than buffers of our own would (measured), so only callers' own byte sources say true.
+  var isCostlyToReread: Bool { get }
+
   /// A hint that the range will be read soon, front to back.
   func willRead(_ range: Range<Int>)
 
@@ -21,6 +25,7 @@ package protocol ByteSource: AnyObject, Sendable {
 
 extension ByteSource {
   package func address(of range: Range<Int>) -> UnsafeRawPointer? { nil }
+  package var isCostlyToReread: Bool { false }
   package func willRead(_ range: Range<Int>) {}
   package func requireUnchanged() throws(IngotError) {}
 }

@@ -34,9 +34,13 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   func begin() throws(IngotError) {
     if case .gather = phase {
       masks.allocate(context.memory)
-      kept.allocate(context.memory)
+      if isWorthKeeping { kept.allocate(context.memory) }
     }
     try prepare()
+  }
+
+  private var isWorthKeeping: Bool {
+    segments.contains { $0.tensor.inputs.contains { context.sources[$0.source].isCostlyToReread } }
   }
 
   func release() {
@@ -65,10 +69,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     switch phase {
     case .gather(let state, let wanted):
       guard let round else { throw IngotError(.internalError, "a round without its statistics") }
-      if wanted.isComplete {
-        if isFirstLook { try nonfinite.check(segments, context: context) }
-        kept.isFilled = kept.isAllocated
-      }
+      if wanted.isComplete && isFirstLook { try nonfinite.check(segments, context: context) }
+      kept.isFilled = kept.isAllocated
       phase = try method.settle(state, round.statistics())
       round.release(context.memory)
       self.round = nil
@@ -97,17 +99,46 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     guard let round else { return }
     let part = round.item(item)
     let segment = segments[part.segment]
-    for block in part.blocks where wanted.isComplete || (segment.firstBlock + block) % wanted.sampleStride == 0 {
-      var range = segment.blocking.block(block)
-      if !wanted.isComplete {
-        range = range.lowerBound..<min(range.lowerBound + segment.blocking.tileLength, range.upperBound)
-      }
+    if !wanted.isComplete {
+      try sample(state, wanted, segment: segment, blocks: part.blocks, worker: worker)
+      return
+    }
+    for block in part.blocks {
+      let range = segment.blocking.block(block)
       round.clearLanes(worker.index)
-      try forEachTile(range, segment: segment, worker: worker, fillsKept: wanted.isComplete) { (tile, _) throws(IngotError) in
+      try forEachTile(range, segment: segment, worker: worker, use: .fill) { (tile, _) throws(IngotError) in
         method.gather(state, tile, round.statistic(worker.index))
         round.flushKeys(worker.index)
       }
       round.fold(block: segment.firstBlock + block, worker: worker.index)
+    }
+  }
+
+  /// Gathers from short runs only. Where inputs are kept the whole blocks are read, since a later round needs them anyway.
+  private func sample(
+    _ state: Method.State, _ wanted: Round, segment: JobSegment, blocks: Range<Int>, worker: Worker
+  ) throws(IngotError) {
+    guard let round, let first = blocks.first else { return }
+    let all = segment.blocking.block(first).lowerBound..<segment.blocking.block(blocks.upperBound - 1).upperBound
+    if kept.isAllocated && !kept.isFilled {
+      for block in blocks {
+        for (index, input) in segment.tensor.inputs.enumerated() {
+          _ = try unsafe kept.elements(
+            segment.blocking.block(block), input: index, of: segment, use: .fill, context: context, worker: worker, planned: input)
+        }
+      }
+    }
+    let length = Blocking.tileElements
+    for tile in all.lowerBound / length...(all.upperBound - 1) / length where tile % wanted.sampleStride == 0 {
+      let room = max(min(length, segment.blocking.count - tile * length) - Round.sampleRun, 0) / 16
+      // Any fixed spread over the tile will do; a multiplicative hash keeps runs out of step with rows.
+      let start = tile * length + Int((UInt64(tile) &* 0x9e37_79b9_7f4a_7c15) >> 40) % (room + 1) * 16
+      guard all.contains(start) else { continue }
+      let range = start..<min(start + Round.sampleRun, segment.blocking.count)
+      try forEachTile(range, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass) { (tile, _) throws(IngotError) in
+        method.gather(state, tile, round.statistic(worker.index))
+        round.flushKeys(worker.index)
+      }
     }
   }
 
@@ -127,7 +158,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       var start = chunk.lowerBound
       while start < chunk.upperBound {
         let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
-        try forEachTile(range, segment: segment, worker: worker, fillsKept: false) { (tile, result) throws(IngotError) in
+        try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
           method.emit(state, tile, into: result)
           // SAFETY: the output area holds the whole chunk in the output's dtype.
           let target = unsafe worker.output + (Int(tile.firstIndex) - chunk.lowerBound) * width
@@ -143,13 +174,13 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   /// Reads `range` of every input, widens it tile by tile and hands the tiles to `body`.
   private func forEachTile(
-    _ range: Range<Int>, segment: JobSegment, worker: Worker, fillsKept: Bool,
+    _ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse,
     _ body: (Tile, Floats) throws(IngotError) -> Void
   ) throws(IngotError) {
     let inputs = segment.tensor.inputs
     for (index, input) in inputs.enumerated() {
       unsafe worker.elements[index] = try kept.elements(
-        range, input: index, of: segment, fills: fillsKept, context: context, worker: worker, planned: input)
+        range, input: index, of: segment, use: use, context: context, worker: worker, planned: input)
     }
     let length = segment.blocking.tileLength
     var start = range.lowerBound

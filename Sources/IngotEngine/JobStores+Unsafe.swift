@@ -49,6 +49,16 @@ final class MaskStore: @unchecked Sendable {
   }
 }
 
+/// What a read may do with inputs that are kept.
+enum KeptUse {
+  /// Reads past them.
+  case bypass
+  /// Reads into their place.
+  case fill
+  /// They are there already.
+  case present
+}
+
 /// Inputs that stay in memory between the rounds of a job, when the budget has room for all of them.
 @safe
 final class KeptInputs: @unchecked Sendable {
@@ -56,7 +66,7 @@ final class KeptInputs: @unchecked Sendable {
   private let offsets: [[Int]]
   private let total: Int
   private var piece: Arena.Piece?
-  /// True when a complete round has read everything.
+  /// True when a round has read everything.
   var isFilled = false
 
   init(_ segments: [JobSegment]) {
@@ -88,7 +98,7 @@ final class KeptInputs: @unchecked Sendable {
 
   /// Where the elements `range` of one input lie: in the source's own memory, kept from an earlier round, or read just now.
   func elements(
-    _ range: Range<Int>, input: Int, of segment: JobSegment, fills: Bool, context: JobContext, worker: Worker, planned: PlannedInput
+    _ range: Range<Int>, input: Int, of segment: JobSegment, use: KeptUse, context: JobContext, worker: Worker, planned: PlannedInput
   ) throws(IngotError) -> UnsafeRawPointer {
     let width = planned.dtype.bits / 8
     let first = planned.offset + range.lowerBound * width
@@ -96,9 +106,9 @@ final class KeptInputs: @unchecked Sendable {
     let source = context.sources[planned.source]
     if let address = unsafe source.address(of: first..<first + bytes) { return unsafe address }
     var target = unsafe worker.stagingAddress(input: input, inputs: segment.tensor.inputs, stagingLength: segment.blocking.stagingLength)
-    if let piece, isFilled || fills {
+    if let piece, isFilled || use != .bypass {
       unsafe target = piece.address + offsets[segment.index][input] + range.lowerBound * width
-      if isFilled { return UnsafeRawPointer(target) }
+      if isFilled || use == .present { return UnsafeRawPointer(target) }
     }
     try unsafe source.read(UnsafeMutableRawBufferPointer(start: target, count: bytes), at: first)
     worker.bytesRead += bytes

@@ -49,8 +49,7 @@ final class RoundRun: @unchecked Sendable {
     self.round = round
     self.segments = segments
     workers = context.workerCount
-    // A sampled round reads little of each block, so an item spans more blocks.
-    let span = round.isComplete ? 8 : 8 * round.sampleStride
+    let span = 8
     blocksPerItem = span
     prefixes = Prefixes(segments.map { ($0.blocking.blockCount + span - 1) / span })
     let blockCount = segments.last.map { $0.firstBlock + $0.blocking.blockCount } ?? 0

@@ -10,6 +10,9 @@ struct SideFilePlanner {
   let models: [ProvidedModel]
   let tensors: [PlannedTensor]
 
+  /// Bytes of one side file that a plan keeps in memory, for models that are no directory.
+  private static let carriedBytes: UInt64 = 256 << 20
+
   /// The model whose config and side files the output gets: the base, else the first.
   private var donor: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
 
@@ -33,8 +36,13 @@ struct SideFilePlanner {
       notices += carried.notices
       let taken = Set(files.map(\.name) + ["README.md", "mergekit_config.yml", "ingot.json"])
       for name in carried.names where !taken.contains(name) {
-        let size = try directory.size(of: name) ?? 0
-        files.append(SideFile(name: name, content: .copy(from: directory.displayPath + "/" + name, byteCount: Int(clamping: size))))
+        if let local = directory as? DirectoryFiles {
+          let size = try directory.size(of: name) ?? 0
+          files.append(SideFile(name: name, content: .copy(from: local.place(of: name), byteCount: Int(clamping: size))))
+        } else if let bytes = try directory.readWhole(name, limit: Self.carriedBytes) {
+          // A host's own files have no path here: what its model is called must never be opened as one.
+          files.append(SideFile(name: name, content: .bytes(bytes)))
+        }
       }
     }
     files.append(SideFile(name: "README.md", content: .bytes(Array(try card().utf8))))

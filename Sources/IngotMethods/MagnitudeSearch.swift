@@ -32,8 +32,12 @@ package struct MagnitudeSearch: Sendable {
 
   /// Populations up to this size are collected whole; larger ones are sampled first.
   package static let wholeLimit: UInt64 = 262_144
-  private static let sampleTiles: UInt64 = 48
+  /// About how many values a sample takes.
+  private static let sampleSize: UInt64 = 131_072
   private static let tileElements: UInt64 = 4096
+  /// Half width of the bracket in standard errors of a sample of independent values. Rows and their neighbours resemble each other, so
+  /// the true error is larger; a rank that escapes costs time, never exactness.
+  private static let bracketWidth = 12.0
   private static let blockElements: UInt64 = 65_536
 
   private let population: UInt64
@@ -53,9 +57,10 @@ package struct MagnitudeSearch: Sendable {
     } else if population <= Self.wholeLimit {
       stage = .collect(low: 0, high: .max, capacity: Int(population))
     } else {
-      let stride = max(1, blocks / Self.sampleTiles)
-      let visited = (blocks + stride - 1) / stride
-      stage = .sample(stride: Int(stride), capacity: Int((visited + 8) * Self.tileElements))
+      let run = UInt64(Round.sampleRun)
+      let tiles = population / Self.tileElements + blocks
+      let stride = max(1, tiles * run / Self.sampleSize)
+      stage = .sample(stride: Int(stride), capacity: Int((tiles / stride + blocks + 1) * run))
     }
   }
 
@@ -114,17 +119,17 @@ package struct MagnitudeSearch: Sendable {
     }
   }
 
-  /// Brackets the wanted rank by eight standard errors of the sample's rank.
+  /// Brackets the wanted rank.
   private func bracket(_ pool: KeyPool?) -> Stage {
     guard let pool, pool.count > 0, !pool.overflowed else { return .radix(prefix: 0, bits: 0, above: 0) }
     let sampled = Double(pool.count)
     let share = Double(keep) / Double(population)
     let centre = share * sampled
-    let width = 8 * (sampled * share * (1 - share)).squareRoot() + 16
+    let width = Self.bracketWidth * (sampled * share * (1 - share)).squareRoot() + 16
     let lowRank = centre + width
     let highRank = centre - width
-    let low = lowRank >= sampled - 1 ? 0 : (pool.key(ranked: Int(lowRank)) ?? 0)
-    let high = highRank < 1 ? UInt64.max : (pool.key(ranked: Int(highRank)) ?? .max)
+    let low = lowRank >= sampled - 1 ? 0 : (pool.key(ranked: Int(lowRank))?.key ?? 0)
+    let high = highRank < 1 ? UInt64.max : (pool.key(ranked: Int(highRank))?.key ?? .max)
     let expected = (min(lowRank, sampled) - max(highRank, 0)) / sampled * Double(population)
     return .collect(low: low, high: high, capacity: Int(min(expected * 1.5 + 65_536, Double(population))))
   }
@@ -133,12 +138,11 @@ package struct MagnitudeSearch: Sendable {
     guard let pool, !pool.overflowed, above < keep, keep - above <= UInt64(pool.count),
       let threshold = pool.key(ranked: Int(keep - above - 1))
     else { return .radix(prefix: 0, bits: 0, above: 0) }
-    let around = pool.count(around: threshold)
-    let wanted = keep - above - UInt64(around.larger)
-    if wanted == UInt64(around.equal) {
-      return .done(MagnitudeCut(threshold: threshold, lastInclusive: .max, tied: UInt64(around.equal)))
+    let wanted = keep - above - UInt64(threshold.larger)
+    if wanted == UInt64(threshold.equal) {
+      return .done(MagnitudeCut(threshold: threshold.key, lastInclusive: .max, tied: UInt64(threshold.equal)))
     }
-    return .spread(threshold: threshold, wanted: wanted)
+    return .spread(threshold: threshold.key, wanted: wanted)
   }
 
   private func descend(_ counts: [UInt64], prefix: UInt64, bits: Int, above: UInt64) -> Stage {
@@ -189,7 +193,7 @@ package struct MagnitudeSearches: Sendable {
     return Round(
       sums: !sampling && open.contains(where: \.needsBlockSums) ? searches.count : 0, tallies: searches.count,
       histograms: !sampling && open.contains(where: \.needsHistogram) ? searches.count : 0, bins: 65_536,
-      keyCapacities: searches.map { sampling && $0.sampleStride == nil ? 0 : $0.poolCapacity }, sampleStride: strides.min() ?? 1)
+      keyCapacities: searches.map { sampling && $0.sampleStride == nil ? 0 : $0.poolCapacity }, sampleStride: strides.min() ?? 0)
   }
 
   private var isSampling: Bool { searches.contains { $0.sampleStride != nil } }

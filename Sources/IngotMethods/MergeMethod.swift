@@ -108,11 +108,14 @@ package struct Round: Sendable {
   package var bins: Int
   /// Capacity of each key pool: selection keys collected over the whole job, in no particular order. One entry per pool.
   package var keyCapacities: [Int]
-  /// Visit only every n-th block of a tensor, and only its first tile: a sample. 1 visits everything.
+  /// 0 visits every element. n > 0 takes a sample: of every n-th tile one run of `sampleRun` elements, at a place that differs from tile to tile.
   package var sampleStride: Int
 
+  /// Elements of one run of a sample: short, because neighbours in a row resemble each other.
+  package static let sampleRun = 64
+
   package init(
-    sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], sampleStride: Int = 1,
+    sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], sampleStride: Int = 0
   ) {
     self.sums = sums
     self.tallies = tallies
@@ -123,7 +126,7 @@ package struct Round: Sendable {
   }
 
   /// True when the round reads every element.
-  package var isComplete: Bool { sampleStride <= 1 }
+  package var isComplete: Bool { sampleStride == 0 }
 }
 
 /// One line of a job's report.

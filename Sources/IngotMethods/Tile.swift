@@ -192,44 +192,44 @@ package struct KeyPool {
     self.overflowed = overflowed
   }
 
+  /// A key of a pool: how many keys are equal to it (itself included), and how many are larger.
+  package struct Ranked: Sendable {
+    package var key: UInt64
+    package var equal: Int
+    package var larger: Int
+  }
+
   /// The key of the given rank, counted from the largest (rank 0); the keys are reordered. Nil when the rank is out of range.
-  package func key(ranked rank: Int) -> UInt64? {
+  package func key(ranked rank: Int) -> Ranked? {
     guard rank >= 0, rank < count else { return nil }
     // SAFETY: base holds count keys, and settle runs alone.
     let all = unsafe UnsafeMutableBufferPointer(start: base, count: count)
-    let low = 0
     var high = count
-    var shift: UInt64 = 56
     var wanted = rank
-    // MSD radix selection: each step keeps the bucket that holds the rank. Buckets are compacted to the front of the range.
-    while high - low > 1 {
-      var counts = InlineArray<256, Int>(repeating: 0)
-      for i in low..<high { counts[Int((unsafe all[i] >> shift) & 255)] += 1 }
-      var digit = 255
+    // MSD radix selection from the highest bit in which keys differ; the bucket that holds the rank is compacted to the front.
+    while high > 1 {
+      var differing: UInt64 = 0
+      let first = unsafe all[0]
+      for i in 0..<high { differing |= unsafe all[i] ^ first }
+      if differing == 0 { break }
+      let shift = UInt64(max(0, 64 - differing.leadingZeroBitCount - Self.digitBits))
+      var counts = InlineArray<1024, Int>(repeating: 0)
+      for i in 0..<high { counts[Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1)] += 1 }
+      var digit = Self.buckets - 1
       while digit > 0, wanted >= counts[digit] {
         wanted -= counts[digit]
         digit -= 1
       }
-      var write = low
-      for i in low..<high where Int((unsafe all[i] >> shift) & 255) == digit {
+      var write = 0
+      for i in 0..<high where Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1) == digit {
         unsafe all.swapAt(write, i)
         write += 1
       }
       high = write
-      if shift == 0 { break }
-      shift -= 8
     }
-    return unsafe all[low]
+    return unsafe Ranked(key: all[0], equal: high, larger: rank - wanted)
   }
 
-  /// How many stored keys equal `key`, and how many are larger.
-  package func count(around key: UInt64) -> (equal: Int, larger: Int) {
-    var equal = 0
-    var larger = 0
-    for i in 0..<count {
-      let other = unsafe base[i]
-      if other == key { equal += 1 } else if other > key { larger += 1 }
-    }
-    return (equal, larger)
-  }
+  private static let digitBits = 10
+  private static let buckets = 1 << digitBits
 }

@@ -26,8 +26,8 @@
  *                directory.
  *   Structs      An extensible struct begins with struct_size (its size where the caller was compiled) and flags; use its _INIT.
  *                Zero always means "the default". A smaller struct is an older one: what it lacks is zero. A larger one, whose
- *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 gives
- *                INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
+ *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 or above
+ *                4096 gives INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
  *   Threads      Contexts serve one call at a time; a second call, from another thread or from inside a callback, returns
  *                INGOT_E_BUSY. All other objects are immutable and may be used from any thread at once, except that nobody may
  *                use an object while or after it is destroyed. "Any thread" below means: at any time, no locks needed.
@@ -35,8 +35,8 @@
  *                ingot_error_user_code. They must return: a longjmp, a C++ exception or a thread exit through the library is
  *                undefined behaviour (ingot.hpp catches exceptions in its callbacks and throws them again after the call).
  *   Manners      The library never prints, exits, aborts, installs signal handlers, sets environment variables or opens network
- *                connections. It reads INGOT_THREADS, INGOT_FORCE_ISA, HF_HOME, HF_HUB_CACHE, XDG_CACHE_HOME and HOME; options
- *                win over them. (OpenMP and hwloc read their own OMP_* and HWLOC_*.)
+ *                connections. It reads INGOT_THREADS, INGOT_FORCE_ISA, HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
+ *                XDG_CACHE_HOME and HOME; options win over them. (OpenMP and hwloc read their own OMP_* and HWLOC_*.)
  *   Same bytes   One recipe, one set of inputs and one seed give the same bytes for every number of threads, memory budget and
  *                instruction set, for all methods that work element by element.
  */
@@ -67,7 +67,7 @@ INGOT_API const char *ingot_version_string(void);
 /* Returns INGOT_ABI_VERSION of the library at run time. Any thread. Since 0.1. */
 INGOT_API uint32_t ingot_abi_version(void);
 
-/* Returns how the library was built and what it finds here, as a JSON object: version, abi, swift, architecture, isas, openmp.
+/* Returns how the library was built and what runs here, as a JSON object: version, abi, swift, architecture, isas, isas_here.
  * Borrowed, never freed. Any thread. Since 0.1. */
 INGOT_API const char *ingot_build_info_json(void);
 
@@ -183,10 +183,10 @@ typedef void (*ingot_log_fn)(void *INGOT_NULLABLE user, int32_t level, const cha
 
 typedef struct ingot_context_options {
   uint32_t struct_size;
-  uint32_t flags;               /* none yet */
-  int32_t threads;              /* 0: OMP_NUM_THREADS or the cores this process may use; 1: serial; at most 4096 */
-  int32_t team;                 /* INGOT_TEAM_* */
-  uint64_t memory_budget_bytes; /* for tiles, scratch and kept inputs of a run; 0: 256 MiB */
+  uint32_t flags;                 /* none yet */
+  int32_t threads;                /* 0: OMP_NUM_THREADS or the cores this process may use; 1: serial; at most 4096 */
+  int32_t team;                   /* INGOT_TEAM_* */
+  uint64_t memory_budget_bytes;   /* for tiles, scratch and kept inputs of a run; 0: 256 MiB */
   const char *INGOT_NULLABLE isa; /* copied; NULL: INGOT_FORCE_ISA or the best; else a name from ingot_isa_name */
   ingot_log_fn INGOT_NULLABLE log;
   void *INGOT_NULLABLE log_user; /* borrowed until the context is destroyed and none of its calls runs */
@@ -200,8 +200,7 @@ typedef struct ingot_context_options {
  *   options  copied; NULL for the defaults
  * Any thread. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_context_create(ingot_context *INGOT_NULLABLE *INGOT_NONNULL out,
-                                                            const ingot_context_options *INGOT_NULLABLE options,
-                                                            ingot_error_out error);
+                                                            const ingot_context_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* Returns what was chosen, as a JSON object: threads, team, isa, memory_budget_bytes. Borrowed from the context; NULL for a bad
  * handle. Any thread. Since 0.1. */
@@ -257,14 +256,14 @@ enum { INGOT_TENSOR_READ_ONLY = 1 }; /* cannot be an output */
  * borrowed for as long as those functions say. Elements need no alignment beyond one byte. */
 typedef struct ingot_tensor_view {
   uint32_t struct_size;
-  uint32_t flags;                       /* INGOT_TENSOR_* */
-  const char *INGOT_NULLABLE name;      /* NULL only where a function says that names do not matter */
-  int32_t dtype;                        /* INGOT_DTYPE_* */
-  int32_t rank;                         /* 0 (one element) to INGOT_RANK_MAX */
+  uint32_t flags;                        /* INGOT_TENSOR_* */
+  const char *INGOT_NULLABLE name;       /* NULL only where a function says that names do not matter */
+  int32_t dtype;                         /* INGOT_DTYPE_* */
+  int32_t rank;                          /* 0 (one element) to INGOT_RANK_MAX */
   const int64_t *INGOT_NULLABLE shape;   /* `rank` extents in elements, outermost first; NULL only if rank is 0 */
   const int64_t *INGOT_NULLABLE strides; /* `rank` steps in elements, any sign; NULL: row-major without gaps */
   void *INGOT_NULLABLE data;             /* the element with index 0 on every axis; NULL only if there are no elements */
-  uint64_t byte_count;                  /* 0: not given; else must be the number of elements times their width */
+  uint64_t byte_count;                   /* 0: not given; else must be the number of elements times their width */
 } ingot_tensor_view;
 #define INGOT_TENSOR_VIEW_INIT {(uint32_t)sizeof(ingot_tensor_view), 0, NULL, 0, 0, NULL, NULL, NULL, 0}
 
@@ -302,7 +301,8 @@ typedef struct ingot_model_options {
  *   out      owned (ingot_model_destroy); NULL after failure
  *   options  copied; NULL for the defaults
  * Any thread. Since 0.1. */
-INGOT_API INGOT_NODISCARD ingot_status ingot_model_create(const char *name, const ingot_tensor_view *INGOT_NONNULL const *INGOT_NULLABLE tensors,
+INGOT_API INGOT_NODISCARD ingot_status ingot_model_create(const char *name,
+                                                          const ingot_tensor_view *INGOT_NONNULL const *INGOT_NULLABLE tensors,
                                                           uint64_t count, ingot_model *INGOT_NULLABLE *INGOT_NONNULL out,
                                                           const ingot_model_options *INGOT_NULLABLE options, ingot_error_out error);
 
@@ -374,8 +374,7 @@ typedef struct ingot_recipe_options {
  * INGOT_E_RECIPE comes with line and column. Any thread. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_recipe_parse(const char *text, uint64_t bytes, const char *INGOT_NULLABLE origin,
                                                           ingot_recipe *INGOT_NULLABLE *INGOT_NONNULL out,
-                                                          const ingot_recipe_options *INGOT_NULLABLE options,
-                                                          ingot_error_out error);
+                                                          const ingot_recipe_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* Returns the notices (ignored keys and the like) as a JSON array of objects: severity, message, subject, position. Borrowed from
  * the recipe; NULL for a bad handle. Any thread. Since 0.1. */
@@ -478,8 +477,7 @@ typedef int32_t (*ingot_progress_fn)(void *INGOT_NULLABLE user, const ingot_prog
 enum {
   INGOT_RUN_RESUME = 1,          /* go on with DIRECTORY.partial of an interrupted run of the same plan */
   INGOT_RUN_OVERWRITE = 2,       /* replace an existing directory, in one step, once the new one is complete */
-  INGOT_RUN_ALLOW_NONFINITE = 4, /* NaN and infinity are carried through and counted in the report */
-  INGOT_RUN_DISCARD_PARTIAL = 8  /* after a failure leave no DIRECTORY.partial */
+  INGOT_RUN_ALLOW_NONFINITE = 4 /* NaN and infinity are carried through and counted in the report */
 };
 
 /* ingot_run_options.sync */
@@ -490,11 +488,11 @@ enum {
 
 typedef struct ingot_run_options {
   uint32_t struct_size;
-  uint32_t flags; /* INGOT_RUN_*; RESUME, OVERWRITE, DISCARD_PARTIAL and sync count for directories only */
+  uint32_t flags; /* INGOT_RUN_*; RESUME, OVERWRITE and sync count for directories only */
   ingot_progress_fn INGOT_NULLABLE progress;
-  void *INGOT_NULLABLE progress_user;   /* borrowed until the call returns */
-  uint32_t progress_interval_ms;        /* 0: 100 */
-  uint32_t sync;                        /* INGOT_SYNC_* */
+  void *INGOT_NULLABLE progress_user;            /* borrowed until the call returns */
+  uint32_t progress_interval_ms;                 /* 0: 100 */
+  uint32_t sync;                                 /* INGOT_SYNC_* */
   const volatile int32_t *INGOT_NULLABLE cancel; /* borrowed until the call returns; nonzero, set from any thread or signal
                                                     handler, stops the run at the next tile */
 } ingot_run_options;
@@ -506,15 +504,13 @@ typedef struct ingot_run_options {
  *   context    one call at a time
  *   plan       borrowed
  *   directory  copied; must not exist, unless INGOT_RUN_OVERWRITE
- *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object (bytes, seconds, threads, isa, peak memory,
- *              notices, findings); NULL after failure
+ *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object with bytes_read, bytes_written, bytes_decoded,
+ *              seconds, threads, team, isa, peak_memory_bytes, resumed_tensors, notices, findings; NULL after failure
  *   options    copied; NULL for the defaults
  * Since 0.1. */
-INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_directory(ingot_context *context, const ingot_plan *plan,
-                                                                   const char *directory,
+INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_directory(ingot_context *context, const ingot_plan *plan, const char *directory,
                                                                    char *INGOT_NULLABLE *INGOT_NULLABLE report,
-                                                                   const ingot_run_options *INGOT_NULLABLE options,
-                                                                   ingot_error_out error);
+                                                                   const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* Where the files of an output go, through the caller's functions. File names are relative, borrowed until the function returns. */
 typedef struct ingot_sink {
@@ -541,23 +537,20 @@ typedef struct ingot_sink {
  * Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_sink(ingot_context *context, const ingot_plan *plan, const ingot_sink *sink,
                                                               char *INGOT_NULLABLE *INGOT_NULLABLE report,
-                                                              const ingot_run_options *INGOT_NULLABLE options,
-                                                              ingot_error_out error);
+                                                              const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* Runs a plan and writes its tensors into memory of the caller.
  *   context  one call at a time
  *   plan     borrowed
  *   outputs  array of `count` pointers, all copied: one view for each tensor of the plan (ingot_plan_tensor), found by name, with
- *            its shape; the dtype must be the plan's. The elements are written until the call returns; after a failure they hold
- *            anything. An output may overlap neither another output nor an input, except that it may be the very same elements
- *            (address, shape, strides, dtype) as the input of the same name
+ *            its shape and dtype. The elements are written until the call returns; after a failure they hold anything. The memory of
+ *            an output, from its first to its last byte, may overlap neither another output's nor an input's
  *   report, options  as for ingot_plan_run_to_directory
  * Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_tensors(ingot_context *context, const ingot_plan *plan,
-                                                                 const ingot_tensor_view *INGOT_NONNULL const *INGOT_NONNULL outputs, uint64_t count,
-                                                                 char *INGOT_NULLABLE *INGOT_NULLABLE report,
-                                                                 const ingot_run_options *INGOT_NULLABLE options,
-                                                                 ingot_error_out error);
+                                                                 const ingot_tensor_view *INGOT_NONNULL const *INGOT_NONNULL outputs,
+                                                                 uint64_t count, char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                                 const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* ---- one tensor ---------------------------------------------------------------------------------------------------------- */
 
@@ -566,8 +559,8 @@ enum { INGOT_MERGE_ALLOW_NONFINITE = 1 }; /* NaN and infinity are carried throug
 
 typedef struct ingot_merge_options {
   uint32_t struct_size;
-  uint32_t flags; /* INGOT_MERGE_* */
-  uint64_t seed;  /* of random draws */
+  uint32_t flags;                                /* INGOT_MERGE_* */
+  uint64_t seed;                                 /* of random draws */
   const volatile int32_t *INGOT_NULLABLE cancel; /* as in ingot_run_options */
 } ingot_merge_options;
 #define INGOT_MERGE_OPTIONS_INIT {(uint32_t)sizeof(ingot_merge_options), 0, 0, NULL}
@@ -576,39 +569,40 @@ typedef struct ingot_merge_options {
  *   context          one call at a time
  *   method           copied; a name from ingot_methods_json
  *   parameters_json  copied; an object such as {"density": 0.5, "weight": [0.3, 0.7]}: a parameter that may differ by model takes one
- *                    value or an array with one for each input. NULL: the defaults
+ *                    value or an array with one for each input. NULL: the defaults, and equal weights
  *   base             the base model's tensor, borrowed; NULL for methods that need none
  *   inputs           array of `input_count` pointers, borrowed; shapes as the base's; names do not matter
- *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name (NULL: "tensor") takes part in random draws. It may
- *                    overlap no input, except that it may be the very same elements as one of them
+ *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name (NULL: "tensor") takes part in random draws. Its
+ *                    memory, from its first to its last byte, may not overlap an input's
  *   options          copied; NULL for the defaults
  * A method whose scope is the whole model sees a model of this one tensor. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_merge_tensors(ingot_context *context, const char *method,
                                                            const char *INGOT_NULLABLE parameters_json,
                                                            const ingot_tensor_view *INGOT_NULLABLE base,
-                                                           const ingot_tensor_view *INGOT_NONNULL const *INGOT_NONNULL inputs, uint64_t input_count,
-                                                           const ingot_tensor_view *output,
+                                                           const ingot_tensor_view *INGOT_NONNULL const *INGOT_NONNULL inputs,
+                                                           uint64_t input_count, const ingot_tensor_view *output,
                                                            const ingot_merge_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* ---- looking at checkpoints ---------------------------------------------------------------------------------------------- */
 
 /* Reads the headers of a checkpoint: a directory, a file, or a model of the local Hugging Face cache.
  *   path  copied
- *   out   owned (ingot_string_destroy): a JSON object with path, files, tensors (name, dtype, shape, bytes, file), parameters, bytes;
- *         NULL after failure
+ *   out   owned (ingot_string_destroy): a JSON object with path, files, dtypes, parameters, bytes, layers, quantization, config,
+ *         tensors (name, dtype, shape, ...) and notices; NULL after failure
  * Any thread. Since 0.1. */
-INGOT_API INGOT_NODISCARD ingot_status ingot_checkpoint_inspect(const char *path, char *INGOT_NULLABLE *INGOT_NONNULL out, ingot_error_out error);
+INGOT_API INGOT_NODISCARD ingot_status ingot_checkpoint_inspect(const char *path, char *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                                ingot_error_out error);
 
 /* Reads a directory that Ingot wrote and compares every tensor with its digest in ingot.json.
  *   context    one call at a time
  *   directory  copied
- *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object; NULL after failure
+ *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object with directory, intact, tensors, bytes and
+ *              differences; NULL after failure, unless the failure is that tensors differ
  *   options    copied; NULL for the defaults; progress and cancel count
  * INGOT_E_FORMAT names the first tensor that differs. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_directory_verify(ingot_context *context, const char *directory,
                                                               char *INGOT_NULLABLE *INGOT_NULLABLE report,
-                                                              const ingot_run_options *INGOT_NULLABLE options,
-                                                              ingot_error_out error);
+                                                              const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
 
 INGOT_END_DECLS
 

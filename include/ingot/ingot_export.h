@@ -26,10 +26,9 @@
 #if defined(__clang__) && !defined(__swift__)
 #define INGOT_NULLABLE _Nullable
 #define INGOT_NONNULL _Nonnull /* where a pointer to a pointer needs it said */
-#define INGOT_BEGIN_DECLS                                                                                                        \
-  INGOT_EXTERN_C_BEGIN                                                                                                           \
-  _Pragma("clang diagnostic push") _Pragma("clang diagnostic ignored \"-Wnullability-extension\"")                               \
-      _Pragma("clang assume_nonnull begin")
+#define INGOT_BEGIN_DECLS \
+  INGOT_EXTERN_C_BEGIN    \
+  _Pragma("clang diagnostic push") _Pragma("clang diagnostic ignored \"-Wnullability-extension\"") _Pragma("clang assume_nonnull begin")
 #define INGOT_END_DECLS _Pragma("clang assume_nonnull end") _Pragma("clang diagnostic pop") INGOT_EXTERN_C_END
 #else
 #define INGOT_NULLABLE

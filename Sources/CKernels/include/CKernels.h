@@ -69,6 +69,38 @@ void ingotk_della_row(
     float *_Nullable probabilities, uint32_t *scratch, size_t n);
 void ingotk_divide_kept(int32_t set, float *x, const uint8_t *bits, const float *probabilities, size_t n);
 
+/* Fused: a method's whole element-wise step in registers, from and to storage types, the same bits as the single kernels in a row. */
+
+/* One fine-tuned model (or, without a base, one model) of a merge. */
+typedef struct {
+  const void *source; /* elements of `dtype`, any alignment */
+  size_t count;       /* of elements; for the caller's checks */
+  int32_t dtype;
+  float weight;
+  uint64_t least;                /* keys below it are trimmed; 0 trims nothing */
+  const uint8_t *_Nullable bits; /* null: all are kept; else a kept delta is scaled, another is zero */
+  size_t bit_count;              /* for the caller's checks */
+  float bits_scale;
+} ingotk_term;
+
+/* How deltas become one. */
+typedef struct {
+  bool elect;        /* false: weighted_sum with `divisor`; true: elect with `normalize` and `zero_sign` */
+  bool normalize;
+  int32_t zero_sign;
+  int32_t ties;
+  float divisor;
+  float scale; /* of the merged delta */
+} ingotk_rule;
+
+/* Both return how many input values are NaN or infinite; `out_dtype` is F32, F16 or BF16. `out` may be a
+ * source of the same type. */
+size_t ingotk_merge_linear(
+    int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n);
+size_t ingotk_merge_deltas(
+    int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first, int32_t out_dtype,
+    void *out, size_t n);
+
 #pragma clang assume_nonnull end
 
 #endif

@@ -22,6 +22,15 @@ enum Console {
     _ = write(Array(text.utf8), to: STDERR_FILENO)
   }
 
+  /// Fills descriptors 0 to 2 where the caller closed them: otherwise the first file that a merge opens would get their place, and
+  /// messages would be written into it. What fills them cannot be used, so the loss of a result is noticed.
+  static func requireStandardDescriptors() {
+    for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
+      // SAFETY: the string lives for the call; the lowest free descriptor is this one.
+      _ = unsafe open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY)
+    }
+  }
+
   /// 0 or an errno.
   private static func write(_ bytes: [UInt8], to descriptor: Int32) -> Int32 {
     var done = 0
@@ -100,4 +109,10 @@ func printable(_ text: String) -> String {
     }
   }
   return result
+}
+
+/// The same for several lines, whose ends stay.
+func printable(lines text: String) -> String {
+  if text.utf8.allSatisfy({ ($0 >= 0x20 && $0 < 0x7F) || $0 == 0x0A }) { return text }
+  return text.utf8.split(separator: 0x0A, omittingEmptySubsequences: false).map { printable(String(Substring($0))) }.joined(separator: "\n")
 }

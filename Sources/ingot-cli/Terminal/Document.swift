@@ -33,9 +33,10 @@ func grouped(_ number: Int) -> String {
 /// `count` of something: `1 tensor`, `201 tensors`.
 func counted(_ count: Int, _ noun: String) -> String { "\(grouped(count)) \(noun)\(count == 1 ? "" : "s")" }
 
-/// Seconds as a person reads a wait: `3.2 s`, `1:42`, `1:02:03`.
+/// Seconds as a person reads a wait: `42 ms`, `3.2 s`, `1:42`, `1:02:03`.
 func duration(_ seconds: Double) -> String {
   guard seconds.isFinite, seconds >= 0, seconds < 3.6e6 else { return "?" }
+  if seconds < 1 { return "\(Int(seconds * 1000)) ms" }
   if seconds < 60 {
     let tenths = Int(seconds * 10)
     return "\(tenths / 10).\(tenths % 10) s"
