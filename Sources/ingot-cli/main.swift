@@ -1,1 +1,3 @@
-print("ingot")
+import Glibc
+
+exit(runCommandLine())

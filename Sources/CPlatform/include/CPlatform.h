@@ -1,1 +1,112 @@
-#pragma once
+// System calls in one shape, xxHash, and the cancel flag's load.
+//
+// Every `ingot_sys_*` is one system call (or libc call) and answers a value >= 0, or the negated errno. None retries: EINTR and
+// short transfers are the caller's, in one place (IngotStorage/Syscalls.swift). Paths are relative to the directory descriptor
+// `at`; INGOT_AT_CWD means the process's working directory.
+#ifndef INGOT_PLATFORM_H
+#define INGOT_PLATFORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { INGOT_AT_CWD = -100 };
+
+// ---- errors -----------------------------------------------------------------------------------------------------------
+
+/// The system's words for an errno, in `out`; returns `out`. Safe on any thread.
+const char *ingot_sys_error_text(int code, char *out, size_t out_bytes);
+
+// ---- files ------------------------------------------------------------------------------------------------------------
+
+enum { INGOT_KIND_FILE = 0, INGOT_KIND_DIRECTORY = 1, INGOT_KIND_LINK = 2, INGOT_KIND_OTHER = 3 };
+
+/// What stat tells, in a layout of our own: Swift and C agree on it whatever libc does.
+typedef struct ingot_file_status {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t size;             // bytes
+  uint64_t allocated;        // bytes on the medium
+  int64_t modified_seconds;  // since 1970
+  int32_t modified_nanoseconds;
+  int32_t kind;  // INGOT_KIND_*
+} ingot_file_status;
+_Static_assert(sizeof(ingot_file_status) == 48, "Swift reads this struct");
+_Static_assert(offsetof(ingot_file_status, modified_seconds) == 32, "Swift reads this struct");
+_Static_assert(offsetof(ingot_file_status, kind) == 44, "Swift reads this struct");
+
+typedef struct ingot_space {
+  uint64_t available;  // bytes that this user may still allocate
+  uint64_t total;
+} ingot_space;
+_Static_assert(sizeof(ingot_space) == 16, "Swift reads this struct");
+
+/// How to open. Every descriptor is close-on-exec and never becomes the controlling terminal.
+enum {
+  INGOT_OPEN_READ = 0,       // does not block on a FIFO
+  INGOT_OPEN_WRITE = 1,      // read and write, created with mode 0666 less the umask, a final symbolic link refused
+  INGOT_OPEN_APPEND = 2,     // as WRITE, each write at the end
+  INGOT_OPEN_DIRECTORY = 3,  // a directory, final symbolic link followed
+  INGOT_OPEN_DIRECTORY_NOFOLLOW = 4,
+};
+int64_t ingot_sys_open(int at, const char *path, int how);
+int64_t ingot_sys_close(int fd);
+int64_t ingot_sys_read_at(int fd, void *out, size_t bytes, uint64_t offset);
+int64_t ingot_sys_write_at(int fd, const void *data, size_t bytes, uint64_t offset);
+/// write(2) at the end of a file opened with INGOT_OPEN_APPEND.
+int64_t ingot_sys_append(int fd, const void *data, size_t bytes);
+int64_t ingot_sys_status(int fd, ingot_file_status *out);
+int64_t ingot_sys_status_at(int at, const char *path, int follow_link, ingot_file_status *out);
+int64_t ingot_sys_truncate(int fd, uint64_t bytes);
+/// Reserves blocks for the whole length and sets the size (fallocate, never the emulation that writes).
+int64_t ingot_sys_allocate(int fd, uint64_t bytes);
+int64_t ingot_sys_sync(int fd);
+/// Starts write-back of a range and does not wait.
+int64_t ingot_sys_start_write_back(int fd, uint64_t offset, uint64_t bytes);
+enum { INGOT_ADVICE_SEQUENTIAL = 0, INGOT_ADVICE_RANDOM = 1, INGOT_ADVICE_WILL_NEED = 2, INGOT_ADVICE_DONT_NEED = 3 };
+int64_t ingot_sys_advise(int fd, uint64_t offset, uint64_t bytes, int advice);
+/// Takes an exclusive flock without waiting; -EWOULDBLOCK when another open file holds one.
+int64_t ingot_sys_lock(int fd);
+int64_t ingot_sys_unlock(int fd);
+
+// ---- directories ------------------------------------------------------------------------------------------------------
+
+int64_t ingot_sys_make_directory(int at, const char *path);
+int64_t ingot_sys_remove(int at, const char *path, int is_directory);
+enum { INGOT_RENAME_REPLACE = 0, INGOT_RENAME_NO_REPLACE = 1, INGOT_RENAME_EXCHANGE = 2 };
+int64_t ingot_sys_rename(int from_at, const char *from, int to_at, const char *to, int how);
+int64_t ingot_sys_space(int fd, ingot_space *out);
+/// The next entries of an open directory: names, each ended by a zero byte, without "." and "..". Returns the bytes used, 0 at
+/// the end. `out_bytes` must be at least 4,096.
+int64_t ingot_sys_list(int fd, char *out, size_t out_bytes);
+/// Back to the first entry.
+int64_t ingot_sys_rewind(int fd);
+
+// ---- process ----------------------------------------------------------------------------------------------------------
+
+int32_t ingot_sys_process(void);
+/// The host's name in `out`, "" when it is not known; returns `out`.
+const char *ingot_sys_host_name(char *out, size_t out_bytes);
+
+// ---- xxHash -----------------------------------------------------------------------------------------------------------
+
+/// XXH3-128 with seed 0, canonical: 16 bytes, big-endian.
+void ingot_xxh3_128(const void *data, size_t bytes, uint8_t out[16]);
+/// XXH3-64 with seed 0.
+uint64_t ingot_xxh3_64(const void *data, size_t bytes);
+
+/// A running XXH3-128. Create returns null when out of memory; destroy takes null.
+typedef struct ingot_xxh3_state ingot_xxh3_state;
+ingot_xxh3_state *ingot_xxh3_create(void);
+void ingot_xxh3_destroy(ingot_xxh3_state *state);
+void ingot_xxh3_reset(ingot_xxh3_state *state);
+void ingot_xxh3_update(ingot_xxh3_state *state, const void *data, size_t bytes);
+/// The digest of what was given so far; more may follow.
+void ingot_xxh3_digest(const ingot_xxh3_state *state, uint8_t out[16]);
+
+// ---- cancel flag ------------------------------------------------------------------------------------------------------
+
+/// A relaxed load of a flag that another thread or a signal handler sets.
+int32_t ingot_load_flag(const volatile int32_t *flag);
+void ingot_store_flag(volatile int32_t *flag, int32_t value);
+
+#endif

@@ -1,0 +1,24 @@
+internal import IngotEngine
+internal import IngotErrors
+internal import IngotJSON
+internal import IngotMethods
+
+extension RunReport {
+  /// The report as the caller gets it: one JSON object.
+  var json: String {
+    JSON.text(
+      .object([
+        "bytes_read": .int(bytesRead), "bytes_written": .int(bytesWritten), "bytes_decoded": .int(decodedBytes),
+        "seconds": .double(seconds), "threads": .int(threads), "team": .string(team), "isa": .string(instructionSet),
+        "peak_memory_bytes": .int(peakMemory), "resumed_tensors": .int(resumedTensors),
+        "notices": .array(notices.map(\.json)), "findings": .array(findings.map { Self.json($0.finding, of: $0.tensor) }),
+      ]))
+  }
+
+  private static func json(_ finding: Finding, of tensor: String) -> JSONValue {
+    .object([
+      "tensor": .string(tensor), "name": .string(finding.name), "value": .double(finding.value),
+      "model": finding.model.map { .int($0) } ?? .null,
+    ])
+  }
+}

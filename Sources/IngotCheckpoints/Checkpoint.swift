@@ -1,0 +1,85 @@
+package import IngotErrors
+package import IngotJSON
+package import IngotTensors
+
+/// One weight file of a checkpoint, with what identifies it: size, time of change, and a digest of its header.
+package struct CheckpointShard: Sendable, Hashable {
+  package var name: String
+  package var size: UInt64
+  /// Nanoseconds since 1970; 0 when unknown.
+  package var modificationTime: Int64
+  /// What the opener's digest function gave for the header's JSON.
+  package var headerDigest: UInt128
+  package var metadata: [MetadataEntry]
+
+  package init(name: String, size: UInt64, modificationTime: Int64, headerDigest: UInt128, metadata: [MetadataEntry] = []) {
+    self.name = name
+    self.size = size
+    self.modificationTime = modificationTime
+    self.headerDigest = headerDigest
+    self.metadata = metadata
+  }
+}
+
+/// One tensor of a checkpoint and where its bytes are.
+package struct CheckpointTensor: Sendable, Hashable {
+  package var name: String
+  package var dtype: DType
+  package var shape: Shape
+  /// Index into the checkpoint's shards.
+  package var shard: Int
+  /// From the start of the shard's file.
+  package var fileOffset: UInt64
+  package var byteCount: Int
+
+  package init(name: String, dtype: DType, shape: Shape, shard: Int, fileOffset: UInt64, byteCount: Int) {
+    self.name = name
+    self.dtype = dtype
+    self.shape = shape
+    self.shard = shard
+    self.fileOffset = fileOffset
+    self.byteCount = byteCount
+  }
+}
+
+/// A model's weights as a description: shards, tensors by name, config. Immutable; holds no file open.
+package struct Checkpoint: Sendable {
+  /// The model as its opener names it.
+  package let displayPath: String
+  package let shards: [CheckpointShard]
+  /// In the order of the shards' names, inside a shard in the order of the bytes.
+  package let tensors: [CheckpointTensor]
+  /// The content of config.json, where there is one.
+  package let config: JSONValue?
+  package let notices: [Notice]
+  private let places: [String: Int]
+
+  /// Throws `.format` when two tensors have one name.
+  package init(
+    displayPath: String, shards: [CheckpointShard], tensors: [CheckpointTensor], config: JSONValue?, notices: [Notice] = []
+  ) throws(IngotError) {
+    var places: [String: Int] = Dictionary(minimumCapacity: tensors.count)
+    for (place, tensor) in tensors.enumerated() where places.updateValue(place, forKey: tensor.name) != nil {
+      throw IngotError(.format, "\(displayPath) has two tensors of this name, expected one", subject: tensor.name)
+    }
+    self.displayPath = displayPath
+    self.shards = shards
+    self.tensors = tensors
+    self.config = config
+    self.notices = notices
+    self.places = places
+  }
+
+  /// The place of a tensor in `tensors`.
+  package func index(of name: String) -> Int? { places[name] }
+
+  package subscript(name: String) -> CheckpointTensor? { places[name].map { tensors[$0] } }
+
+  /// Throws `.unsupported`, naming the scheme, when the weights are quantised: their numbers mean nothing without the scheme.
+  package func requireUnquantised() throws(IngotError) {
+    guard let found = Quantisation.detect(config: config, names: tensors.lazy.map(\.name)) else { return }
+    throw IngotError(
+      .unsupported, "the checkpoint is quantised with \(found.scheme) (\(found.evidence)), expected plain weights",
+      hint: "use the model's original weights, or dequantise it first", subject: displayPath)
+  }
+}

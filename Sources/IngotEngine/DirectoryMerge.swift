@@ -1,0 +1,184 @@
+package import IngotErrors
+package import IngotJSON
+internal import IngotMethods
+internal import IngotRecipes
+package import IngotStorage
+internal import IngotTensors
+
+/// How a merge into a directory behaves.
+package struct DirectoryOptions: Sendable {
+  /// Goes on with a partial output of the same plan and sources.
+  package var resume = false
+  /// Discards a partial output and replaces the destination.
+  package var force = false
+  package var sync: OutputRequest.Sync = .all
+  package var run = RunOptions()
+  package init() {}
+}
+
+extension Engine {
+  /// Runs `plan` into the directory `destination`, which appears in one rename when everything is there.
+  ///
+  /// Until then the output lies in `destination.partial`, with a journal. After a failure or a cancel it stays there for `resume`.
+  /// Throws `.exists`, `.busy`, `.stale`, `.noSpace`, `.output` before or while writing, and whatever the run throws.
+  package func merge(
+    _ plan: Plan, to destination: String, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = Watcher.none
+  ) throws(IngotError) -> RunReport {
+    let request = OutputRequest(
+      destination: try DestinationPath(destination), files: plan.files.map { .init(name: $0.name, size: $0.byteCount) },
+      identity: RunIdentity(plan: plan.digest, sources: plan.sourceDigest), resume: options.resume, force: options.force,
+      sync: options.sync, replaceableMarkers: ["config.json", "ingot.json", "model.safetensors", "model.safetensors.index.json"],
+      otherBytes: plan.sideFiles.reduce(0) { $0 + $1.byteCount })
+    try requireMemory(for: plan)
+    let output = try OutputDirectory(request)
+    do throws(IngotError) {
+      let sink = try DirectorySink(plan: plan, output: output, isSynced: options.sync == .all)
+      var report = try run(plan, into: sink, options: options.run, watcher: watcher)
+      for (index, digest) in sink.finishedDigests { report.digests[index] = digest }
+      for source in plan.sources { try source.requireUnchanged() }
+      try sink.writeSideFiles()
+      try output.writeSmallFile("ingot.json", Array(plan.record(report, engine: self).utf8))
+      report.notices += output.notices
+      report.notices += try output.commit()
+      return report
+    } catch {
+      output.abandon()
+      throw error
+    }
+  }
+}
+
+/// Writes a plan's output into a partial directory and keeps its journal.
+final class DirectorySink: OutputSink {
+  private let plan: Plan
+  private let output: OutputDirectory
+  private let isSynced: Bool
+  let finished: Set<Int>
+  let finishedDigests: [Int: Digest128]
+  let wantsDigests = true
+
+  /// Writes the headers and checks what an earlier run left: a journalled tensor whose bytes have another digest is done again.
+  init(plan: Plan, output: OutputDirectory, isSynced: Bool) throws(IngotError) {
+    self.plan = plan
+    self.output = output
+    self.isSynced = isSynced
+    for (number, file) in plan.files.enumerated() { try output.files[number].write(file.header, at: 0) }
+    var kept: [Int: Digest128] = [:]
+    for (index, digest) in output.finished where plan.tensors.indices.contains(index) {
+      let tensor = plan.tensors[index]
+      let found = try output.files[tensor.file].tensorDigest(at: tensor.offset, count: tensor.byteCount)
+      if found == digest { kept[index] = digest }
+    }
+    finishedDigests = kept
+    finished = Set(kept.keys)
+  }
+
+  func write(_ bytes: UnsafeRawBufferPointer, file: Int, at offset: Int) throws(IngotError) {
+    // SAFETY: the caller keeps the bytes alive for the call.
+    try unsafe output.files[file].write(bytes, at: offset)
+  }
+
+  func tensorFinished(_ index: Int, digest: Digest128?) throws(IngotError) {
+    let tensor = plan.tensors[index]
+    // Write-back starts early so that the last sync has little left to do.
+    if isSynced { output.files[tensor.file].startWriteBack(at: tensor.offset, count: tensor.byteCount) }
+    if let digest { try output.record(tensor: index, digest: digest) }
+  }
+
+  func writeSideFiles() throws(IngotError) {
+    for file in plan.sideFiles {
+      switch file.content {
+      case .bytes(let bytes): try output.writeSmallFile(file.name, bytes)
+      case .copy(let path, _):
+        let source = try StoredFile(path)
+        try output.writeSmallFile(file.name, try source.readBytes(at: 0, count: source.size, limit: 1 << 30))
+      }
+    }
+  }
+}
+
+extension Plan {
+  /// The text of `ingot.json`: provenance and digests. The only output file that may differ between equal merges.
+  func record(_ report: RunReport, engine: Engine) -> String {
+    var document = JSONDocument()
+    document.object { document in
+      document.field("schema", 1)
+      document.field("ingot_version", Version.text)
+      document.field("plan_digest", digest.description)
+      document.field("source_digest", sourceDigest.description)
+      document.field("method", recipe.method.name)
+      document.field("seed", String(seed))
+      document.field("recipe", String(decoding: recipe.text, as: UTF8.self))
+      document.object("run") { report.write(to: &$0) }
+      document.list("models") { list in
+        for model in models { list.object { model.write(to: &$0) } }
+      }
+      document.field("digest_algorithm", "xxh3-128/1MiB")
+      document.object("tensors") { list in
+        for (index, tensor) in tensors.enumerated() {
+          list.object(tensor.name) { entry in
+            entry.field("file", files[tensor.file].name)
+            entry.field("offset", tensor.offset)
+            entry.field("bytes", tensor.byteCount)
+            entry.field("digest", report.digests[index]?.description)
+          }
+        }
+      }
+      document.list("findings") { list in
+        let order = report.findings.sorted { ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1) }
+        for (tensor, finding) in order {
+          list.object { entry in
+            entry.field("tensor", tensor)
+            entry.field("name", finding.name)
+            if let model = finding.model { entry.field("model", model) }
+            entry.field("value", finding.value)
+          }
+        }
+      }
+      document.list("notices") { list in
+        for notice in notices + report.notices { list.value(notice.message) }
+      }
+    }
+    return document.text + "\n"
+  }
+}
+
+extension PlannedModel {
+  func write(to entry: inout JSONDocument) {
+    entry.field("name", name)
+    entry.field("path", path)
+    entry.list("shards") { list in
+      for shard in shards {
+        list.object { entry in
+          entry.field("file", shard.name)
+          entry.field("bytes", Int(clamping: shard.size))
+          entry.field("modified_ns", Int(shard.modified))
+          entry.field("header_digest", shard.headerDigest.description)
+        }
+      }
+    }
+  }
+}
+
+extension RunReport {
+  /// The members of a report's JSON object.
+  package func write(to entry: inout JSONDocument) {
+    entry.field("seconds", seconds)
+    entry.field("bytes_read", bytesRead)
+    entry.field("bytes_written", bytesWritten)
+    entry.field("decoded_bytes", decodedBytes)
+    entry.field("threads", threads)
+    entry.field("team", team)
+    entry.field("instruction_set", instructionSet)
+    entry.field("peak_budget_bytes", peakMemory)
+    entry.field("resumed_tensors", resumedTensors)
+  }
+}
+
+/// The version of the engine; `ingot.h` has the same numbers.
+package enum Version {
+  package static let major = 0
+  package static let minor = 1
+  package static let patch = 0
+  package static var text: String { "\(major).\(minor).\(patch)" }
+}

@@ -1,0 +1,55 @@
+package import IngotErrors
+package import IngotStorage
+
+/// Bytes that a plan reads: a shard, a caller's tensor, a caller's byte source. Read from any worker at once.
+package protocol ByteSource: AnyObject, Sendable {
+  /// How messages name it.
+  var name: String { get }
+
+  /// Fills `destination` with the bytes from `offset` on. Throws `.io` when fewer are there.
+  func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError)
+
+  /// The address of the bytes when they lie in memory already; they must stay there while the plan runs.
+  func address(of range: Range<Int>) -> UnsafeRawPointer?
+
+  /// True when reading a range again costs as much as the first time. Files are read through the page cache, which serves a second read of
+  /// what was just read faster than buffers of our own would (measured), so only callers' own byte sources say true.
+  var isCostlyToReread: Bool { get }
+
+  /// A hint that the range will be read soon, front to back.
+  func willRead(_ range: Range<Int>)
+
+  /// Throws `.stale` when the source is not what it was when it was opened.
+  func requireUnchanged() throws(IngotError)
+}
+
+extension ByteSource {
+  package func address(of range: Range<Int>) -> UnsafeRawPointer? { nil }
+  package var isCostlyToReread: Bool { false }
+  package func willRead(_ range: Range<Int>) {}
+  package func requireUnchanged() throws(IngotError) {}
+}
+
+/// Where a plan's output goes. Called from any worker at once, except `finish`.
+package protocol OutputSink: AnyObject, Sendable {
+  /// Output tensors already in place from an earlier run; they are not computed again.
+  var finished: Set<Int> { get }
+
+  /// False when nobody wants the digests (a caller's memory, a null sink without verification).
+  var wantsDigests: Bool { get }
+
+  /// Stores bytes of output file `file` at `offset`.
+  func write(_ bytes: UnsafeRawBufferPointer, file: Int, at offset: Int) throws(IngotError)
+
+  /// Every byte of output tensor `index` has been stored.
+  func tensorFinished(_ index: Int, digest: Digest128?) throws(IngotError)
+}
+
+/// A sink that stores nothing: `--sink null`.
+package final class NullSink: OutputSink {
+  package let finished: Set<Int> = []
+  package let wantsDigests = true
+  package init() {}
+  package func write(_ bytes: UnsafeRawBufferPointer, file: Int, at offset: Int) throws(IngotError) {}
+  package func tensorFinished(_ index: Int, digest: Digest128?) throws(IngotError) {}
+}

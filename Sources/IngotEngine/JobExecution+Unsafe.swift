@@ -1,0 +1,207 @@
+internal import IngotErrors
+internal import IngotMethods
+internal import IngotTensors
+
+/// Runs one merge method on one job: rounds of gathering, settling, then the output.
+@safe
+final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
+  // SENDABLE: phase state changes only in begin/advance/release, which the scheduler runs alone; items write disjoint blocks or go through locks.
+  private let method: Method
+  private let context: JobContext
+  private let segments: [JobSegment]
+  private let demands: Demands
+  private var phase: Phase<Method.State>
+  private var round: RoundRun?
+  private let output: OutputRun
+  private let nonfinite: NonfiniteTally
+  private let masks: MaskStore
+  private let kept: KeptInputs
+  private(set) var itemCount = 0
+  private(set) var bytesRead = 0
+
+  init(_ method: Method, job: PlannedJob, context: JobContext) throws(IngotError) {
+    self.method = method
+    self.context = context
+    demands = method.demands
+    segments = try JobSegment.make(job, plan: context.plan, granularity: demands.granularity, context: context)
+    phase = method.begin()
+    output = try OutputRun(segments, context: context)
+    nonfinite = NonfiniteTally(inputs: segments.first?.tensor.inputs.count ?? 0)
+    masks = MaskStore(planes: demands.maskPlanes, segments: segments)
+    kept = KeptInputs(segments)
+  }
+
+  func begin() throws(IngotError) {
+    if case .gather = phase {
+      masks.allocate(context.memory)
+      if isWorthKeeping { kept.allocate(context.memory) }
+    }
+    try prepare()
+  }
+
+  private var isWorthKeeping: Bool {
+    segments.contains { $0.tensor.inputs.contains { context.sources[$0.source].isCostlyToReread } }
+  }
+
+  func release() {
+    round?.release(context.memory)
+    round = nil
+    masks.release(context.memory)
+    kept.release(context.memory)
+  }
+
+  private func prepare() throws(IngotError) {
+    switch phase {
+    case .gather(_, let wanted):
+      let next = try RoundRun(wanted, segments: segments, context: context)
+      round = next
+      itemCount = next.itemCount
+      bytesRead = wanted.isComplete && !kept.isFilled ? segments.reduce(0) { $0 + $1.inputBytes } : 0
+    case .emit:
+      round = nil
+      itemCount = output.itemCount
+      bytesRead = kept.isFilled ? 0 : segments.reduce(0) { $0 + ($1.isWanted ? $1.inputBytes : 0) }
+    }
+  }
+
+  func advance() throws(IngotError) -> Bool {
+    let isFirstLook = !nonfinite.isChecked
+    switch phase {
+    case .gather(let state, let wanted):
+      guard let round else { throw IngotError(.internalError, "a round without its statistics") }
+      if wanted.isComplete && isFirstLook { try nonfinite.check(segments, context: context) }
+      kept.isFilled = kept.isAllocated
+      phase = try method.settle(state, round.statistics())
+      round.release(context.memory)
+      self.round = nil
+      try prepare()
+      // A settled phase without items (an empty tensor) must not wait for workers.
+      return itemCount == 0 ? try advance() : false
+    case .emit(let state):
+      if isFirstLook { try nonfinite.check(segments, context: context) }
+      try output.finishEmpty()
+      context.report.add(method.findings(state), tensor: segments.first?.tensor.name ?? "")
+      return true
+    }
+  }
+
+  func process(item: Int, worker: Worker) throws(IngotError) {
+    switch phase {
+    case .gather(let state, let wanted): try gather(state, wanted, item: item, worker: worker)
+    case .emit(let state): try emit(state, item: item, worker: worker)
+    }
+    nonfinite.collect(worker)
+  }
+
+  // MARK: Gathering
+
+  private func gather(_ state: Method.State, _ wanted: Round, item: Int, worker: Worker) throws(IngotError) {
+    guard let round else { return }
+    let part = round.item(item)
+    let segment = segments[part.segment]
+    if !wanted.isComplete {
+      try sample(state, wanted, segment: segment, blocks: part.blocks, worker: worker)
+      return
+    }
+    for block in part.blocks {
+      let range = segment.blocking.block(block)
+      round.clearLanes(worker.index)
+      try forEachTile(range, segment: segment, worker: worker, use: .fill) { (tile, _) throws(IngotError) in
+        method.gather(state, tile, round.statistic(worker.index))
+        round.flushKeys(worker.index)
+      }
+      round.fold(block: segment.firstBlock + block, worker: worker.index)
+    }
+  }
+
+  /// Gathers from short runs only. Where inputs are kept the whole blocks are read, since a later round needs them anyway.
+  private func sample(
+    _ state: Method.State, _ wanted: Round, segment: JobSegment, blocks: Range<Int>, worker: Worker
+  ) throws(IngotError) {
+    guard let round, let first = blocks.first else { return }
+    let all = segment.blocking.block(first).lowerBound..<segment.blocking.block(blocks.upperBound - 1).upperBound
+    if kept.isAllocated && !kept.isFilled {
+      for block in blocks {
+        for (index, input) in segment.tensor.inputs.enumerated() {
+          _ = try unsafe kept.elements(
+            segment.blocking.block(block), input: index, of: segment, use: .fill, context: context, worker: worker, planned: input)
+        }
+      }
+    }
+    let length = Blocking.tileElements
+    for tile in all.lowerBound / length...(all.upperBound - 1) / length where tile % wanted.sampleStride == 0 {
+      let room = max(min(length, segment.blocking.count - tile * length) - Round.sampleRun, 0) / 16
+      // Any fixed spread over the tile will do; a multiplicative hash keeps runs out of step with rows.
+      let start = tile * length + Int((UInt64(tile) &* 0x9e37_79b9_7f4a_7c15) >> 40) % (room + 1) * 16
+      guard all.contains(start) else { continue }
+      let range = start..<min(start + Round.sampleRun, segment.blocking.count)
+      try forEachTile(range, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass) { (tile, _) throws(IngotError) in
+        method.gather(state, tile, round.statistic(worker.index))
+        round.flushKeys(worker.index)
+      }
+    }
+  }
+
+  // MARK: Output
+
+  private func emit(_ state: Method.State, item: Int, worker: Worker) throws(IngotError) {
+    let part = output.item(item)
+    let segment = segments[part.segment]
+    let width = segment.outputWidth
+    let cover = segment.blocking.cover(part.elements)
+    let capacity = max(worker.outputBytes / width, segment.blocking.stagingLength)
+    let tileLength = segment.blocking.tileLength
+    let step = cover.count <= capacity ? max(cover.count, 1) : max(capacity / tileLength, 1) * tileLength
+    var chunkStart = cover.lowerBound
+    while chunkStart < cover.upperBound {
+      let chunk = chunkStart..<min(chunkStart + step, cover.upperBound)
+      var start = chunk.lowerBound
+      while start < chunk.upperBound {
+        let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
+        try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
+          method.emit(state, tile, into: result)
+          // SAFETY: the output area holds the whole chunk in the output's dtype.
+          let target = unsafe worker.output + (Int(tile.firstIndex) - chunk.lowerBound) * width
+          tile.kernels.store(result, into: unsafe MutableElementSlice(unsafe: target, dtype: segment.tensor.dtype, count: tile.count))
+        }
+        start = range.upperBound
+      }
+      try unsafe output.store(chunk, of: part, from: worker.output, worker: worker)
+      chunkStart = chunk.upperBound
+    }
+    try output.finish(part)
+  }
+
+  /// Reads `range` of every input, widens it tile by tile and hands the tiles to `body`.
+  private func forEachTile(
+    _ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse,
+    _ body: (Tile, Floats) throws(IngotError) -> Void
+  ) throws(IngotError) {
+    let inputs = segment.tensor.inputs
+    for (index, input) in inputs.enumerated() {
+      unsafe worker.elements[index] = try kept.elements(
+        range, input: index, of: segment, use: use, context: context, worker: worker, planned: input)
+    }
+    let length = segment.blocking.tileLength
+    var start = range.lowerBound
+    while start < range.upperBound {
+      let count = min(length, range.upperBound - start)
+      let runs = worker.runs(inputs: inputs.count, scratch: demands.scratchRows, tileLength: length, count: count)
+      for (index, input) in inputs.enumerated() {
+        let width = input.dtype.bits / 8
+        // SAFETY: elements[index] is valid for the whole range.
+        let slice = unsafe ElementSlice(
+          unsafe: worker.elements[index] + (start - range.lowerBound) * width, dtype: input.dtype, count: count)
+        let bad = context.kernels.load(slice, into: runs.inputs[index])
+        unsafe worker.nonfinite[index] += bad
+        worker.decodedBytes += count * width
+      }
+      let tile = Tile(
+        inputs: runs.inputs, scratch: runs.scratch, scratchPair: runs.scratchPair, segment: segment.index, firstIndex: UInt64(start),
+        jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
+        masks: masks.planes(segment, start: start, worker: worker))
+      try body(tile, runs.output)
+      start += count
+    }
+  }
+}

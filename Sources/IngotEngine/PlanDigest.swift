@@ -1,0 +1,56 @@
+internal import IngotErrors
+internal import IngotMethods
+internal import IngotRecipes
+internal import IngotStorage
+internal import IngotTensors
+
+/// The digests that identify a plan and its sources.
+enum PlanDigest {
+  /// Over method, seed, and for each tensor its name, type, shape, inputs, place and parameters; not over paths.
+  static func plan(
+    recipe: Recipe, tensors: [PlannedTensor], jobs: [PlannedJob], files: [WeightFile], seed: UInt64, cache: ParameterCache
+  ) throws(IngotError) -> Digest128 {
+    var digest = try StreamingDigest()
+    digest.add(Array("ingot-plan-1\n\(recipe.method.name)\n\(seed)\n\(recipe.preset.rawValue)\n".utf8))
+    for file in files { digest.add(Array("\(file.name) \(file.byteCount)\n".utf8)) }
+    for tensor in tensors {
+      var line = "\(tensor.name)\n\(tensor.dtype.rawValue) \(tensor.shape) \(tensor.file) \(tensor.offset)"
+      for input in tensor.inputs { line += "\n\(input.model) \(input.name) \(input.dtype.rawValue) \(input.shape)" }
+      digest.add(Array((line + "\n").utf8))
+    }
+    for job in jobs {
+      switch job.work {
+      case .copy: digest.add([0])
+      case .merge: digest.add([1])
+      }
+    }
+    digest.add(Array(settings(recipe).utf8))
+    return digest.value
+  }
+
+  /// Every setting of the recipe in a fixed order.
+  private static func settings(_ recipe: Recipe) -> String {
+    func render(_ settings: Settings) -> String {
+      recipe.method.parameters.indices.compactMap { index in
+        settings[index].map { "\(recipe.method.parameters[index].name)=\($0.setting)" }
+      }.joined(separator: ";")
+    }
+    var text = render(recipe.settings)
+    for slice in recipe.slices {
+      text += "|" + render(slice.settings)
+      for source in slice.sources { text += "/\(source.model) \(source.isBase) \(String(describing: source.layers)) " + render(source.settings) }
+    }
+    return text
+  }
+
+  static func sources(_ models: [PlannedModel]) throws(IngotError) -> Digest128 {
+    var digest = try StreamingDigest()
+    for model in models {
+      for shard in model.shards {
+        digest.add(Array("\(shard.name) \(shard.size) \(shard.modified) \(shard.headerDigest)\n".utf8))
+      }
+      digest.add([10])
+    }
+    return digest.value
+  }
+}

@@ -1,0 +1,55 @@
+package import IngotErrors
+package import IngotMethods
+package import IngotStorage
+
+/// What a finished run did.
+package struct RunReport: Sendable {
+  package var bytesRead = 0
+  package var bytesWritten = 0
+  /// Bytes of input that were widened to numbers; copies leave it at 0.
+  package var decodedBytes = 0
+  package var seconds = 0.0
+  package var threads = 0
+  package var team = ""
+  package var instructionSet = ""
+  /// The most bytes of the budget that were in use at once.
+  package var peakMemory = 0
+  package var notices: [Notice] = []
+  /// Digest of each output tensor by index, where taken.
+  package var digests: [Int: Digest128] = [:]
+  package var findings: [(tensor: String, finding: Finding)] = []
+  /// Output tensors that an earlier run had finished.
+  package var resumedTensors = 0
+}
+
+/// Collects what jobs have to say while they run.
+final class ReportCollector: @unchecked Sendable {
+  // SENDABLE: all members are under the lock.
+  private let lock = Monitor()
+  private var report = RunReport()
+
+  func add(_ notice: Notice) {
+    lock.lock()
+    report.notices.append(notice)
+    lock.unlock()
+  }
+
+  func add(_ findings: [Finding], tensor: String) {
+    if findings.isEmpty { return }
+    lock.lock()
+    for finding in findings { report.findings.append((tensor, finding)) }
+    lock.unlock()
+  }
+
+  func finished(tensor: Int, digest: Digest128?) {
+    lock.lock()
+    report.digests[tensor] = digest
+    lock.unlock()
+  }
+
+  var collected: RunReport {
+    lock.lock()
+    defer { lock.unlock() }
+    return report
+  }
+}

@@ -1,0 +1,191 @@
+internal import IngotErrors
+internal import IngotMethods
+internal import IngotTensors
+
+/// Hands the work items of a plan's jobs to workers: the earliest job with an unclaimed item first, the next job only when none has one.
+///
+/// So the gathers of one tensor run while another still emits and no worker waits for a tensor's end. The worker that finishes a phase's last item
+/// settles it. Thread rule: `work` runs on every worker of one team; everything else before or after.
+final class Scheduler: @unchecked Sendable {
+  // SENDABLE: all mutable state is under the monitor; a run's own state moves between phases on one thread.
+  private struct Active {
+    var run: any JobRun
+    var claimed = 0
+    var done = 0
+    var total: Int
+    /// True while one worker begins or settles it.
+    var isSettling = false
+    var id: Int
+  }
+
+  private let monitor = Monitor()
+  private let jobs: [PlannedJob]
+  private let context: JobContext
+  private var nextJob = 0
+  private var active: [Active] = []
+  /// Jobs that a worker is beginning: they will have items, so nobody may stop yet.
+  private var beginning = 0
+  private var failure: IngotError?
+  private var isStopped = false
+  private let watcher: Watcher
+  private let totalBytes: Int
+  private var doneBytes = 0
+  private var doneTensors = 0
+
+  init(plan: Plan, context: JobContext, watcher: Watcher) {
+    jobs = plan.jobs
+    self.context = context
+    self.watcher = watcher
+    totalBytes = plan.bytesWritten
+  }
+
+  /// The error that ended the run, after the team has stopped.
+  var outcome: IngotError? { failure }
+
+  /// Runs items until there are none left, the run failed or it was cancelled.
+  func work(_ worker: Worker) {
+    let isCaller = worker.index == 0
+    monitor.lock()
+    while true {
+      if isCaller {
+        let progress = progress()
+        monitor.unlock()
+        watcher.look(progress)
+        monitor.lock()
+      }
+      if failure == nil, let stop = watcher.stop {
+        failure = stop
+      }
+      if failure != nil || isStopped { break }
+      if let index = active.firstIndex(where: { !$0.isSettling && $0.claimed < $0.total }) {
+        let item = active[index].claimed
+        active[index].claimed += 1
+        process(active[index].run, id: active[index].id, item: item, worker: worker)
+      } else if nextJob < jobs.count {
+        start(nextJob)
+      } else if active.isEmpty && beginning == 0 {
+        isStopped = true
+        monitor.signalAll()
+      } else if isCaller {
+        monitor.wait(milliseconds: 50)
+      } else {
+        monitor.wait()
+      }
+    }
+    monitor.signalAll()
+    monitor.unlock()
+  }
+
+  /// Where the run stands, for the last word to the watcher.
+  var finalProgress: Progress { progress() }
+
+  /// Gives back the memory of jobs that a failure left unfinished. Call when the team has stopped.
+  func releaseAll() {
+    for entry in active { entry.run.release() }
+    active = []
+  }
+
+  // MARK: Steps; each is entered and left with the lock held
+
+  private func start(_ number: Int) {
+    nextJob += 1
+    let job = jobs[number]
+    if context.skipsFinished && job.tensors.allSatisfy({ context.sink.finished.contains($0) }) {
+      count(job)
+      return
+    }
+    beginning += 1
+    monitor.unlock()
+    do throws(IngotError) {
+      let run = try makeRun(job)
+      try run.begin()
+      let total = run.itemCount
+      monitor.lock()
+      beginning -= 1
+      active.append(Active(run: run, total: total, id: number))
+      if total == 0 { settle(number) }
+      monitor.signalAll()
+    } catch {
+      monitor.lock()
+      beginning -= 1
+      fail(error)
+    }
+  }
+
+  private func makeRun(_ job: PlannedJob) throws(IngotError) -> any JobRun {
+    func execution<Method: MergeMethod>(_ method: Method) throws(IngotError) -> any JobRun {
+      try JobExecution(method, job: job, context: context)
+    }
+    switch job.work {
+    case .copy(let input): return try CopyExecution(job, input: input, context: context)
+    case .merge(let method): return try execution(method)
+    }
+  }
+
+  private func process(_ run: any JobRun, id: Int, item: Int, worker: Worker) {
+    monitor.unlock()
+    do throws(IngotError) {
+      let before = worker.bytesWritten
+      try run.process(item: item, worker: worker)
+      let written = worker.bytesWritten - before
+      monitor.lock()
+      doneBytes += written
+      guard let index = active.firstIndex(where: { $0.id == id }) else { return }
+      active[index].done += 1
+      if active[index].done == active[index].total { settle(id) }
+    } catch {
+      monitor.lock()
+      fail(error)
+    }
+  }
+
+  /// Every item of the phase is done: finds the next phase, or ends the job.
+  private func settle(_ id: Int) {
+    guard let index = active.firstIndex(where: { $0.id == id }), failure == nil else { return }
+    active[index].isSettling = true
+    let run = active[index].run
+    monitor.unlock()
+    do throws(IngotError) {
+      let isFinished = try run.advance()
+      let total = run.itemCount
+      if isFinished { run.release() }
+      monitor.lock()
+      guard let index = active.firstIndex(where: { $0.id == id }) else { return }
+      if isFinished {
+        active.remove(at: index)
+        count(jobs[id])
+      } else {
+        active[index].claimed = 0
+        active[index].done = 0
+        active[index].total = total
+        active[index].isSettling = false
+      }
+      monitor.signalAll()
+    } catch {
+      monitor.lock()
+      fail(error)
+    }
+  }
+
+  private func count(_ job: PlannedJob) { doneTensors += job.tensors.count }
+
+  private func fail(_ error: IngotError) {
+    if failure == nil { failure = error }
+    monitor.signalAll()
+  }
+
+  private func progress() -> Progress {
+    Progress(
+      bytesDone: doneBytes, bytesTotal: totalBytes, tensorsDone: doneTensors, tensorsTotal: context.plan.tensors.count,
+      tensor: active.first.flatMap { jobs[$0.id].tensors.first.map { context.plan.tensors[$0].name } })
+  }
+}
+
+/// How far a run is. Bytes are bytes of output.
+package struct Progress: Sendable, Hashable {
+  package var bytesDone: Int
+  package var bytesTotal: Int
+  package var tensorsDone: Int
+  package var tensorsTotal: Int
+  package var tensor: String?
+}

@@ -1,0 +1,192 @@
+internal import IngotCheckpoints
+package import IngotErrors
+internal import IngotJSON
+internal import IngotStorage
+
+/// What came of comparing a directory that Ingot wrote with the digests in its `ingot.json`.
+package struct Verification: Sendable {
+  /// A tensor that is not what was written.
+  package struct Difference: Sendable, Hashable {
+    package var tensor: String
+    package var file: String
+    /// One clause: what was found and what was expected.
+    package var problem: String
+  }
+
+  package let directory: String
+  /// Tensors and bytes that were read and compared.
+  package private(set) var tensors = 0
+  package private(set) var bytes = 0
+  /// Empty when every tensor is as it was written.
+  package private(set) var differences: [Difference] = []
+
+  /// The file that a merge writes beside the weights.
+  package static let recordName = "ingot.json"
+  /// More than a record of a million tensors needs.
+  private static let recordLimit = 512 << 20
+  private static let bufferBytes = 4 << 20
+
+  /// Reads every tensor of `directory` and compares its digest with the record, and the record with the weight files' headers.
+  ///
+  /// Runs on the calling thread and takes a few MiB of memory. Throws `.notFound` (no directory, no record, a weight file that is absent),
+  /// `.io`, `.format` (the record or a weight file is not valid), `.unsupported` (a record of a later version), `.cancelled`. Differences
+  /// are no error here: see `requireIntact`.
+  package init(directory: String, watcher: Watcher = .none) throws(IngotError) {
+    self.directory = directory
+    let record = try Self.readRecord(directory)
+    let model = try LocalModels(environment: [:]).open(path: directory, isDirectory: true)
+    let expected = try compare(record, with: model.checkpoint)
+    var progress = Progress(
+      bytesDone: 0, bytesTotal: expected.reduce(0) { $0 + $1.bytes }, tensorsDone: 0, tensorsTotal: expected.count, tensor: nil)
+    var buffer = [UInt8](repeating: 0, count: Self.bufferBytes)
+    // In the order of the bytes, file by file: one pass over the medium.
+    for entry in expected.sorted(by: { ($0.shard, $0.offset) < ($1.shard, $1.offset) }) {
+      progress.tensor = entry.name
+      let found = try digest(of: entry, from: model.sources[entry.shard], &buffer, &progress, watcher)
+      if found != entry.digest {
+        differences.append(Difference(tensor: entry.name, file: entry.file, problem: "the digest is \(found), expected \(entry.digest)"))
+      }
+      tensors += 1
+      bytes += entry.bytes
+      progress.tensorsDone += 1
+    }
+    watcher.look(progress, isFinal: true)
+    differences.sort { ($0.tensor, $0.problem) < ($1.tensor, $1.problem) }
+  }
+
+  /// Throws `.format` with the number of differences and the first of them.
+  package func requireIntact() throws(IngotError) {
+    guard let first = differences.first else { return }
+    let more = differences.count > 1 ? " (and \(differences.count - 1) more)" : ""
+    throw IngotError(
+      .format, "in \(first.file) \(first.problem)\(more)", hint: "the directory was changed or damaged after the merge: merge again",
+      subject: first.tensor)
+  }
+
+  /// One JSON document with a schema version.
+  package func json() -> String {
+    var document = JSONDocument()
+    document.object { document in
+      document.field("schema", 1)
+      document.field("directory", directory)
+      document.field("intact", differences.isEmpty)
+      document.field("tensors", tensors)
+      document.field("bytes", bytes)
+      document.list("differences") { list in
+        for difference in differences {
+          list.object { entry in
+            entry.field("tensor", difference.tensor)
+            entry.field("file", difference.file)
+            entry.field("problem", difference.problem)
+          }
+        }
+      }
+    }
+    return document.text + "\n"
+  }
+}
+
+extension Verification {
+  /// A tensor as the record has it.
+  private struct Entry {
+    var name: String
+    var file: String
+    var offset: Int
+    var bytes: Int
+    var digest: Digest128
+    /// Index into the checkpoint's shards.
+    var shard: Int
+  }
+
+  private static func readRecord(_ directory: String) throws(IngotError) -> [JSONMember] {
+    let path = directory.hasSuffix("/") ? directory + recordName : "\(directory)/\(recordName)"
+    guard let status = try fileStatus(directory) else {
+      throw IngotError(.notFound, "there is no such directory", hint: "check the path", subject: directory)
+    }
+    guard status.kind == .directory else {
+      throw IngotError(.notFound, "found a file, expected a directory that a merge wrote", subject: directory)
+    }
+    guard try fileStatus(path) != nil else {
+      throw IngotError(
+        .notFound, "the directory has no \(recordName)", hint: "only directories that a merge of Ingot wrote can be verified", subject: directory)
+    }
+    let file = try StoredFile(path)
+    let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: recordLimit), origin: path)
+    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
+    guard schema == 1 else {
+      throw IngotError(
+        .unsupported, "the record has schema \(schema), expected 1", hint: "verify it with the version of ingot that wrote it", subject: path)
+    }
+    let algorithm = try (root["digest_algorithm"] ?? .null).requireString("digest_algorithm", in: path)
+    guard algorithm == "xxh3-128/1MiB" else {
+      throw IngotError(.unsupported, "the digests are of \"\(algorithm.prefix(60))\", expected xxh3-128/1MiB", subject: path)
+    }
+    return try (root["tensors"] ?? .null).requireObject("tensors", in: path).members
+  }
+
+  /// The tensors whose bytes are to be read. What the record and the files disagree on becomes a difference.
+  private mutating func compare(_ record: [JSONMember], with checkpoint: Checkpoint) throws(IngotError) -> [Entry] {
+    let origin = Self.recordName
+    var entries: [Entry] = []
+    entries.reserveCapacity(record.count)
+    var known: Set<String> = []
+    for member in record {
+      let name = member.key
+      let file = try (member.value["file"] ?? .null).requireString("tensors.\(name).file", in: origin)
+      let offset = try (member.value["offset"] ?? .null).requireInt("tensors.\(name).offset", in: origin)
+      let bytes = try (member.value["bytes"] ?? .null).requireInt("tensors.\(name).bytes", in: origin)
+      let hex = try (member.value["digest"] ?? .null).requireString("tensors.\(name).digest", in: origin)
+      guard let digest = Digest128(hex: hex) else {
+        throw IngotError(
+          .format, "found \"\(hex.prefix(40))\", expected a digest of 32 hexadecimal digits", subject: name,
+          position: member.value.position(in: origin))
+      }
+      known.insert(name)
+      guard let tensor = checkpoint[name] else {
+        differences.append(Difference(tensor: name, file: file, problem: "the tensor is not there"))
+        continue
+      }
+      let shard = checkpoint.shards[tensor.shard].name
+      // The place in the file is the header's, which was checked against the file's size: the record's is only compared.
+      guard shard == file, Int(exactly: tensor.fileOffset) == offset, tensor.byteCount == bytes else {
+        differences.append(
+          Difference(
+            tensor: name, file: shard,
+            problem: "the tensor has \(tensor.byteCount) bytes at offset \(tensor.fileOffset) of \(shard), expected \(bytes) at \(offset) of \(file)"))
+        continue
+      }
+      entries.append(Entry(name: name, file: file, offset: offset, bytes: bytes, digest: digest, shard: tensor.shard))
+    }
+    for tensor in checkpoint.tensors where !known.contains(tensor.name) {
+      differences.append(
+        Difference(tensor: tensor.name, file: checkpoint.shards[tensor.shard].name, problem: "\(origin) does not have this tensor"))
+    }
+    return entries
+  }
+
+  private func digest(
+    of entry: Entry, from source: any ByteSource, _ buffer: inout [UInt8], _ progress: inout Progress, _ watcher: Watcher
+  ) throws(IngotError) -> Digest128 {
+    let digest = try TensorDigest(byteCount: entry.bytes)
+    var done = 0
+    while done < entry.bytes {
+      if let stop = watcher.stop { throw IngotError(.cancelled, "the check was cancelled", userCode: stop.userCode) }
+      watcher.look(progress)
+      let count = min(buffer.count, entry.bytes - done)
+      let start = done
+      var outcome: Result<Void, IngotError> = .success(())
+      // SAFETY: count <= buffer.count, and the array's storage is this closure's own.
+      unsafe buffer.withUnsafeMutableBytes { bytes in
+        outcome = Result { () throws(IngotError) in
+          let part = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<count])
+          try unsafe source.read(part, at: entry.offset + start)
+          try unsafe digest.add(UnsafeRawBufferPointer(part), at: start)
+        }
+      }
+      try outcome.get()
+      done += count
+      progress.bytesDone += count
+    }
+    return try digest.finish()
+  }
+}

@@ -1,0 +1,122 @@
+internal import IngotErrors
+internal import IngotMethods
+internal import IngotTensors
+
+/// Bytes of a pointer in a table.
+private let pointerBytes = 8
+
+/// The bytes a worker needs for the plan's hungriest job, known before the run.
+struct WorkerSizes: Sendable, Hashable {
+  /// Raw elements of every input of one staging read.
+  var staging = 0
+  /// f32 runs: inputs, scratch and output of one tile.
+  var floats = 0
+  /// Output elements of one staging read.
+  var output = 0
+  /// Keep bits of one tile, all planes.
+  var masks = 0
+  /// The most inputs any job has.
+  var inputs = 0
+
+  var total: Int { [staging, floats, output, masks].reduce(0) { $0 + (($1 + 4095) / 4096) * 4096 } }
+
+  mutating func include(_ tensor: PlannedTensor, _ blocking: Blocking, _ demands: Demands?) {
+    var stage = 0
+    for input in tensor.inputs { stage += WorkerSizes.padded(blocking.stagingLength * max(input.dtype.bits / 8, 1)) }
+    staging = max(staging, stage)
+    inputs = max(inputs, tensor.inputs.count)
+    guard let demands else {
+      output = max(output, Blocking.pieceBytes)
+      return
+    }
+    let width = tensor.dtype.bits / 8
+    // A whole work item, so that its digest is taken and its bytes are written at once; items of whole rows reach over their edges.
+    let item = blocking.cover(blocking.item(0, bytesPerElement: width)).count + blocking.rowLength
+    let isBounded = blocking.granularity == .block || (blocking.granularity == .row && blocking.rowLength * width <= Blocking.pieceBytes)
+    output = max(output, max(blocking.stagingLength, isBounded ? item : 0) * width)
+    let runs = tensor.inputs.count + demands.scratchRows + 1
+    floats = max(floats, runs * WorkerSizes.padded(blocking.tileLength * 4) + runs * pointerBytes + 64)
+    masks = max(masks, demands.maskPlanes * MaskLayout(blocking).bytes(elements: blocking.tileLength))
+  }
+
+  static func padded(_ bytes: Int) -> Int { (bytes + 63) / 64 * 64 + 64 }
+}
+
+/// How keep bits of one tensor are laid out in a plane.
+struct MaskLayout: Sendable {
+  let rowBytes: Int
+  let rowLength: Int
+
+  init(_ blocking: Blocking) {
+    rowLength = blocking.rowLength
+    rowBytes = blocking.granularity == .row ? (blocking.rowLength + 7) / 8 : 0
+  }
+
+  func bytes(elements: Int) -> Int {
+    rowBytes == 0 ? (elements + 7) / 8 : (elements + rowLength - 1) / rowLength * rowBytes
+  }
+}
+
+/// One worker's own memory. Only its worker touches it while the team runs.
+@safe
+final class Worker: @unchecked Sendable {
+  // SENDABLE: one worker, one thread at a time; counters are read after the team has stopped.
+  let index: Int
+  private let staging: UnsafeMutableRawPointer
+  private let floats: UnsafeMutableRawPointer
+  let output: UnsafeMutableRawPointer
+  var outputBytes: Int { sizes.output }
+  let masks: UnsafeMutablePointer<UInt8>
+  private let sizes: WorkerSizes
+  /// Where each input's elements of the present read begin.
+  let elements: UnsafeMutablePointer<UnsafeRawPointer>
+  /// Non-finite values seen per input during the present item.
+  let nonfinite: UnsafeMutablePointer<Int>
+  /// Bytes of input that were decoded to f32.
+  var decodedBytes = 0
+  var bytesRead = 0
+  var bytesWritten = 0
+
+  init(index: Int, sizes: WorkerSizes, memory: UnsafeMutableRawPointer) {
+    self.index = index
+    self.sizes = sizes
+    func pages(_ bytes: Int) -> Int { (bytes + 4095) / 4096 * 4096 }
+    unsafe staging = memory
+    unsafe floats = memory + pages(sizes.staging)
+    unsafe output = memory + pages(sizes.staging) + pages(sizes.floats)
+    unsafe masks = (memory + pages(sizes.staging) + pages(sizes.floats) + pages(sizes.output)).assumingMemoryBound(to: UInt8.self)
+    unsafe elements = .allocate(capacity: max(sizes.inputs, 1))
+    unsafe nonfinite = .allocate(capacity: max(sizes.inputs, 1))
+    unsafe elements.initialize(repeating: UnsafeRawPointer(memory), count: max(sizes.inputs, 1))
+    unsafe nonfinite.initialize(repeating: 0, count: max(sizes.inputs, 1))
+  }
+
+  deinit {
+    unsafe elements.deallocate()
+    unsafe nonfinite.deallocate()
+  }
+
+  /// Room for `length` elements of input `input`, given the job's dtypes.
+  func stagingAddress(input: Int, inputs: [PlannedInput], stagingLength: Int) -> UnsafeMutableRawPointer {
+    var offset = 0
+    for other in 0..<input { offset += WorkerSizes.padded(stagingLength * max(inputs[other].dtype.bits / 8, 1)) }
+    return unsafe staging + offset
+  }
+
+  /// Tables over the f32 runs of a tile of `length` elements: inputs, scratch, output.
+  func runs(
+    inputs: Int, scratch: Int, tileLength: Int, count: Int
+  ) -> (inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, output: Floats) {
+    let total = inputs + scratch + 1
+    let table = unsafe floats.assumingMemoryBound(to: UnsafeMutablePointer<Float>.self)
+    let first = unsafe floats + (total * pointerBytes + 63) / 64 * 64
+    let stride = WorkerSizes.padded(tileLength * 4)
+    for run in 0..<total { unsafe table[run] = (first + run * stride).assumingMemoryBound(to: Float.self) }
+    // The output's run is the last one, so a pair begins at the first scratch run whenever there are two.
+    let pairCount = scratch >= 2 ? 2 * stride / 4 : 0
+    return unsafe (
+      FloatTable(unsafe: table, rows: inputs, count: count), FloatTable(unsafe: table + inputs, rows: scratch, count: count),
+      Floats(unsafe: table[inputs], count: pairCount), Floats(unsafe: table[inputs + scratch], count: count)
+    )
+  }
+}

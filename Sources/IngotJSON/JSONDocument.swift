@@ -1,0 +1,81 @@
+/// Writes a JSON document piece by piece, indented by two spaces: for reports whose parts are values of the program rather than a tree.
+package struct JSONDocument {
+  private var writer = JSONWriter()
+  private var depth = 0
+  private var isFirst = true
+
+  package init() {}
+
+  package var bytes: [UInt8] { writer.bytes }
+  package var text: String { String(decoding: writer.bytes, as: UTF8.self) }
+
+  private mutating func begin(_ key: String?) {
+    if depth > 0 {
+      writer.raw(isFirst ? "\n" : ",\n")
+      writer.raw(String(repeating: "  ", count: depth))
+    }
+    if let key {
+      writer.string(key)
+      writer.raw(": ")
+    }
+    isFirst = false
+  }
+
+  /// Opens an object.
+  package mutating func object(_ key: String? = nil, _ body: (inout JSONDocument) -> Void) { nest(key, "{", "}", body) }
+
+  /// Opens a list.
+  package mutating func list(_ key: String? = nil, _ body: (inout JSONDocument) -> Void) { nest(key, "[", "]", body) }
+
+  private mutating func nest(_ key: String?, _ open: String, _ close: String, _ body: (inout JSONDocument) -> Void) {
+    begin(key)
+    writer.raw(open)
+    depth += 1
+    isFirst = true
+    body(&self)
+    depth -= 1
+    if !isFirst {
+      writer.raw("\n")
+      writer.raw(String(repeating: "  ", count: depth))
+    }
+    isFirst = false
+    writer.raw(close)
+  }
+
+  package mutating func value(_ text: String) {
+    begin(nil)
+    writer.string(text)
+  }
+
+  package mutating func value(_ number: Int) {
+    begin(nil)
+    writer.raw(String(number))
+  }
+
+  package mutating func field(_ key: String, _ text: String?) {
+    begin(key)
+    if let text { writer.string(text) } else { writer.raw("null") }
+  }
+
+  package mutating func field(_ key: String, _ number: Int) {
+    begin(key)
+    writer.raw(String(number))
+  }
+
+  /// NaN and infinities become null: JSON has no names for them.
+  package mutating func field(_ key: String, _ number: Double) {
+    begin(key)
+    writer.raw(number.isFinite ? "\(number)" : "null")
+  }
+
+  package mutating func field(_ key: String, _ flag: Bool) {
+    begin(key)
+    writer.raw(flag ? "true" : "false")
+  }
+
+  /// A part that is JSON already.
+  package mutating func field(_ key: String, json: String) {
+    begin(key)
+    writer.raw(json)
+  }
+}

@@ -1,0 +1,84 @@
+package import IngotErrors
+internal import IngotRecipes
+internal import IngotTensors
+
+/// The random half of DARE: which elements of each task vector stay, and by what factor they grow.
+///
+/// An element stays with probability `density`, independently; draws are Philox4x32-10 by seed, output tensor and model. `rescale` (default true)
+/// multiplies what stays: rule `l1` by Σ|τ| / Σ|kept τ| of the tensor (mergekit), rule `inverse_keep` by 1/density (the paper).
+package struct RandomDrop: Sendable {
+  package struct State: Sendable {
+    /// Factor of each model's kept elements.
+    var factors: [Float]
+    var areMasksDrawn: Bool
+  }
+
+  private struct Draw: Sendable {
+    var threshold: UInt64
+    var stream: UInt64
+    var keepsAll: Bool
+  }
+
+  private let draws: [Draw]
+  private let seed: UInt64
+  private let needsMass: Bool
+  private let inverse: [Float]
+
+  package init(_ request: MethodRequest) throws(IngotError) {
+    let segment = try request.onlySegment()
+    seed = request.seed
+    let rescale = segment.flag("rescale", default: true)
+    let isL1 = segment.text("rescale_rule") != "inverse_keep"
+    var draws: [Draw] = []
+    var inverse: [Float] = []
+    for model in 1..<request.inputs.count {
+      let density = segment.number("density", model: model) ?? 1
+      let stream = model < segment.streams.count ? segment.streams[model] : 0
+      draws.append(Draw(threshold: Kernels.threshold(keeping: density), stream: stream, keepsAll: density >= 1))
+      inverse.append(rescale && !isL1 && density > 0 && density < 1 ? Float(1 / density) : 1)
+    }
+    self.draws = draws
+    self.inverse = inverse
+    needsMass = rescale && isL1 && draws.contains { !$0.keepsAll }
+  }
+
+  package var maskPlanes: Int { draws.count }
+
+  package func begin() -> Phase<State> {
+    let initial = State(factors: inverse, areMasksDrawn: false)
+    return needsMass ? .gather(initial, Round(sums: 2 * draws.count)) : .emit(initial)
+  }
+
+  /// Draws the masks of one tile of task vectors and measures what they keep.
+  package func gather(_ tile: Tile, _ statistic: BlockStatistic) {
+    for (model, draw) in draws.enumerated() where !draw.keepsAll {
+      let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
+      tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
+      tile.kernels.accumulateMaskedAbsolute(
+        tile.inputs[model + 1], bits, all: statistic.sum(2 * model), kept: statistic.sum(2 * model + 1))
+    }
+  }
+
+  package func settle(_ state: State, _ statistics: Statistics) -> Phase<State> {
+    var factors = state.factors
+    for (model, draw) in draws.enumerated() where !draw.keepsAll {
+      factors[model] = massFactor(all: statistics.sums[2 * model], kept: statistics.sums[2 * model + 1])
+    }
+    return .emit(State(factors: factors, areMasksDrawn: true))
+  }
+
+  /// Drops and rescales the task vectors of one tile, in place.
+  package func sparsify(_ state: State, _ tile: Tile) {
+    for (model, draw) in draws.enumerated() where !draw.keepsAll {
+      let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
+      if !(state.areMasksDrawn && tile.masks.arePersistent) {
+        tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
+      }
+      tile.kernels.applyMask(tile.inputs[model + 1], bits, scale: state.factors[model])
+    }
+  }
+
+  package func findings(_ state: State) -> [Finding] {
+    state.factors.enumerated().map { Finding("rescale", Double($1), model: $0) }
+  }
+}

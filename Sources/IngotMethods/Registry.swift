@@ -1,0 +1,21 @@
+internal import IngotErrors
+package import IngotRecipes
+
+/// Every method the engine offers, in the order help shows them. Adding a method adds one line here.
+package enum MethodRegistry {
+  package static let all: [any MergeMethod.Type] = [
+    Linear.self,
+    Slerp.self,
+    TaskArithmetic.self,
+    TIES.self,
+    DARELinear.self,
+    DARETies.self,
+    DELLA.self,
+    Passthrough.self,
+  ]
+
+  /// The descriptors, for recipe checking, help and docs.
+  package static let catalog = MethodCatalog(all.map { $0.descriptor })
+
+  package static func method(named name: String) -> (any MergeMethod.Type)? { all.first { $0.descriptor.name == name } }
+}

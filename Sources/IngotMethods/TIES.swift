@@ -1,0 +1,137 @@
+package import IngotErrors
+package import IngotRecipes
+package import IngotTensors
+
+/// Trim, elect sign, merge: keeps the largest magnitudes of each task vector, elects a sign per element by weighted sum, and averages what agrees.
+///
+/// 1. Trim: of the n values of τᵢ exactly ⌊density·n⌋ with the largest magnitude stay; `scope` says over what n counts (tensor: mergekit;
+///    model: the paper). 2. Elect: the sign of Σ wᵢ τ̂ᵢ, zero counting as plus. 3. Merge: Σ wᵢ τ̂ᵢ over the terms of that sign, divided by the sum of
+///    their weights when `normalize` holds (default). 4. θ₀ + λ · that.
+/// Shapes: any, equal. Thresholds are exact for any size. Degenerate: density·n < 1 keeps nothing of that tensor (mergekit fails).
+/// Bytes: inputs up to three times (a sample, one round, the merge), fewer when kept in memory; the output once.
+/// Source: Yadav et al., TIES-Merging, arXiv 2306.01708. Deviates from mergekit in the order among equal magnitudes (`ties`).
+package struct TIES: MergeMethod {
+  package struct State: Sendable {
+    var searches: MagnitudeSearches
+    /// Factor of each kept delta, when `rescale` asks for one; empty until measured.
+    var factors: [Float]
+    var isMeasuringMass: Bool
+  }
+
+  package static let descriptor = MethodDescriptor(
+    name: "ties", title: "TIES", summary: "Trims task vectors by magnitude, elects signs, merges what agrees.",
+    reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
+    parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
+      .density, .rescale(false),
+      ParameterDescriptor("scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)", default: .text("tensor")),
+      .ties,
+    ],
+    scopes: [.tensor, .model],
+    notes: ["density × elements below 1 keeps nothing of that tensor"])
+
+  package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
+    parameters["scope"]?.text == "model" ? .model : .tensor
+  }
+
+  package static var cropsToBase: Bool { true }
+
+  private let combination: TaskVectorCombination
+  private let initial: MagnitudeSearches
+  private let rescales: Bool
+  private let modelCount: Int
+
+  package init(_ request: MethodRequest) throws(IngotError) {
+    combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: true)
+    let first = try request.onlySegment()
+    rescales = first.flag("rescale", default: false)
+    modelCount = request.modelCount
+    var population: UInt64 = 0
+    var blocks: UInt64 = 0
+    for segment in request.segments {
+      let count = UInt64(try segment.shape.elementCount())
+      population += count
+      blocks += (count + 65_535) / 65_536
+    }
+    var searches: [MagnitudeSearch] = []
+    for model in 1..<request.inputs.count {
+      let density = first.number("density", model: model) ?? 1
+      if let other = request.segments.first(where: { ($0.number("density", model: model) ?? 1) != density }) {
+        throw IngotError(
+          .recipe, "scope: model needs one density per model, found \(density) at \(first.name) and another at \(other.name)",
+          hint: "use a plain number for density, or scope: tensor", subject: request.inputs[model].model)
+      }
+      searches.append(
+        MagnitudeSearch(
+          population: population, keep: keptCount(density: density, of: population), ties: first.tieRule(), blocks: blocks))
+    }
+    initial = MagnitudeSearches(searches)
+  }
+
+  package var demands: Demands { Demands() }
+
+  package func begin() -> Phase<State> { next(State(searches: initial, factors: [], isMeasuringMass: false)) }
+
+  private func next(_ state: State) -> Phase<State> {
+    if let round = state.searches.nextRound { return .gather(state, round) }
+    if rescales && state.factors.isEmpty {
+      var measuring = state
+      measuring.isMeasuringMass = true
+      return .gather(measuring, Round(sums: 2 * modelCount))
+    }
+    return .emit(state)
+  }
+
+  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
+    combination.subtractBase(tile)
+    for model in 0..<modelCount {
+      let delta = tile.inputs[model + 1]
+      if state.isMeasuringMass {
+        tile.kernels.accumulateAbsolute(delta, into: statistic.sum(2 * model))
+        state.searches.trim(model, delta, tile)
+        tile.kernels.accumulateAbsolute(delta, into: statistic.sum(2 * model + 1))
+      } else {
+        state.searches.gather(model, delta, tile, statistic)
+      }
+    }
+  }
+
+  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
+    var state = state
+    if state.isMeasuringMass {
+      state.isMeasuringMass = false
+      state.factors = (0..<modelCount).map { massFactor(all: statistics.sums[2 * $0], kept: statistics.sums[2 * $0 + 1]) }
+      return .emit(state)
+    }
+    state.searches.settle(statistics)
+    return next(state)
+  }
+
+  package func emit(_ state: State, _ tile: Tile, into output: Floats) {
+    combination.subtractBase(tile)
+    for model in 0..<modelCount {
+      let delta = tile.inputs[model + 1]
+      state.searches.trim(model, delta, tile)
+      if !state.factors.isEmpty { tile.kernels.scale(delta, by: state.factors[model], into: delta) }
+    }
+    combination.combine(tile, into: output)
+  }
+
+  package func findings(_ state: State) -> [Finding] {
+    state.searches.cuts.enumerated().flatMap { model, cut in
+      cut == .everything || cut == .nothing
+        ? [] : [Finding("threshold", Double(cut.magnitude), model: model), Finding("tied", Double(cut.tied), model: model)]
+    }
+  }
+}
+
+/// ⌊density · n⌋ in f64, as Python truncates it.
+func keptCount(density: Double, of count: UInt64) -> UInt64 {
+  if density >= 1 { return count }
+  if !(density > 0) { return 0 }
+  return min(count, UInt64(density * Double(count)))
+}
+
+/// mergekit's L1 rescale: Σ|τ| / Σ|kept τ|; 1 when either sum is below 1e-7.
+func massFactor(all: Double, kept: Double) -> Float {
+  all < 1e-7 || kept < 1e-7 ? 1 : Float(all / kept)
+}

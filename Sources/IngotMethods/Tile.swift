@@ -1,0 +1,235 @@
+package import IngotTensors
+
+/// The part of a job that one call of `gather` or `emit` sees: the same elements of every input, as f32.
+///
+/// A tile is borrowed: it is valid during the call only. Methods may overwrite the inputs in place; the engine does not read them again.
+@safe
+package struct Tile {
+  /// The inputs in job order (base first when there is one), `count` elements each.
+  package var inputs: FloatTable
+  /// Worker-local scratch, `Demands.scratchRows` runs of `count` elements; contents are undefined on entry.
+  package var scratch: FloatTable
+  /// Which tensor of the job.
+  package var segment: Int
+  /// Row-major index of the first element inside its tensor.
+  package var firstIndex: UInt64
+  /// Index of the first element in the job: tensors follow each other, each starting at a multiple of 65,536.
+  package var jobIndex: UInt64
+  /// Elements in the tile.
+  package var count: Int
+  /// Length of a row of this tensor; `count` is a multiple of it when the granularity is `.row`.
+  package var rowLength: Int
+  package var kernels: Kernels
+  /// `Demands.maskPlanes` planes of keep bits. They outlive the round only when `masks.arePersistent`.
+  package var masks: MaskPlanes
+
+  /// The first two scratch runs as one run of twice the length.
+  package var scratchPair: Floats
+
+  package init(
+    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int, rowLength: Int,
+    kernels: Kernels, masks: MaskPlanes
+  ) {
+    self.inputs = inputs
+    self.scratch = scratch
+    self.scratchPair = scratchPair
+    self.segment = segment
+    self.firstIndex = firstIndex
+    self.jobIndex = jobIndex
+    self.count = count
+    self.rowLength = rowLength
+    self.kernels = kernels
+    self.masks = masks
+  }
+}
+
+/// One keep bit per element and plane for a whole job, addressed so that no two workers share a byte.
+///
+/// Block granularity: bit i of a tensor at byte i / 8. Row granularity: each row starts on a byte of its own.
+@safe
+package struct MaskPlanes {
+  private let base: UnsafeMutablePointer<UInt8>
+  private let planeBytes: Int
+  private let rowBytes: Int
+  private let rowLength: Int
+  private let origin: UInt64
+  /// True when bits written in one round are still there in the next; otherwise each round must draw them again.
+  package let arePersistent: Bool
+
+  /// - Parameters: `rowBytes` is 0 for block granularity; `base` points at the bits of element `origin` of the tile's tensor in plane 0.
+  package init(
+    unsafe base: UnsafeMutablePointer<UInt8>, planeBytes: Int, rowBytes: Int, rowLength: Int, origin: UInt64, arePersistent: Bool
+  ) {
+    unsafe self.base = unsafe base
+    self.planeBytes = planeBytes
+    self.rowBytes = rowBytes
+    self.rowLength = rowLength
+    self.origin = origin
+    self.arePersistent = arePersistent
+  }
+
+  /// The bits of `count` elements from `firstIndex` (a multiple of 8, or the start of a row).
+  package func bits(plane: Int, firstIndex: UInt64, count: Int) -> KeepBits {
+    let distance = Int(firstIndex &- origin)
+    let offset = rowBytes == 0 ? distance / 8 : distance / max(rowLength, 1) * rowBytes
+    // SAFETY: the engine sized each plane for the whole job and hands out indices inside it.
+    return unsafe KeepBits(unsafe: base + plane * planeBytes + offset, count: count)
+  }
+}
+
+/// The statistic of the block that a tile belongs to; the engine owns the memory.
+@safe
+package struct BlockStatistic {
+  private let lanes: UnsafeMutablePointer<Double>
+  private let tallyBase: UnsafeMutablePointer<UInt64>
+  private let histogramBase: UnsafeMutablePointer<UInt64>
+  private let pools: UnsafeMutablePointer<KeyBuffer>
+  private let round: Round
+
+  package init(
+    unsafe lanes: UnsafeMutablePointer<Double>, tallies: UnsafeMutablePointer<UInt64>, histograms: UnsafeMutablePointer<UInt64>,
+    pools: UnsafeMutablePointer<KeyBuffer>, round: Round
+  ) {
+    unsafe self.lanes = lanes
+    unsafe self.tallyBase = tallies
+    unsafe self.histogramBase = histograms
+    unsafe self.pools = pools
+    self.round = round
+  }
+
+  /// The 16 lanes of sum `slot`.
+  package func sum(_ slot: Int) -> Lanes {
+    let safe = min(max(slot, 0), max(round.sums - 1, 0))
+    return unsafe Lanes(unsafe: lanes + safe * 16)
+  }
+
+  /// Adds to counter `slot`.
+  package func add(_ amount: UInt64, toTally slot: Int) {
+    guard slot >= 0, slot < round.tallies else { return }
+    unsafe tallyBase[slot] &+= amount
+  }
+
+  /// The bins of histogram `slot`.
+  package func histogram(_ slot: Int) -> Counters {
+    let safe = min(max(slot, 0), max(round.histograms - 1, 0))
+    return unsafe Counters(unsafe: histogramBase + safe * round.bins, count: round.bins)
+  }
+
+  /// Counts keys above `high` into tally `tally` and collects those in low...high into pool `pool`.
+  package func collect(
+    _ values: Floats, kernels: Kernels, firstIndex: UInt64, ties: TieRule, low: UInt64, high: UInt64, pool: Int, tally: Int
+  ) {
+    guard pool >= 0, pool < round.keyCapacities.count else { return }
+    var above: UInt64 = 0
+    // The stretch holds a whole tile, so it cannot overflow.
+    _ = unsafe kernels.collect(values, firstIndex: firstIndex, ties: ties, low: low, high: high, above: &above, into: &pools[pool])
+    add(above, toTally: tally)
+  }
+}
+
+extension BlockStatistic {
+  /// How many keys of `values` equal `key`.
+  package func count(of key: UInt64, in values: Floats, kernels: Kernels, firstIndex: UInt64, ties: TieRule) -> UInt64 {
+    guard key > 0, round.keyCapacities.isEmpty == false else { return 0 }
+    var atLeast: UInt64 = 0
+    var above: UInt64 = 0
+    _ = unsafe kernels.collect(values, firstIndex: firstIndex, ties: ties, low: .max, high: key - 1, above: &atLeast, into: &pools[0])
+    _ = unsafe kernels.collect(values, firstIndex: firstIndex, ties: ties, low: .max, high: key, above: &above, into: &pools[0])
+    return atLeast - above
+  }
+}
+
+/// What a round found, folded over the whole job; read by `settle` on one thread.
+@safe
+package struct Statistics {
+  /// Totals of the round's sums over the job, in slot order.
+  package var sums: [Double]
+  /// The same totals per tensor of the job.
+  package var segmentSums: [[Double]]
+  package var tallies: [UInt64]
+  private let histogramBase: UnsafeMutablePointer<UInt64>?
+  private let round: Round
+  private let pools: [KeyPool]
+  /// Sums of every block in job order, `round.sums` values each.
+  package var blockSums: [Double]
+  /// Job index of the first element of each block of `blockSums`.
+  package var blockStarts: [UInt64]
+
+  package init(
+    sums: [Double], segmentSums: [[Double]], tallies: [UInt64], unsafe histograms: UnsafeMutablePointer<UInt64>?, pools: [KeyPool],
+    blockSums: [Double], blockStarts: [UInt64], round: Round
+  ) {
+    self.sums = sums
+    self.segmentSums = segmentSums
+    self.tallies = tallies
+    unsafe self.histogramBase = histograms
+    self.pools = pools
+    self.blockSums = blockSums
+    self.blockStarts = blockStarts
+    self.round = round
+  }
+
+  package func histogram(_ slot: Int) -> [UInt64] {
+    guard let base = unsafe histogramBase, slot >= 0, slot < round.histograms else { return [] }
+    return (0..<round.bins).map { unsafe base[slot * round.bins + $0] }
+  }
+
+  package func keys(_ pool: Int) -> KeyPool? { pools.indices.contains(pool) ? pools[pool] : nil }
+}
+
+/// The keys that a round collected into one pool.
+@safe
+package struct KeyPool {
+  private let base: UnsafeMutablePointer<UInt64>
+  /// How many keys are stored.
+  package let count: Int
+  /// True when more keys fell into the range than the pool could hold: the stored ones are then incomplete.
+  package let overflowed: Bool
+
+  package init(unsafe base: UnsafeMutablePointer<UInt64>, count: Int, overflowed: Bool) {
+    unsafe self.base = base
+    self.count = count
+    self.overflowed = overflowed
+  }
+
+  /// A key of a pool: how many keys are equal to it (itself included), and how many are larger.
+  package struct Ranked: Sendable {
+    package var key: UInt64
+    package var equal: Int
+    package var larger: Int
+  }
+
+  /// The key of the given rank, counted from the largest (rank 0); the keys are reordered. Nil when the rank is out of range.
+  package func key(ranked rank: Int) -> Ranked? {
+    guard rank >= 0, rank < count else { return nil }
+    // SAFETY: base holds count keys, and settle runs alone.
+    let all = unsafe UnsafeMutableBufferPointer(start: base, count: count)
+    var high = count
+    var wanted = rank
+    // MSD radix selection from the highest bit in which keys differ; the bucket that holds the rank is compacted to the front.
+    while high > 1 {
+      var differing: UInt64 = 0
+      let first = unsafe all[0]
+      for i in 0..<high { differing |= unsafe all[i] ^ first }
+      if differing == 0 { break }
+      let shift = UInt64(max(0, 64 - differing.leadingZeroBitCount - Self.digitBits))
+      var counts = InlineArray<1024, Int>(repeating: 0)
+      for i in 0..<high { counts[Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1)] += 1 }
+      var digit = Self.buckets - 1
+      while digit > 0, wanted >= counts[digit] {
+        wanted -= counts[digit]
+        digit -= 1
+      }
+      var write = 0
+      for i in 0..<high where Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1) == digit {
+        unsafe all.swapAt(write, i)
+        write += 1
+      }
+      high = write
+    }
+    return unsafe Ranked(key: all[0], equal: high, larger: rank - wanted)
+  }
+
+  private static let digitBits = 10
+  private static let buckets = 1 << digitBits
+}

@@ -1,0 +1,71 @@
+import IngotCheckpoints
+import IngotJSON
+import Testing
+
+@Suite("Tensor names")
+struct TensorNamesTests {
+  static let tied: JSONValue = .object(["tie_word_embeddings": .bool(true)])
+  static let untied: JSONValue = .object(["tie_word_embeddings": .bool(false), "model_type": .string("gpt2")])
+
+  @Test(
+    "a config ties head and embedding by its flag, else by its model type",
+    arguments: [
+      (#"{"tie_word_embeddings":true}"#, true), (#"{"tie_word_embeddings":false,"model_type":"gemma2"}"#, false),
+      (#"{"text_config":{"tie_word_embeddings":true}}"#, true), (#"{"model_type":"gpt2"}"#, true), (#"{"model_type":"bert"}"#, true),
+      (#"{"model_type":"t5"}"#, true), (#"{"model_type":"gemma3","text_config":{"tie_word_embeddings":false}}"#, false),
+      (#"{"text_config":{"model_type":"gemma3_text"}}"#, true), (#"{"model_type":"llama"}"#, false), ("{}", false),
+    ])
+  func ties(_ config: String, _ expected: Bool) throws {
+    #expect(TensorNames.tiesEmbeddings(try JSON.parse(config, origin: "c")) == expected)
+    #expect(!TensorNames.tiesEmbeddings(nil))
+  }
+
+  @Test(
+    "head and embedding stand for each other when tied",
+    arguments: [
+      ("lm_head.weight", "model.embed_tokens.weight"), ("output.weight", "model.tok_embeddings.weight"),
+      ("embed_out.weight", "gpt_neox.embed_in.weight"), ("lm_head.weight", "transformer.wte.weight"), ("lm_head.weight", "wte.weight"),
+      ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"), ("lm_head.weight", "shared.weight"),
+      ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"), ("lm_head.weight", "backbone.embeddings.weight"),
+      ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
+      ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"),
+    ])
+  func substitutes(_ head: String, _ embedding: String) {
+    #expect(TensorNames.substitutes(for: head, config: Self.tied).contains(embedding))
+    #expect(TensorNames.substitutes(for: embedding, config: Self.tied).contains(head))
+    #expect(TensorNames.isTiedHead(head) && !TensorNames.isTiedHead(embedding))
+    #expect(TensorNames.isEmbedding(head) && TensorNames.isEmbedding(embedding))
+    #expect(!TensorNames.substitutes(for: head, config: Self.untied).contains(embedding))
+    #expect(TensorNames.substitutes(for: head, config: nil).isEmpty)
+  }
+
+  @Test("T5's three embeddings are one tensor whatever the config says")
+  func alwaysTied() {
+    #expect(
+      TensorNames.substitutes(for: "encoder.embed_tokens.weight", config: Self.untied) == ["shared.weight", "decoder.embed_tokens.weight"])
+    #expect(TensorNames.substitutes(for: "model.layers.0.mlp.up_proj.weight", config: Self.tied).isEmpty)
+  }
+
+  @Test(
+    "other spellings",
+    arguments: [
+      ("transformer.h.0.attn.c_attn.weight", "h.0.attn.c_attn.weight"), ("wte.weight", "transformer.wte.weight"),
+      ("bert.encoder.layer.0.output.LayerNorm.weight", "encoder.layer.0.output.LayerNorm.gamma"),
+      ("bert.embeddings.LayerNorm.beta", "bert.embeddings.LayerNorm.bias"), ("encoder.layer.0.x", "bert.encoder.layer.0.x"),
+      ("model.layers.3.mlp.up_proj.weight", "layers.3.mlp.up_proj.weight"),
+    ])
+  func aliases(_ name: String, _ alias: String) {
+    #expect(TensorNames.aliases(of: name).contains(alias))
+    #expect(TensorNames.aliases(of: alias).contains(name))
+    #expect(!TensorNames.aliases(of: name).contains(name))
+  }
+
+  @Test("names without other spellings, and names that are no embeddings")
+  func plain() {
+    #expect(TensorNames.aliases(of: "lm_head.weight").isEmpty)
+    #expect(TensorNames.aliases(of: "transformer.other.weight").isEmpty)
+    for name in ["model.norm.weight", "attention.output.weight", "bert.embeddings.position_embeddings.weight", "", "x.lm_head.weight"] {
+      #expect(!TensorNames.isEmbedding(name), "\(name)")
+    }
+  }
+}

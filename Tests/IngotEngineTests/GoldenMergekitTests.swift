@@ -1,0 +1,122 @@
+import Foundation
+import IngotEngine
+import IngotErrors
+import IngotMethods
+import IngotRecipes
+import IngotTensors
+import Testing
+
+/// One case of golden/mergekit.json: inputs and the output of mergekit 0.1.4.
+struct GoldenCase: CustomTestStringConvertible, @unchecked Sendable {
+  // SENDABLE: plain JSON values that nothing changes.
+  let name: String
+  let method: String
+  let entry: [String: Any]
+  var testDescription: String { name }
+
+  var inputs: [String: [String: Any]] { entry["inputs"] as? [String: [String: Any]] ?? [:] }
+  var base: String? { entry["base_model"] as? String }
+  var isEmbedding: Bool { entry["is_embed"] as? Bool ?? false }
+  var isRandom: Bool { entry["seed"] != nil }
+  var error: String? { entry["error"] as? String }
+  var output: [String: Any]? { entry["output"] as? [String: Any] }
+  var tensorName: String { isEmbedding ? "model.embed_tokens.weight" : "model.layer.weight" }
+
+  static func numbers(_ value: Any?) -> [Double] {
+    (value as? [Any] ?? []).map { item in
+      if let text = item as? String { return text == "nan" ? .nan : text == "inf" ? .infinity : -.infinity }
+      return (item as? NSNumber)?.doubleValue ?? .nan
+    }
+  }
+
+  static func dtype(_ name: Any?) -> DType {
+    switch name as? String {
+    case "bfloat16": .bf16
+    case "float16": .f16
+    case "float64": .f64
+    default: .f32
+    }
+  }
+
+  var models: [String: [TestTensor]] {
+    inputs.mapValues { input in
+      [TestTensor(tensorName, Self.dtype(input["dtype"]), (input["shape"] as? [Int]) ?? [], Self.numbers(input["data"]))]
+    }
+  }
+
+  /// The recipe that the case stands for. JSON is a recipe too.
+  func recipe(present: Set<String>) throws -> String {
+    let perModel = entry["tensor_parameters"] as? [String: [String: Any]] ?? [:]
+    var models: [[String: Any]] = []
+    for name in inputs.keys.sorted() where name != base || perModel[name] != nil || method == "slerp" {
+      var model: [String: Any] = ["model": name]
+      if let parameters = perModel[name], !parameters.isEmpty { model["parameters"] = parameters }
+      models.append(model)
+    }
+    var recipe: [String: Any] = ["merge_method": method, "models": models]
+    if let base { recipe["base_model"] = base }
+    if let parameters = entry["parameters"] as? [String: Any], !parameters.isEmpty { recipe["parameters"] = parameters }
+    return String(decoding: try JSONSerialization.data(withJSONObject: recipe), as: UTF8.self)
+  }
+
+  static func all() -> [GoldenCase] {
+    let entries = (try? golden("mergekit.json")) as? [[String: Any]] ?? []
+    return entries.map { GoldenCase(name: $0["name"] as? String ?? "?", method: $0["method"] as? String ?? "?", entry: $0) }
+  }
+}
+
+/// Cases whose result differs from mergekit on purpose; the reason is the value.
+private let deliberate: [String: String] = [
+  "linear_zero_sum": "weights that sum to zero are refused instead of giving infinities",
+  "linear_embed_mismatch": "embeddings that differ in width are refused; only rows may differ",
+  "ties_d0": "density 0 keeps nothing instead of failing",
+  "ties_shape_skip": "a model whose tensor has another shape is refused instead of skipped",
+  "ties_all_skipped": "as ties_shape_skip",
+  "ties_only_base": "a recipe without models is refused",
+  "ties_base_missing": "refused, as there",
+  "slerp_single": "slerp with one model is refused: the recipe names one model only",
+  "della_len1": "a row of one element is kept with probability density",
+  "della_scalar0d": "a scalar is a row of one element",
+]
+
+@Suite struct GoldenMergekitTests {
+  @Test(arguments: GoldenCase.all().filter { MethodRegistry.catalog.method($0.method) != nil && !$0.isRandom && deliberate[$0.name] == nil })
+  func equals(_ item: GoldenCase) throws {
+    let models = item.models
+    let recipe = try item.recipe(present: Set(models.keys))
+    guard let expected = item.output else {
+      #expect(throws: IngotError.self) { _ = try merge(recipe: recipe, models: models) }
+      return
+    }
+    let result = try #require(try merge(recipe: recipe, models: models).tensors[item.tensorName])
+    #expect(result.shape == (expected["shape"] as? [Int]) ?? [])
+    #expect(result.dtype == GoldenCase.dtype(expected["dtype"]))
+    let wanted = GoldenCase.numbers(expected["data"])
+    let magnitude = item.inputs.values.flatMap { GoldenCase.numbers($0["data"]) }.map(abs).max() ?? 0
+    let tolerance = result.dtype == .f32 ? 2e-6 : 0.02
+    for index in 0..<result.count {
+      let difference = abs(result.value(index) - wanted[index])
+      #expect(difference <= tolerance * max(abs(wanted[index]), magnitude), "element \(index): \(result.value(index)) and \(wanted[index])")
+    }
+  }
+
+  @Test(arguments: ["linear_zero_sum", "linear_embed_mismatch", "ties_shape_skip", "ties_base_missing", "ties_only_base", "slerp_single"])
+  func refuses(_ name: String) throws {
+    let item = try #require(GoldenCase.all().first { $0.name == name })
+    let models = item.models
+    #expect(throws: IngotError.self) { _ = try merge(recipe: try item.recipe(present: Set(models.keys)), models: models) }
+  }
+
+  @Test func densityZeroKeepsTheBase() throws {
+    let item = try #require(GoldenCase.all().first { $0.name == "ties_d0" })
+    let models = item.models
+    let result = try merge(recipe: try item.recipe(present: Set(models.keys)), models: models)
+    #expect(result.tensors[item.tensorName]?.data == models["base"]?.first?.data)
+  }
+
+  /// The share of golden cases that run must not shrink unnoticed.
+  @Test func coversTheMethods() {
+    let covered = GoldenCase.all().filter { MethodRegistry.catalog.method($0.method) != nil }
+    #expect(covered.count >= 50)
+  }
+}
