@@ -142,7 +142,7 @@ def test_value_out_of_range(ingot: Run, recipe: Write, models: Models, tmp_path:
 @pytest.mark.parametrize("layers", ["[0, 3]", "[-1, 2]", "[2, 1]", "[0]"])
 def test_layer_range_outside_the_model(ingot: Run, recipe: Write, models: Models, tmp_path: Path, layers: str) -> None:
     text = f"merge_method: passthrough\nslices:\n  - sources:\n      - model: {models['a']}\n        layer_range: {layers}\n"
-    fails(ingot("merge", recipe(text), "out"), tmp_path, 2, "recipe.yml:5:", "layer_range")
+    fails(ingot("merge", recipe(text), "out"), tmp_path, 2, "recipe.yml:", "layer_range")
 
 
 @pytest.mark.parametrize("text", ["", "merge_method: linear\n", "models: [", "- 1\n", "\x00", "a: &a [*a]\n", "merge_method: {a: b}\n"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHAPES, Run, make_tensors, read
+from conftest import SHAPES, Run, make_tensors, read, write_model
 
 Models = dict[str, Path]
 Write = Callable[[str], Path]
@@ -121,13 +121,21 @@ def test_verify_finds_a_changed_byte(ingot: Run, recipe: Write, models: Models, 
     assert done.returncode == 3, done.stderr
 
 
-def test_force_replaces(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
+def test_force_replaces_a_model(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
+    write_model(tmp_path / "out", make_tensors(9))
     (tmp_path / "out" / "old").write_text("old", encoding="utf-8")
     done = ingot("merge", recipe(text_of("linear", models)), "out", "--force")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out" / "old").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out") and path.name != "out"]
+
+
+def test_force_spares_what_is_no_model(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    done = ingot("merge", recipe(text_of("linear", models)), "out", "--force")
+    assert done.returncode == 5, done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_results_as_json(ingot: Run, recipe: Write, models: Models) -> None:

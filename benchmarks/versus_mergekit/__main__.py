@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def run_method(recipe: Recipe, chosen: list[Program], work: Path, output_bytes: 
                 flush=True,
             )
             if check and round_number == 0 and not program.plain:
-                kept[program.name] = out.rename(work / f"kept-{out.name}")
+                kept[program.name] = work / f"kept-{out.name}"
+                clear(kept[program.name])  # of a comparison that was stopped
+                out.rename(kept[program.name])
             clear(out)
     if kept:
         compare(recipe, kept)
@@ -147,6 +150,7 @@ def compare(recipe: Recipe, kept: dict[str, Path]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = parse()
     work: Path = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Compares merged checkpoints: `compare.py [--bytes-only] NAME=DIR...`, where our names begin with "ingot".
 
 Outputs of ours must hold the same bytes under every setting. Against the peer's the values are compared: it rounds
-to bfloat16 after every step and we round once, so neighbours are expected and more than a few steps are not.
+to bfloat16 after every step and we round once, so neighbours are expected. More than that is seen where terms cancel (a step is
+tiny near zero) and, with ties, where rounded differences lie at the threshold.
 """
 
 from __future__ import annotations

@@ -80,7 +80,11 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path, inter
         memory = _Memory(process.pid, interval)
         memory.start()
         assert process.stdout is not None
-        output = process.stdout.read()
+        try:
+            output = process.stdout.read()
+        except BaseException:  # an interrupted measurement must not leave a merge running
+            process.kill()
+            raise
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
     memory.stop()
