@@ -209,11 +209,16 @@ package struct Inspection: Sendable {
 }
 
 extension Notice {
-  /// The members of a notice's JSON object.
+  /// The members of a notice's JSON object; what is not known is null.
   func write(to entry: inout JSONDocument) {
     entry.field("severity", severity == .warning ? "warning" : "info")
     entry.field("message", message)
-    if let subject { entry.field("subject", subject) }
-    if let position { entry.field("position", position.description) }
+    entry.field("subject", subject)
+    guard let position else { return entry.field("position", nil) }
+    entry.object("position") { place in
+      place.field("origin", position.origin)
+      place.field("line", position.line)
+      place.field("column", position.column)
+    }
   }
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs a command with a terminal of 100 columns as its standard error, and may interrupt it. Exits as the command did.
 
-  terminal.py [--signal NAME --journal PATH] COMMAND...
+  terminal.py [--signal NAME --journal PATH [--ignored]] COMMAND...
 
 What the command wrote to the terminal goes to standard error, with escape sequences spelled out and one state of a redrawn line
 on each line. With --signal the command gets it once the journal at PATH has five lines (two and one for each finished
-tensor): while it runs, on any machine.
+tensor): while it runs, on any machine. With --ignored it is
+started with the signal ignored, as nohup does.
 """
 
 from __future__ import annotations
@@ -45,18 +46,22 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--signal")
     parser.add_argument("--journal", type=Path)
+    parser.add_argument("--ignored", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    number = getattr(signal, "SIG" + arguments.signal) if arguments.signal else 0
+    if arguments.ignored:
+        signal.signal(number, signal.SIG_IGN)
     process = subprocess.Popen(arguments.command, stderr=inner)
     os.close(inner)
     written: list[bytes] = []
     reader = threading.Thread(target=drain, args=(terminal, written))
     reader.start()
-    if arguments.signal:
+    if number:
         if wait_for_journal(process, arguments.journal):
-            process.send_signal(getattr(signal, "SIG" + arguments.signal))
+            process.send_signal(number)
         else:
             print("the command ended before it could be interrupted", file=sys.stderr)
     status = process.wait()

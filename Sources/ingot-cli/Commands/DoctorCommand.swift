@@ -79,10 +79,10 @@ struct DoctorCommand: ParsableCommand {
           .int(nodes.count)))
     }
     findings.append(Finding("threads", "threads", "\(team.size)", .int(team.size)))
-    let (kind, words) = team.kind == .openMP ? ("openmp", "OpenMP's") : ("pthread", "its own")
+    let kind = team.kind == .openMP ? "openmp" : "pthread"
     findings.append(
       Finding(
-        "team", "team", "\(words) threads: \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
+        "team", "team", "\(kind): \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
     return findings
   }
 
