@@ -68,6 +68,18 @@ struct CheckedTensor: Sendable {
     isReadOnly = unsafe view.flags & UInt32(INGOT_TENSOR_READ_ONLY) != 0
   }
 
+  /// False when no two indices lead to one element: each axis steps over all that the axes with smaller steps reach.
+  private var repeatsElements: Bool {
+    guard let strides = view.strides else { return false }
+    var reach: UInt = 0
+    for (stride, extent) in zip(strides.map(\.magnitude), view.shape.dimensions).filter({ $0.1 > 1 }).sorted(by: { $0.0 < $1.0 }) {
+      if stride <= reach { return true }
+      // `memoryRange` made sure that this fits.
+      reach += stride * UInt(extent - 1)
+    }
+    return false
+  }
+
   /// An array of pointers to views.
   static func all(
     _ pointers: UnsafePointer<UnsafePointer<ingot_tensor_view>?>?, _ number: UInt64, _ parameter: String, name: String? = nil
@@ -88,6 +100,11 @@ struct CheckedTensor: Sendable {
     for output in outputs where output.isReadOnly {
       throw IngotError(
         .invalidArgument, "output \(output.view.name) is read-only", hint: "give it memory of its own", subject: output.view.name)
+    }
+    for output in outputs where output.repeatsElements {
+      throw IngotError(
+        .invalidArgument, "output \(output.view.name) has strides \(output.view.strides ?? []) that reach some of its elements twice",
+        hint: "give it memory of its own", subject: output.view.name)
     }
     // Sorted by address: an overlap shows between a range and the furthest one before it, unless both are inputs.
     let ranges =

@@ -475,8 +475,8 @@ typedef int32_t (*ingot_progress_fn)(void *INGOT_NULLABLE user, const ingot_prog
 
 /* ingot_run_options.flags */
 enum {
-  INGOT_RUN_RESUME = 1,          /* go on with DIRECTORY.partial of an interrupted run of the same plan */
-  INGOT_RUN_OVERWRITE = 2,       /* replace an existing directory, in one step, once the new one is complete */
+  INGOT_RUN_RESUME = 1,         /* go on with DIRECTORY.partial of an interrupted run of the same plan */
+  INGOT_RUN_OVERWRITE = 2,      /* replace an existing directory, in one step, once the new one is complete */
   INGOT_RUN_ALLOW_NONFINITE = 4 /* NaN and infinity are carried through and counted in the report */
 };
 
