@@ -113,7 +113,8 @@ package struct Inspection: Sendable {
     case .number(let text), .string(let text): return String(text.prefix(200))
     case .array(let elements):
       let texts = elements.compactMap(\.asString)
-      return texts.count == elements.count && !texts.isEmpty && texts.count <= 8 ? texts.map { String($0.prefix(200)) }.joined(separator: ", ") : nil
+      return texts.count == elements.count && !texts.isEmpty && texts.count <= 8
+        ? texts.map { String($0.prefix(200)) }.joined(separator: ", ") : nil
     case .null, .object: return nil
     }
   }
@@ -172,6 +173,11 @@ package struct Inspection: Sendable {
     return counts
   }
 
+  /// The file that holds a tensor; "" for a model that is in memory.
+  package func fileName(of tensor: CheckpointTensor) -> String {
+    checkpoint.shards.indices.contains(tensor.shard) ? checkpoint.shards[tensor.shard].name : ""
+  }
+
   private func writeFiles(to list: inout JSONDocument) {
     let counts = tensorCounts
     for (index, shard) in checkpoint.shards.enumerated() {
@@ -195,7 +201,7 @@ package struct Inspection: Sendable {
           for extent in tensor.shape.dimensions { shape.value(extent) }
         }
         entry.field("bytes", tensor.byteCount)
-        entry.field("file", checkpoint.shards[tensor.shard].name)
+        entry.field("file", fileName(of: tensor))
         entry.field("offset", Int(clamping: tensor.fileOffset))
       }
     }

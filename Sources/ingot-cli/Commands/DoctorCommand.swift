@@ -75,7 +75,8 @@ struct DoctorCommand: ParsableCommand {
           .int(topology.defaultThreads)))
       findings.append(
         Finding(
-          "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""), .int(nodes.count)))
+          "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""),
+          .int(nodes.count)))
     }
     findings.append(Finding("threads", "threads", "\(team.size)", .int(team.size)))
     let (kind, words) = team.kind == .openMP ? ("openmp", "OpenMP's") : ("pthread", "its own")

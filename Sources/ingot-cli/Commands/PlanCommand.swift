@@ -34,7 +34,7 @@ struct PlanCommand: ParsableCommand {
     let text = try recipe.load(operands: arguments, command: "plan")
     let plan = try text.plan(shardSize: shardSize, seed: recipe.seed)
     talk.talk(plan.notices)
-    try talk.print(printable(lines: plan.table(maxRows: rows.map { max(0, $0) })), json: plan.json())
+    try talk.print(printableLines(plan.table(maxRows: rows.map { max(0, $0) })), json: plan.json())
   }
 }
 

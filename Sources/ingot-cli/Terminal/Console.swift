@@ -112,7 +112,7 @@ func printable(_ text: String) -> String {
 }
 
 /// The same for several lines, whose ends stay.
-func printable(lines text: String) -> String {
+func printableLines(_ text: String) -> String {
   if text.utf8.allSatisfy({ ($0 >= 0x20 && $0 < 0x7F) || $0 == 0x0A }) { return text }
   return text.utf8.split(separator: 0x0A, omittingEmptySubsequences: false).map { printable(String(Substring($0))) }.joined(separator: "\n")
 }
