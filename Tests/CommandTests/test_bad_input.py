@@ -176,7 +176,14 @@ def test_unwritable_destination(ingot: Run, recipe: Write, models: Models, tmp_p
 
 
 def test_memory_budget_too_small(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
-    fails(ingot("merge", recipe(LINEAR.format(**models)), "out", "--memory", "1KiB"), tmp_path, 4, "--memory")
+    """della ranks whole rows: one row of this tensor alone is larger than the budget."""
+    for seed, name in enumerate(models):
+        shutil.rmtree(models[name])
+        values = np.random.default_rng(seed).standard_normal((2, 1 << 20)).astype(np.float32)
+        write_model(models[name], {"x": values}, num_hidden_layers=0)
+    text = LINEAR.format(**models).replace("linear", f"della\nbase_model: {models['base']}").replace("0.5", "0.5, density: 0.5")
+    fails(ingot("merge", recipe(text), "out", "--memory", "1MiB"), tmp_path, 4, "--memory")
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_disk_too_small(tmp_path: Path, recipe: Write, models: Models) -> None:
