@@ -2,16 +2,22 @@
 // Ingot: an embeddable engine that merges neural-network checkpoints.
 import PackageDescription
 
+/// scripts/test sets this: no warning may stay, but a newer compiler's new warning must not stop a user's build.
+let warningsAreErrors = Context.environment["INGOT_WARNINGS_AS_ERRORS"] != nil
+
 /// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
-let strict: [SwiftSetting] = [
-  .strictMemorySafety(),
-  .enableUpcomingFeature("ExistentialAny"),
-  .enableUpcomingFeature("InternalImportsByDefault"),
-  .enableUpcomingFeature("MemberImportVisibility"),
-]
+let strict: [SwiftSetting] =
+  [
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+  ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
 
 /// C leaves share the language level; vector code picks its instruction set per function, not per file.
-let c11: [CSetting] = [.unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-O3"])]
+let c11: [CSetting] = [
+  .unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-O3"] + (warningsAreErrors ? ["-Werror"] : []))
+]
 
 let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
 
@@ -34,7 +40,10 @@ let package = Package(
     .target(
       name: "COpenMPTeam",
       cSettings: [.unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"] + openMPFlags)],
-      linkerSettings: [.unsafeFlags(["-L/usr/lib/llvm-14/lib", "-lomp"])]),
+      linkerSettings: [
+        // It holds no Swift: without the first three it would ask for the shared Swift runtime, at the toolchain's path.
+        .unsafeFlags(["-static-stdlib", "-nostartfiles", "-Xlinker", "--as-needed", "-L/usr/lib/llvm-14/lib", "-lomp"])
+      ]),
     .systemLibrary(name: "CYaml", path: "Sources/CYaml", providers: [.apt(["libyaml-dev"])]),
     .systemLibrary(name: "CIngot", path: "include"),
 
@@ -72,7 +81,9 @@ let package = Package(
       dependencies: [
         "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
-      ], swiftSettings: strict),
+      ], swiftSettings: strict,
+      // An installed command finds the OpenMP team beside the library.
+      linkerSettings: [.unsafeFlags(["-use-ld=lld", "-Xlinker", "-rpath", "-Xlinker", "$ORIGIN/../lib"])]),
 
     // Tests.
     .testTarget(name: "IngotTensorsTests", dependencies: ["IngotTensors", "IngotErrors", "CKernels"], swiftSettings: strict),

@@ -40,9 +40,7 @@ int32_t ingotk_set_count(void) { return SETS; }
 
 const char *ingotk_set_name(int32_t set) { return set >= 0 && set < SETS ? sets[set].name : ""; }
 
-bool ingotk_set_runs_here(int32_t set) {
-  return set >= 0 && set < SETS && (detected() & sets[set].needs) == sets[set].needs;
-}
+bool ingotk_set_runs_here(int32_t set) { return set >= 0 && set < SETS && (detected() & sets[set].needs) == sets[set].needs; }
 
 uint64_t ingotk_set_calls(int32_t set) {
   if (set < 0 || set >= SETS) return 0;
@@ -64,25 +62,21 @@ static inline const struct ingot_kernels *enter(int32_t set) {
   return sets[chosen].table;
 }
 
-size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n) {
-  return enter(set)->load(dtype, source, out, n);
-}
+size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n) { return enter(set)->load(dtype, source, out, n); }
 void ingotk_store(int32_t set, int32_t dtype, const float *x, void *out, size_t n) { enter(set)->store(dtype, x, out, n); }
 void ingotk_linear(int32_t set, ingotk_rows x, size_t rows, const float *weights, float divisor, float *out, size_t n) {
   enter(set)->linear(x, rows, weights, divisor, out, n);
 }
 void ingotk_scale(int32_t set, const float *x, float by, float *out, size_t n) { enter(set)->scale(x, by, out, n); }
-void ingotk_subtract(int32_t set, const float *x, const float *base, float *out, size_t n) {
-  enter(set)->subtract(x, base, out, n);
-}
+void ingotk_subtract(int32_t set, const float *x, const float *base, float *out, size_t n) { enter(set)->subtract(x, base, out, n); }
 void ingotk_add_delta(int32_t set, const float *delta, float scale, const float *base, float *out, size_t n) {
   enter(set)->add_delta(delta, scale, base, out, n);
 }
 void ingotk_weighted_sum(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, float divisor, float *out, size_t n) {
   enter(set)->weighted_sum(deltas, rows, weights, divisor, out, n);
 }
-void ingotk_elect(
-    int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, int32_t zero_sign, float *out, size_t n) {
+void ingotk_elect(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, int32_t zero_sign, float *out,
+                  size_t n) {
   enter(set)->elect(deltas, rows, weights, normalize, zero_sign, out, n);
 }
 void ingotk_dot(int32_t set, const float *x, const float *y, double *lanes, size_t n) { enter(set)->dot(x, y, lanes, n); }
@@ -90,43 +84,35 @@ void ingotk_absolute(int32_t set, const float *x, double *lanes, size_t n) { ent
 void ingotk_moments(int32_t set, const float *x, const float *y, double *xx, double *xy, double *yy, size_t n) {
   enter(set)->moments(x, y, xx, xy, yy, n);
 }
-size_t ingotk_collect(
-    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above, uint64_t *keys,
-    size_t capacity, size_t n) {
+size_t ingotk_collect(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above,
+                      uint64_t *keys, size_t capacity, size_t n) {
   return enter(set)->collect(x, first, ties, low, high, above, keys, capacity, n);
 }
-void ingotk_histogram(
-    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
-    uint64_t *counts, size_t n) {
+void ingotk_histogram(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
+                      uint64_t *counts, size_t n) {
   enter(set)->histogram(x, first, ties, prefix, prefix_bits, digit_bits, counts, n);
 }
 void ingotk_trim(int32_t set, float *x, uint64_t first, int32_t ties, uint64_t threshold, bool inclusive, size_t n) {
   enter(set)->trim(x, first, ties, threshold, inclusive, n);
 }
-void ingotk_bernoulli(
-    int32_t set, uint64_t seed, uint64_t stream, uint64_t first, uint64_t threshold, uint8_t *bits, size_t n) {
+void ingotk_bernoulli(int32_t set, uint64_t seed, uint64_t stream, uint64_t first, uint64_t threshold, uint8_t *bits, size_t n) {
   enter(set)->bernoulli(seed, stream, first, threshold, bits, n);
 }
-void ingotk_apply_mask(int32_t set, float *x, const uint8_t *bits, float scale, size_t n) {
-  enter(set)->apply_mask(x, bits, scale, n);
-}
+void ingotk_apply_mask(int32_t set, float *x, const uint8_t *bits, float scale, size_t n) { enter(set)->apply_mask(x, bits, scale, n); }
 void ingotk_masked_absolute(int32_t set, const float *x, const uint8_t *bits, double *all, double *kept, size_t n) {
   enter(set)->masked_absolute(x, bits, all, kept, n);
 }
-void ingotk_della_row(
-    int32_t set, const float *x, double density, double epsilon, uint64_t seed, uint64_t stream, uint64_t first, uint8_t *bits,
-    float *probabilities, uint32_t *scratch, size_t n) {
+void ingotk_della_row(int32_t set, const float *x, double density, double epsilon, uint64_t seed, uint64_t stream, uint64_t first,
+                      uint8_t *bits, float *probabilities, uint32_t *scratch, size_t n) {
   enter(set)->della_row(x, density, epsilon, seed, stream, first, bits, probabilities, scratch, n);
 }
 void ingotk_divide_kept(int32_t set, float *x, const uint8_t *bits, const float *probabilities, size_t n) {
   enter(set)->divide_kept(x, bits, probabilities, n);
 }
-size_t ingotk_merge_linear(
-    int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n) {
+size_t ingotk_merge_linear(int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n) {
   return enter(set)->merge_linear(terms, rows, divisor, out_dtype, out, n);
 }
-size_t ingotk_merge_deltas(
-    int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first, int32_t out_dtype,
-    void *out, size_t n) {
+size_t ingotk_merge_deltas(int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first,
+                           int32_t out_dtype, void *out, size_t n) {
   return enter(set)->merge_deltas(base, terms, rows, rule, first, out_dtype, out, n);
 }

@@ -30,7 +30,9 @@ package struct ByteCount: Sendable, Hashable, CustomStringConvertible {
       throw Self.malformed(text, unit: unit)
     }
     let parts = number.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
-    guard parts.count <= 2, let whole = parts.first, !whole.isEmpty, parts.last?.isEmpty == false else { throw Self.malformed(text, unit: "") }
+    guard parts.count <= 2, let whole = parts.first, !whole.isEmpty, parts.last?.isEmpty == false else {
+      throw Self.malformed(text, unit: "")
+    }
     self.bytes = try Self.scaled(whole: whole, fraction: parts.count == 2 ? parts[1] : [], by: scale, text)
   }
 

@@ -113,7 +113,8 @@ package struct Inspection: Sendable {
     case .number(let text), .string(let text): return String(text.prefix(200))
     case .array(let elements):
       let texts = elements.compactMap(\.asString)
-      return texts.count == elements.count && !texts.isEmpty && texts.count <= 8 ? texts.map { String($0.prefix(200)) }.joined(separator: ", ") : nil
+      return texts.count == elements.count && !texts.isEmpty && texts.count <= 8
+        ? texts.map { String($0.prefix(200)) }.joined(separator: ", ") : nil
     case .null, .object: return nil
     }
   }
@@ -172,6 +173,11 @@ package struct Inspection: Sendable {
     return counts
   }
 
+  /// The file that holds a tensor; "" for a model that is in memory.
+  package func fileName(of tensor: CheckpointTensor) -> String {
+    checkpoint.shards.indices.contains(tensor.shard) ? checkpoint.shards[tensor.shard].name : ""
+  }
+
   private func writeFiles(to list: inout JSONDocument) {
     let counts = tensorCounts
     for (index, shard) in checkpoint.shards.enumerated() {
@@ -195,7 +201,7 @@ package struct Inspection: Sendable {
           for extent in tensor.shape.dimensions { shape.value(extent) }
         }
         entry.field("bytes", tensor.byteCount)
-        entry.field("file", checkpoint.shards[tensor.shard].name)
+        entry.field("file", fileName(of: tensor))
         entry.field("offset", Int(clamping: tensor.fileOffset))
       }
     }
@@ -203,11 +209,16 @@ package struct Inspection: Sendable {
 }
 
 extension Notice {
-  /// The members of a notice's JSON object.
+  /// The members of a notice's JSON object; what is not known is null.
   func write(to entry: inout JSONDocument) {
     entry.field("severity", severity == .warning ? "warning" : "info")
     entry.field("message", message)
-    if let subject { entry.field("subject", subject) }
-    if let position { entry.field("position", position.description) }
+    entry.field("subject", subject)
+    guard let position else { return entry.field("position", nil) }
+    entry.object("position") { place in
+      place.field("origin", position.origin)
+      place.field("line", position.line)
+      place.field("column", position.column)
+    }
   }
 }

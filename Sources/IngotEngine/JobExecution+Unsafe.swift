@@ -99,6 +99,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     guard let round else { return }
     let part = round.item(item)
     let segment = segments[part.segment]
+    let statistic = round.statistic(worker.index)
     if !wanted.isComplete {
       try sample(state, wanted, segment: segment, blocks: part.blocks, worker: worker)
       return
@@ -107,7 +108,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let range = segment.blocking.block(block)
       round.clearLanes(worker.index)
       try forEachTile(range, segment: segment, worker: worker, use: .fill) { (tile, _) throws(IngotError) in
-        method.gather(state, tile, round.statistic(worker.index))
+        method.gather(state, tile, statistic)
         round.flushKeys(worker.index)
       }
       round.fold(block: segment.firstBlock + block, worker: worker.index)
@@ -122,12 +123,13 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     let all = segment.blocking.block(first).lowerBound..<segment.blocking.block(blocks.upperBound - 1).upperBound
     if kept.isAllocated && !kept.isFilled {
       for block in blocks {
-        for (index, input) in segment.tensor.inputs.enumerated() {
+        for index in segment.inputs.indices {
           _ = try unsafe kept.elements(
-            segment.blocking.block(block), input: index, of: segment, use: .fill, context: context, worker: worker, planned: input)
+            segment.blocking.block(block), input: index, of: segment, use: .fill, context: context, worker: worker)
         }
       }
     }
+    let statistic = round.statistic(worker.index)
     let length = Blocking.tileElements
     for tile in all.lowerBound / length...(all.upperBound - 1) / length where tile % wanted.sampleStride == 0 {
       let room = max(min(length, segment.blocking.count - tile * length) - Round.sampleRun, 0) / 16
@@ -136,7 +138,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       guard all.contains(start) else { continue }
       let range = start..<min(start + Round.sampleRun, segment.blocking.count)
       try forEachTile(range, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass) { (tile, _) throws(IngotError) in
-        method.gather(state, tile, round.statistic(worker.index))
+        method.gather(state, tile, statistic)
         round.flushKeys(worker.index)
       }
     }
@@ -177,21 +179,21 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     _ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse,
     _ body: (Tile, Floats) throws(IngotError) -> Void
   ) throws(IngotError) {
-    let inputs = segment.tensor.inputs
-    for (index, input) in inputs.enumerated() {
+    let inputs = segment.inputs
+    for index in inputs.indices {
       unsafe worker.elements[index] = try kept.elements(
-        range, input: index, of: segment, use: use, context: context, worker: worker, planned: input)
+        range, input: index, of: segment, use: use, context: context, worker: worker)
     }
     let length = segment.blocking.tileLength
     var start = range.lowerBound
     while start < range.upperBound {
       let count = min(length, range.upperBound - start)
       let runs = worker.runs(inputs: inputs.count, scratch: demands.scratchRows, tileLength: length, count: count)
-      for (index, input) in inputs.enumerated() {
-        let width = input.dtype.bits / 8
+      for index in inputs.indices {
+        let width = inputs[index].width
         // SAFETY: elements[index] is valid for the whole range.
         let slice = unsafe ElementSlice(
-          unsafe: worker.elements[index] + (start - range.lowerBound) * width, dtype: input.dtype, count: count)
+          unsafe: worker.elements[index] + (start - range.lowerBound) * width, dtype: inputs[index].dtype, count: count)
         let bad = context.kernels.load(slice, into: runs.inputs[index])
         unsafe worker.nonfinite[index] += bad
         worker.decodedBytes += count * width

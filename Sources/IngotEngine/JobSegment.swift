@@ -2,12 +2,29 @@ internal import IngotErrors
 internal import IngotMethods
 internal import IngotTensors
 
+/// What reading one input takes, without the names: plain values, so that workers do not contend for reference counts.
+struct InputAccess: Sendable {
+  let source: Int
+  let offset: Int
+  let dtype: DType
+  /// Bytes of an element.
+  let width: Int
+
+  init(_ input: PlannedInput) {
+    source = input.source
+    offset = input.offset
+    dtype = input.dtype
+    width = max(input.dtype.bits / 8, 1)
+  }
+}
+
 /// One tensor of a running job and its place among the job's blocks and indices.
 struct JobSegment: Sendable {
   let index: Int
   /// Index into the plan's tensors.
   let planned: Int
   let tensor: PlannedTensor
+  let inputs: [InputAccess]
   let blocking: Blocking
   /// Number of blocks of the job before this tensor.
   let firstBlock: Int
@@ -33,7 +50,7 @@ struct JobSegment: Sendable {
       let blocking = try Blocking(shape: tensor.shape, granularity: granularity)
       segments.append(
         JobSegment(
-          index: index, planned: planned, tensor: tensor, blocking: blocking, firstBlock: firstBlock, jobBase: jobBase,
+          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking, firstBlock: firstBlock, jobBase: jobBase,
           isWanted: !(context.skipsFinished && context.sink.finished.contains(planned))))
       firstBlock += blocking.blockCount
       jobBase += (UInt64(blocking.count) + unit - 1) / unit * unit

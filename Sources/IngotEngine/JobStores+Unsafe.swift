@@ -98,14 +98,15 @@ final class KeptInputs: @unchecked Sendable {
 
   /// Where the elements `range` of one input lie: in the source's own memory, kept from an earlier round, or read just now.
   func elements(
-    _ range: Range<Int>, input: Int, of segment: JobSegment, use: KeptUse, context: JobContext, worker: Worker, planned: PlannedInput
+    _ range: Range<Int>, input: Int, of segment: JobSegment, use: KeptUse, context: JobContext, worker: Worker
   ) throws(IngotError) -> UnsafeRawPointer {
-    let width = planned.dtype.bits / 8
-    let first = planned.offset + range.lowerBound * width
+    let access = segment.inputs[input]
+    let width = access.width
+    let first = access.offset + range.lowerBound * width
     let bytes = range.count * width
-    let source = context.sources[planned.source]
+    let source = context.sources[access.source]
     if let address = unsafe source.address(of: first..<first + bytes) { return unsafe address }
-    var target = unsafe worker.stagingAddress(input: input, inputs: segment.tensor.inputs, stagingLength: segment.blocking.stagingLength)
+    var target = unsafe worker.stagingAddress(input: input, inputs: segment.inputs, stagingLength: segment.blocking.stagingLength)
     if let piece, isFilled || use != .bypass {
       unsafe target = piece.address + offsets[segment.index][input] + range.lowerBound * width
       if isFilled || use == .present { return UnsafeRawPointer(target) }

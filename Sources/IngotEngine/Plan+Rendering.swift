@@ -38,14 +38,7 @@ extension Plan {
         for (index, tensor) in tensors.enumerated() { list.object { write(tensor, work: work[index], to: &$0) } }
       }
       document.list("notices") { list in
-        for notice in notices {
-          list.object { entry in
-            entry.field("severity", notice.severity == .warning ? "warning" : "info")
-            entry.field("message", notice.message)
-            if let subject = notice.subject { entry.field("subject", subject) }
-            if let position = notice.position { entry.field("position", position.description) }
-          }
-        }
+        for notice in notices { list.object { notice.write(to: &$0) } }
       }
     }
     return document.text + "\n"

@@ -108,14 +108,16 @@ extension Verification {
     }
     guard try fileStatus(path) != nil else {
       throw IngotError(
-        .notFound, "the directory has no \(recordName)", hint: "only directories that a merge of Ingot wrote can be verified", subject: directory)
+        .notFound, "the directory has no \(recordName)", hint: "only directories that a merge of Ingot wrote can be verified",
+        subject: directory)
     }
     let file = try StoredFile(path)
     let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: recordLimit), origin: path)
     let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
     guard schema == 1 else {
       throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "verify it with the version of ingot that wrote it", subject: path)
+        .unsupported, "the record has schema \(schema), expected 1", hint: "verify it with the version of ingot that wrote it",
+        subject: path)
     }
     let algorithm = try (root["digest_algorithm"] ?? .null).requireString("digest_algorithm", in: path)
     guard algorithm == "xxh3-128/1MiB" else {
@@ -152,7 +154,9 @@ extension Verification {
         differences.append(
           Difference(
             tensor: name, file: shard,
-            problem: "the tensor has \(tensor.byteCount) bytes at offset \(tensor.fileOffset) of \(shard), expected \(bytes) at \(offset) of \(file)"))
+            problem:
+              "the tensor has \(tensor.byteCount) bytes at offset \(tensor.fileOffset) of \(shard), expected \(bytes) at \(offset) of \(file)"
+          ))
         continue
       }
       entries.append(Entry(name: name, file: file, offset: offset, bytes: bytes, digest: digest, shard: tensor.shard))

@@ -97,9 +97,9 @@ final class Worker: @unchecked Sendable {
   }
 
   /// Room for `length` elements of input `input`, given the job's dtypes.
-  func stagingAddress(input: Int, inputs: [PlannedInput], stagingLength: Int) -> UnsafeMutableRawPointer {
+  func stagingAddress(input: Int, inputs: [InputAccess], stagingLength: Int) -> UnsafeMutableRawPointer {
     var offset = 0
-    for other in 0..<input { offset += WorkerSizes.padded(stagingLength * max(inputs[other].dtype.bits / 8, 1)) }
+    for other in 0..<input { offset += WorkerSizes.padded(stagingLength * inputs[other].width) }
     return unsafe staging + offset
   }
 

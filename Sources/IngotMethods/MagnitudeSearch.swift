@@ -33,11 +33,11 @@ package struct MagnitudeSearch: Sendable {
   /// Populations up to this size are collected whole; larger ones are sampled first.
   package static let wholeLimit: UInt64 = 262_144
   /// About how many values a sample takes.
-  private static let sampleSize: UInt64 = 131_072
+  private static let sampleSize: UInt64 = 65_536
   private static let tileElements: UInt64 = 4096
   /// Half width of the bracket in standard errors of a sample of independent values. Rows and their neighbours resemble each other, so
   /// the true error is larger; a rank that escapes costs time, never exactness.
-  private static let bracketWidth = 12.0
+  private static let bracketWidth = 10.0
   private static let blockElements: UInt64 = 65_536
 
   private let population: UInt64

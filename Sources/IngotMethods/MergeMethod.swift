@@ -112,7 +112,7 @@ package struct Round: Sendable {
   package var sampleStride: Int
 
   /// Elements of one run of a sample: short, because neighbours in a row resemble each other.
-  package static let sampleRun = 64
+  package static let sampleRun = 32
 
   package init(
     sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], sampleStride: Int = 0

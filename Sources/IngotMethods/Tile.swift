@@ -84,7 +84,12 @@ package struct BlockStatistic {
   private let tallyBase: UnsafeMutablePointer<UInt64>
   private let histogramBase: UnsafeMutablePointer<UInt64>
   private let pools: UnsafeMutablePointer<KeyBuffer>
-  private let round: Round
+  // Counts only: a copy of the round would touch the reference count that all workers share.
+  private let sums: Int
+  private let tallyCount: Int
+  private let histogramCount: Int
+  private let bins: Int
+  private let poolCount: Int
 
   package init(
     unsafe lanes: UnsafeMutablePointer<Double>, tallies: UnsafeMutablePointer<UInt64>, histograms: UnsafeMutablePointer<UInt64>,
@@ -94,32 +99,36 @@ package struct BlockStatistic {
     unsafe self.tallyBase = tallies
     unsafe self.histogramBase = histograms
     unsafe self.pools = pools
-    self.round = round
+    sums = round.sums
+    tallyCount = round.tallies
+    self.histogramCount = round.histograms
+    bins = round.bins
+    poolCount = round.keyCapacities.count
   }
 
   /// The 16 lanes of sum `slot`.
   package func sum(_ slot: Int) -> Lanes {
-    let safe = min(max(slot, 0), max(round.sums - 1, 0))
+    let safe = min(max(slot, 0), max(sums - 1, 0))
     return unsafe Lanes(unsafe: lanes + safe * 16)
   }
 
   /// Adds to counter `slot`.
   package func add(_ amount: UInt64, toTally slot: Int) {
-    guard slot >= 0, slot < round.tallies else { return }
+    guard slot >= 0, slot < tallyCount else { return }
     unsafe tallyBase[slot] &+= amount
   }
 
   /// The bins of histogram `slot`.
   package func histogram(_ slot: Int) -> Counters {
-    let safe = min(max(slot, 0), max(round.histograms - 1, 0))
-    return unsafe Counters(unsafe: histogramBase + safe * round.bins, count: round.bins)
+    let safe = min(max(slot, 0), max(histogramCount - 1, 0))
+    return unsafe Counters(unsafe: histogramBase + safe * bins, count: histogramCount == 0 ? 0 : bins)
   }
 
   /// Counts keys above `high` into tally `tally` and collects those in low...high into pool `pool`.
   package func collect(
     _ values: Floats, kernels: Kernels, firstIndex: UInt64, ties: TieRule, low: UInt64, high: UInt64, pool: Int, tally: Int
   ) {
-    guard pool >= 0, pool < round.keyCapacities.count else { return }
+    guard pool >= 0, pool < poolCount else { return }
     var above: UInt64 = 0
     // The stretch holds a whole tile, so it cannot overflow.
     _ = unsafe kernels.collect(values, firstIndex: firstIndex, ties: ties, low: low, high: high, above: &above, into: &pools[pool])
@@ -130,7 +139,7 @@ package struct BlockStatistic {
 extension BlockStatistic {
   /// How many keys of `values` equal `key`.
   package func count(of key: UInt64, in values: Floats, kernels: Kernels, firstIndex: UInt64, ties: TieRule) -> UInt64 {
-    guard key > 0, round.keyCapacities.isEmpty == false else { return 0 }
+    guard key > 0, poolCount > 0 else { return 0 }
     var atLeast: UInt64 = 0
     var above: UInt64 = 0
     _ = unsafe kernels.collect(values, firstIndex: firstIndex, ties: ties, low: .max, high: key - 1, above: &atLeast, into: &pools[0])

@@ -13,7 +13,8 @@ import CKernels
   package init(_ source: ElementSlice, weight: Float, threshold: UInt64 = 0, mask: KeepBits? = nil, maskScale: Float = 1) {
     // SAFETY: the views' own promises; the struct is read only during a kernel call.
     unsafe raw = ingotk_term(
-      source: source.address, count: source.count, dtype: source.dtype.rawValue, weight: weight, least: threshold, bits: mask.map { unsafe UnsafePointer($0.base) },
+      source: source.address, count: source.count, dtype: source.dtype.rawValue, weight: weight, least: threshold,
+      bits: mask.map { unsafe UnsafePointer($0.base) },
       bit_count: mask?.count ?? 0, bits_scale: maskScale)
   }
 

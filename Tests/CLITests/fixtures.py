@@ -103,6 +103,20 @@ def write_sharded(folder: Path, model: Model, names: list[str], present: int | N
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
+def write_large(folder: Path, tensors: int, elements: int, start: float) -> None:
+    """A model that takes a second to merge with the scalar kernels."""
+    header: dict[str, object] = {}
+    for number in range(tensors):
+        offsets = [number * elements * 4, (number + 1) * elements * 4]
+        header[f"model.layers.{number}.weight"] = {"dtype": "F32", "shape": [elements], "data_offsets": offsets}
+    write_raw(folder, container(header, b""), layers=tensors)
+    pattern = struct.pack("<4093f", *(start + number / 4093 for number in range(4093)))
+    block = (pattern * (elements * 4 // len(pattern) + 1))[: elements * 4]
+    with (folder / "model.safetensors").open("ab") as file:
+        for _ in range(tensors):
+            file.write(block)
+
+
 def write_sparse(folder: Path, tensors: int, elements: int) -> None:
     """A model of zeros that takes no space on the disk."""
     header: dict[str, object] = {}
@@ -197,7 +211,10 @@ def write_all(root: Path) -> None:
         write_model(models / name, llama(seed))
     write_sharded(models / "sharded", llama(2), ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
     write_model(models / "wide", {"w": floats([256, 512], 5)}, layers=1)
-    write_sparse(models / "slow", 64, 1 << 20)
+    write_model(models / "wide-tuned", {"w": floats([256, 512], 6)}, layers=1)
+    write_model(models / "a=0.5", llama(4))
+    write_large(models / "large", 64, 1 << 19, 0.25)
+    write_large(models / "large-tuned", 64, 1 << 19, -0.5)
     write_sparse(models / "huge", 1, 1 << 41)
     write_broken(models)
     write_hub(root / "hub")

@@ -114,7 +114,8 @@ import Testing
     let bytes = Self.bytes(patterns, .f32)
     // Compared as memory: a signalling NaN need not survive a Swift Float.
     #expect(Self.store(values, .f32, set).count == bytes.count)
-    let source = Memory(bytes: bytes), through = Memory(count: patterns.count), back = Memory(bytes: [UInt8](repeating: 0, count: bytes.count))
+    let source = Memory(bytes: bytes), through = Memory(count: patterns.count),
+      back = Memory(bytes: [UInt8](repeating: 0, count: bytes.count))
     Kernels(set).load(source.elements(.f32, count: patterns.count), into: through.floats)
     Kernels(set).store(through.floats, into: back.mutableElements(.f32, count: patterns.count))
     #expect(back.values == bytes)
@@ -182,7 +183,8 @@ import Testing
     #expect(found == Self.narrowed(Self.store(Self.toNarrow, .bf16, .scalar)))
   }
 
-  @Test(arguments: InstructionSet.available, [DType.f16, .bf16]) func everyPatternSurvivesARoundTrip(_ set: InstructionSet, _ dtype: DType) {
+  @Test(arguments: InstructionSet.available, [DType.f16, .bf16]) func everyPatternSurvivesARoundTrip(_ set: InstructionSet, _ dtype: DType)
+  {
     let patterns = (0..<UInt64(1 << 16)).map { $0 }
     let back = Self.narrowed(Self.store(Self.load(patterns, dtype, set).bits, dtype, set))
     let infinity: UInt64 = dtype == .f16 ? 0x7c00 : 0x7f80, quiet: UInt64 = dtype == .f16 ? 0x0200 : 0x0040

@@ -147,7 +147,9 @@ import Testing
     }
   }
 
-  @Test(arguments: InstructionSet.available, [DType.bf16, .f16, .f32, .f64, .f8E4M3]) func fusedLinearIsTheSameAsStepByStep(_ set: InstructionSet, _ dtype: DType) {
+  @Test(arguments: InstructionSet.available, [DType.bf16, .f16, .f32, .f64, .f8E4M3]) func fusedLinearIsTheSameAsStepByStep(
+    _ set: InstructionSet, _ dtype: DType
+  ) {
     let output = dtype.isOutput ? dtype : .bf16
     for (weights, divisor) in [([0.5, 0.25, 0.125], Float(0.875)), ([0.3, 0.7], 1), ([1], 1), ([2], 1), ([], 1)] as [([Float], Float)] {
       for (kind, count, shift) in [(Kind.normal, 67, 1), (.anyBits, 300, 0), (.normal, 5, 0), (.bfloatDifferences, 4099, 3)] {

@@ -33,7 +33,9 @@ import Testing
     }
   }
 
-  @Test(arguments: InstructionSet.available, [0.01, 0.3, 0.5, 0.9]) func theShareOfKeptElementsIsTheProbability(_ set: InstructionSet, _ p: Double) {
+  @Test(arguments: InstructionSet.available, [0.01, 0.3, 0.5, 0.9]) func theShareOfKeptElementsIsTheProbability(
+    _ set: InstructionSet, _ p: Double
+  ) {
     let count = 1 << 20, mask = Self.mask(count)
     Kernels(set).bernoulli(seed: 42, stream: 7, firstIndex: 0, threshold: Kernels.threshold(keeping: p), into: mask.keepBits(count: count))
     let kept = Double(mask.keepBits(count: count).keptCount)
@@ -140,7 +142,9 @@ import Testing
     }
   }
 
-  @Test(arguments: InstructionSet.available, [Kind.normal, .bfloatDifferences, .outlier]) func longRowsDrawAsASortSays(_ set: InstructionSet, _ kind: Kind) {
+  @Test(arguments: InstructionSet.available, [Kind.normal, .bfloatDifferences, .outlier]) func longRowsDrawAsASortSays(
+    _ set: InstructionSet, _ kind: Kind
+  ) {
     // Past each change of the number of bins, and past the longest row that has any.
     for count in [16_385, 65_536, 65_537] {
       let values = kind.values(count, seed: 5)

@@ -232,8 +232,10 @@ static void fill(bool narrow) {
       }
       row[i] = (float)(0.035 * sum + (r > 0 ? 0.0005 * noise : 0));
     }
-    if (narrow) ingotk_store(0, INGOTK_BF16, row, stream[r], TILE);
-    else memcpy(stream[r], row, 4 * TILE);
+    if (narrow)
+      ingotk_store(0, INGOTK_BF16, row, stream[r], TILE);
+    else
+      memcpy(stream[r], row, 4 * TILE);
     const size_t tile = TILE * (narrow ? 2 : 4);
     for (size_t at = tile; at + tile <= elements * 4; at += tile) memcpy(stream[r] + at, stream[r], tile);
   }
@@ -260,10 +262,14 @@ static double time_memcpy(size_t bytes) {
 int main(int argc, char **argv) {
   const char *only = NULL, *match = NULL;
   for (int i = 1; i < argc; i++) {
-    if (!strcmp(argv[i], "--set") && i + 1 < argc) only = argv[++i];
-    else if (!strcmp(argv[i], "--only") && i + 1 < argc) match = argv[++i];
-    else if (!strcmp(argv[i], "--rounds") && i + 1 < argc) rounds = atoi(argv[++i]);
-    else if (!strcmp(argv[i], "--mi-elements") && i + 1 < argc) elements = (size_t)atoi(argv[++i]) << 20;
+    if (!strcmp(argv[i], "--set") && i + 1 < argc)
+      only = argv[++i];
+    else if (!strcmp(argv[i], "--only") && i + 1 < argc)
+      match = argv[++i];
+    else if (!strcmp(argv[i], "--rounds") && i + 1 < argc)
+      rounds = atoi(argv[++i]);
+    else if (!strcmp(argv[i], "--mi-elements") && i + 1 < argc)
+      elements = (size_t)atoi(argv[++i]) << 20;
     else {
       fprintf(stderr, "usage: kernels [--set NAME] [--only TEXT] [--rounds N] [--mi-elements N]\n");
       return 2;
@@ -307,8 +313,8 @@ int main(int argc, char **argv) {
           share[round] = streamed[round] / copied;
         }
         const double t = median(tile, rounds), s = median(streamed, rounds);
-        printf("%-18s %-9s %9.2f %9.2f %8.0f%% %10.3f\n", op->name, ingotk_set_name(set), t / 1e9, s / 1e9,
-            100 * median(share, rounds), op->bytes / s * 1e9);
+        printf("%-18s %-9s %9.2f %9.2f %8.0f%% %10.3f\n", op->name, ingotk_set_name(set), t / 1e9, s / 1e9, 100 * median(share, rounds),
+               op->bytes / s * 1e9);
         fflush(stdout);
         if (op->run == trim || op->run == apply_mask || op->run == divide_kept) fill(false); /* they change their input */
       }

@@ -31,7 +31,7 @@ enum { INGOTK_TIES_HASH = 0, INGOTK_TIES_INDEX = 1, INGOTK_TIES_GE = 2 };
 /* The sign elected where the weighted sum is exactly zero; NONE keeps no term there. */
 enum { INGOTK_ZERO_POSITIVE = 0, INGOTK_ZERO_NEGATIVE = 1, INGOTK_ZERO_NONE = 2 };
 
-/* Conversion. `load` returns how many results are NaN or infinite; an unknown type writes zeros. `source` and `out` of store may be unaligned. */
+/* Conversion. `load` returns how many results are NaN or infinite; an unknown type writes zeros. Storage may be unaligned. */
 size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n);
 void ingotk_store(int32_t set, int32_t dtype, const float *x, void *out, size_t n);
 
@@ -41,8 +41,8 @@ void ingotk_scale(int32_t set, const float *x, float by, float *out, size_t n);
 void ingotk_subtract(int32_t set, const float *x, const float *base, float *out, size_t n);
 void ingotk_add_delta(int32_t set, const float *delta, float scale, const float *base, float *out, size_t n);
 void ingotk_weighted_sum(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, float divisor, float *out, size_t n);
-void ingotk_elect(
-    int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, int32_t zero_sign, float *out, size_t n);
+void ingotk_elect(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, int32_t zero_sign, float *out,
+                  size_t n);
 
 /* Sums into 16 f64 lanes: element i is added to lane i mod 16. */
 void ingotk_dot(int32_t set, const float *x, const float *y, double *lanes, size_t n);
@@ -50,23 +50,19 @@ void ingotk_absolute(int32_t set, const float *x, double *lanes, size_t n);
 void ingotk_moments(int32_t set, const float *x, const float *y, double *xx, double *xy, double *yy, size_t n);
 
 /* Magnitude selection over keys (|x| bits << 32 | tie). */
-size_t ingotk_collect(
-    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above, uint64_t *keys,
-    size_t capacity, size_t n);
-void ingotk_histogram(
-    int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
-    uint64_t *counts, size_t n);
+size_t ingotk_collect(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above,
+                      uint64_t *keys, size_t capacity, size_t n);
+void ingotk_histogram(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
+                      uint64_t *counts, size_t n);
 void ingotk_trim(int32_t set, float *x, uint64_t first, int32_t ties, uint64_t threshold, bool inclusive, size_t n);
 
 /* Randomness: Philox4x32-10. `bits` has (n + 7) / 8 bytes; unused high bits are cleared. */
-void ingotk_bernoulli(
-    int32_t set, uint64_t seed, uint64_t stream, uint64_t first, uint64_t threshold, uint8_t *bits, size_t n);
+void ingotk_bernoulli(int32_t set, uint64_t seed, uint64_t stream, uint64_t first, uint64_t threshold, uint8_t *bits, size_t n);
 void ingotk_apply_mask(int32_t set, float *x, const uint8_t *bits, float scale, size_t n);
 void ingotk_masked_absolute(int32_t set, const float *x, const uint8_t *bits, double *all, double *kept, size_t n);
 /* One row. `scratch` has 2 n words; `probabilities` may be null. n < 2^31. */
-void ingotk_della_row(
-    int32_t set, const float *x, double density, double epsilon, uint64_t seed, uint64_t stream, uint64_t first, uint8_t *bits,
-    float *_Nullable probabilities, uint32_t *scratch, size_t n);
+void ingotk_della_row(int32_t set, const float *x, double density, double epsilon, uint64_t seed, uint64_t stream, uint64_t first,
+                      uint8_t *bits, float *_Nullable probabilities, uint32_t *scratch, size_t n);
 void ingotk_divide_kept(int32_t set, float *x, const uint8_t *bits, const float *probabilities, size_t n);
 
 /* Fused: a method's whole element-wise step in registers, from and to storage types, the same bits as the single kernels in a row. */
@@ -85,7 +81,7 @@ typedef struct {
 
 /* How deltas become one. */
 typedef struct {
-  bool elect;        /* false: weighted_sum with `divisor`; true: elect with `normalize` and `zero_sign` */
+  bool elect; /* false: weighted_sum with `divisor`; true: elect with `normalize` and `zero_sign` */
   bool normalize;
   int32_t zero_sign;
   int32_t ties;
@@ -95,11 +91,9 @@ typedef struct {
 
 /* Both return how many input values are NaN or infinite; `out_dtype` is F32, F16 or BF16. `out` may be a
  * source of the same type. */
-size_t ingotk_merge_linear(
-    int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n);
-size_t ingotk_merge_deltas(
-    int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first, int32_t out_dtype,
-    void *out, size_t n);
+size_t ingotk_merge_linear(int32_t set, const ingotk_term *terms, size_t rows, float divisor, int32_t out_dtype, void *out, size_t n);
+size_t ingotk_merge_deltas(int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first,
+                           int32_t out_dtype, void *out, size_t n);
 
 #pragma clang assume_nonnull end
 

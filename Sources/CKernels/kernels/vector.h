@@ -68,19 +68,19 @@ typedef double f64m __attribute__((ext_vector_type(16), aligned(1), may_alias));
 #define COUNT_UP ((u32v){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 
 /* One bit per lane of a comparison's result, and back. */
-#define MASK_BITS(mask)                                             \
-  __extension__({                                                   \
+#define MASK_BITS(mask)                                               \
+  __extension__({                                                     \
     const boolv lanes_ = __builtin_convertvector((mask) != 0, boolv); \
-    uint16_t bits_;                                                 \
-    __builtin_memcpy(&bits_, &lanes_, sizeof bits_);                \
-    (uint32_t) bits_;                                               \
+    uint16_t bits_;                                                   \
+    __builtin_memcpy(&bits_, &lanes_, sizeof bits_);                  \
+    (uint32_t)bits_;                                                  \
   })
-#define BITS_MASK(bits16)                           \
-  __extension__({                                   \
-    const uint16_t bits_ = (uint16_t)(bits16);      \
-    boolv lanes_;                                   \
+#define BITS_MASK(bits16)                             \
+  __extension__({                                     \
+    const uint16_t bits_ = (uint16_t)(bits16);        \
+    boolv lanes_;                                     \
     __builtin_memcpy(&lanes_, &bits_, sizeof lanes_); \
-    -__builtin_convertvector(lanes_, i32v);         \
+    -__builtin_convertvector(lanes_, i32v);           \
   })
 #endif
 

@@ -37,7 +37,9 @@ struct EngineArguments: ParsableArguments {
     guard let text = environmentVariable("INGOT_THREADS"), !text.isEmpty else { return nil }
     guard let count = Int(text), count >= 0 else {
       throw Failure(
-        IngotError(.invalidArgument, "found \"\(text.prefix(40))\", expected a number of threads", hint: "unset it, or set it to 0", subject: "INGOT_THREADS"))
+        IngotError(
+          .invalidArgument, "found \"\(text.prefix(40))\", expected a number of threads", hint: "unset it, or set it to 0",
+          subject: "INGOT_THREADS"))
     }
     return count
   }

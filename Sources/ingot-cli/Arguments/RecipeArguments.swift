@@ -10,7 +10,8 @@ import IngotTensors
 struct RecipeArguments: ParsableArguments {
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Merge without a recipe, with this method ('ingot methods' lists them); the arguments are the models.", valueName: "name"),
+    help: ArgumentHelp(
+      "Merge without a recipe, with this method ('ingot methods' lists them); the arguments are the models.", valueName: "name"),
     completion: .list(MethodRegistry.catalog.methods.map(\.name)))
   var method: String?
 
@@ -24,7 +25,8 @@ struct RecipeArguments: ParsableArguments {
       valueName: "name=value"))
   var parameter: [String] = []
 
-  @Option(help: ArgumentHelp("Element type of a merge without a recipe (mergekit's dtype).", valueName: "type"), completion: .list(outputTypes))
+  @Option(
+    help: ArgumentHelp("Element type of a merge without a recipe (mergekit's dtype).", valueName: "type"), completion: .list(outputTypes))
   var dtype: String?
 
   @Option(help: ArgumentHelp("Element type of the output of a merge without a recipe.", valueName: "type"), completion: .list(outputTypes))
@@ -190,7 +192,8 @@ private func unreadable(_ path: String, _ code: Int32) -> Failure {
         subject: path))
   }
   return Failure(
-    IngotError(code == ENOENT || code == ENOTDIR ? .notFound : .io, "cannot read the recipe: \(reason)", hint: "check the path", subject: path))
+    IngotError(
+      code == ENOENT || code == ENOTDIR ? .notFound : .io, "cannot read the recipe: \(reason)", hint: "check the path", subject: path))
 }
 
 /// The system's words for an errno.

@@ -75,13 +75,14 @@ struct DoctorCommand: ParsableCommand {
           .int(topology.defaultThreads)))
       findings.append(
         Finding(
-          "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""), .int(nodes.count)))
+          "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""),
+          .int(nodes.count)))
     }
     findings.append(Finding("threads", "threads", "\(team.size)", .int(team.size)))
-    let (kind, words) = team.kind == .openMP ? ("openmp", "OpenMP's") : ("pthread", "its own")
+    let kind = team.kind == .openMP ? "openmp" : "pthread"
     findings.append(
       Finding(
-        "team", "team", "\(words) threads: \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
+        "team", "team", "\(kind): \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
     return findings
   }
 

@@ -11,7 +11,8 @@ struct InspectCommand: ParsableCommand {
     abstract: "Show what a checkpoint holds. Reads headers and config.json only.")
 
   @Argument(
-    help: ArgumentHelp("A model directory, a safetensors file, its index, or org/name[@revision] in the Hugging Face cache.", valueName: "model"),
+    help: ArgumentHelp(
+      "A model directory, a safetensors file, its index, or org/name[@revision] in the Hugging Face cache.", valueName: "model"),
     completion: .file())
   var model: String
 
@@ -31,11 +32,14 @@ struct InspectCommand: ParsableCommand {
   private func summary(_ model: Inspection) -> String {
     let checkpoint = model.checkpoint
     var rows: [[String]] = []
-    rows.append(["tensors", "\(grouped(checkpoint.tensors.count)) in \(counted(checkpoint.shards.count, "file")), \(ByteCount(model.bytes))"])
+    rows.append([
+      "tensors", "\(grouped(checkpoint.tensors.count)) in \(counted(checkpoint.shards.count, "file")), \(ByteCount(model.bytes))",
+    ])
     rows.append(["parameters", grouped(model.parameters)])
     for type in model.types {
       rows.append([
-        "dtype", "\(type.dtype.safetensorsName): \(counted(type.tensors, "tensor")), \(grouped(type.parameters)) parameters, \(ByteCount(type.bytes))",
+        "dtype",
+        "\(type.dtype.safetensorsName): \(counted(type.tensors, "tensor")), \(grouped(type.parameters)) parameters, \(ByteCount(type.bytes))",
       ])
     }
     if let layers = model.layers {
@@ -56,7 +60,7 @@ struct InspectCommand: ParsableCommand {
       if label == last { rows[index][0] = "" }
       last = label
     }
-    return printable(model.path) + "\n" + table(rows.map { $0.map(printable) }, indent: 2)
+    return printable(model.path) + "\n" + table(rows.map { row in row.map { printable($0) } }, indent: 2)
   }
 
   private func list(_ model: Inspection) -> String {
@@ -64,7 +68,7 @@ struct InspectCommand: ParsableCommand {
     for tensor in model.checkpoint.tensors {
       rows.append([
         printable(tensor.name), tensor.dtype.safetensorsName, tensor.shape.description, grouped(tensor.byteCount),
-        printable(model.checkpoint.shards[tensor.shard].name),
+        printable(model.fileName(of: tensor)),
       ])
     }
     return table(rows, right: [3])

@@ -104,7 +104,9 @@ struct MergeCommand: ParsableCommand {
       throw usage(
         "found \(rest.count) arguments, expected RECIPE OUT", hint: "to merge models without a recipe, name a method with -m")
     }
-    if sink == .null, destination != nil { throw usage("--sink null writes nothing, and a destination is given", hint: "remove one of them") }
+    if sink == .null, destination != nil {
+      throw usage("--sink null writes nothing, and a destination is given", hint: "remove one of them")
+    }
     if sink == .directory, destination == nil, !printRecipe {
       let hint = recipe.isQuick ? "add -o OUT" : "the form is: ingot merge RECIPE OUT"
       // Without a recipe either, the message about the recipe is the better one.
@@ -174,7 +176,8 @@ struct MergeCommand: ParsableCommand {
 
   private func summary(_ plan: Plan, _ report: RunReport, _ destination: String?) -> String {
     let bytes = ByteCount(plan.tensors.reduce(0) { $0 + $1.byteCount })
-    return "\(printable(destination ?? "null")): \(counted(plan.tensors.count, "tensor")), \(bytes) in \(counted(plan.files.count, "file")), "
+    return
+      "\(printable(destination ?? "null")): \(counted(plan.tensors.count, "tensor")), \(bytes) in \(counted(plan.files.count, "file")), "
       + "\(duration(report.seconds))\n"
   }
 

@@ -34,8 +34,7 @@ struct PlanCommand: ParsableCommand {
     let text = try recipe.load(operands: arguments, command: "plan")
     let plan = try text.plan(shardSize: shardSize, seed: recipe.seed)
     talk.talk(plan.notices)
-    let table = plan.table(maxRows: rows.map { max(0, $0) })
-    try talk.print(table.split(separator: "\n", omittingEmptySubsequences: false).map { printable(String($0)) }.joined(separator: "\n"), json: plan.json())
+    try talk.print(printableLines(plan.table(maxRows: rows.map { max(0, $0) })), json: plan.json())
   }
 }
 

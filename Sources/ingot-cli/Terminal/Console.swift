@@ -110,3 +110,9 @@ func printable(_ text: String) -> String {
   }
   return result
 }
+
+/// The same for several lines, whose ends stay.
+func printableLines(_ text: String) -> String {
+  if text.utf8.allSatisfy({ ($0 >= 0x20 && $0 < 0x7F) || $0 == 0x0A }) { return text }
+  return text.utf8.split(separator: 0x0A, omittingEmptySubsequences: false).map { printable(String(Substring($0))) }.joined(separator: "\n")
+}
