@@ -36,6 +36,9 @@ final class MaskStore: @unchecked Sendable {
     piece = nil
   }
 
+  /// True when bits drawn in a round are there in the next.
+  var arePersistent: Bool { piece != nil }
+
   func planes(_ segment: JobSegment, start: Int, worker: Worker) -> MaskPlanes {
     let layout = layouts[segment.index]
     if let piece {
