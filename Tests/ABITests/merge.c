@@ -500,6 +500,46 @@ static void test_tensors(ingot_context *context) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "object", ingot_merge_tensors(context, "linear", "[1]", NULL, inputs, 2, &vo, NULL, &error));
 }
 
+/* Elements at addresses that fit no type: every instruction set, every type with arithmetic, in and out. */
+static void test_misaligned(void) {
+  enum { COUNT = 70001 };
+  const int64_t shape[1] = {COUNT};
+  const struct {
+    int32_t dtype;
+    size_t width;
+  } types[] = {{INGOT_DTYPE_F32, 4}, {INGOT_DTYPE_F16, 2},     {INGOT_DTYPE_BF16, 2},
+               {INGOT_DTYPE_F64, 8}, {INGOT_DTYPE_F8_E4M3, 1}, {INGOT_DTYPE_F8_E5M2, 1}};
+  char *in = calloc(COUNT, 8 * 2), *out = malloc(COUNT * 4 + 64), *aligned = malloc(COUNT * 4 + 64);
+  for (size_t i = 0; i < COUNT * 16; i += 2) in[i] = (char)(i * 31 % 53); /* small numbers in every type */
+  for (uint32_t isa = 0; isa < ingot_isa_count(); ++isa) {
+    ingot_context_options options = INGOT_CONTEXT_OPTIONS_INIT;
+    options.isa = ingot_isa_name(isa);
+    ingot_context *context = NULL;
+    CHECK_OK(ingot_context_create(&context, &options, &error));
+    for (size_t t = 0; t < sizeof types / sizeof *types; ++t) {
+      char *moved = malloc(COUNT * 8 + 64);
+      memcpy(moved + 1, in, COUNT * types[t].width);
+      ingot_tensor_view a = view_of(NULL, NULL, 1, shape), b = a, o = a;
+      a.dtype = b.dtype = types[t].dtype;
+      o.dtype = t < 3 ? types[t].dtype : INGOT_DTYPE_F32;
+      const ingot_tensor_view *inputs[] = {&a, &b};
+      for (int round = 0; round < 2; ++round) {
+        a.data = b.data = round ? moved + 1 : in;
+        o.data = round ? out + 3 : aligned;
+        const char *method = isa % 2 ? "linear" : "slerp";
+        CHECK_OK(ingot_merge_tensors(context, method, isa % 2 ? NULL : "{\"t\": 0.25}", isa % 2 ? NULL : &a, isa % 2 ? inputs : inputs + 1,
+                                     isa % 2 ? 2 : 1, &o, NULL, &error));
+      }
+      CHECK(!memcmp(out + 3, aligned, COUNT * (t == 1 || t == 2 ? 2 : 4)));
+      free(moved);
+    }
+    ingot_context_destroy(context);
+  }
+  free(in);
+  free(out);
+  free(aligned);
+}
+
 /* ---- log, inspect -------------------------------------------------------------------------------------------------------------- */
 
 static int warnings, infos;
@@ -584,6 +624,7 @@ int main(int count, char **arguments) {
   test_sink(context, recipe);
   test_sources(context);
   test_tensors(context);
+  test_misaligned();
   test_log();
   test_inspect();
   test_same_bytes(recipe);
