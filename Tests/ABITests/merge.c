@@ -50,6 +50,15 @@ typedef struct watch {
   volatile int32_t *cancel;
 } watch;
 
+/* Another thread, while a call of its context runs. */
+static void *from_another_thread(void *user) {
+  watch *w = user;
+  ingot_plan *plan = NULL;
+  ingot_error *inner = NULL;
+  check_status(INGOT_E_BUSY, ingot_plan_create(w->context, w->recipe, &plan, NULL, &inner), &inner, __FILE__, __LINE__, "second thread");
+  return NULL;
+}
+
 static int32_t on_progress(void *user, const ingot_progress *progress) {
   watch *w = user;
   CHECK(progress->struct_size == sizeof *progress);
@@ -67,6 +76,8 @@ static int32_t on_progress(void *user, const ingot_progress *progress) {
     check_status(INGOT_E_BUSY, ingot_plan_run_to_directory(w->context, w->plan, "never", NULL, NULL, &inner), &inner, __FILE__, __LINE__,
                  "re-entrant run");
     CHECK(ingot_context_json(w->context) != NULL); /* getters are not calls */
+    pthread_t other;
+    if (!pthread_create(&other, NULL, from_another_thread, w)) pthread_join(other, NULL);
   }
   if (w->destroy && w->calls == 0) ingot_context_destroy(w->context);
   if (w->cancel) *w->cancel = 1;
@@ -178,7 +189,7 @@ typedef struct memory_file {
 typedef struct store {
   pthread_mutex_t lock;
   memory_file files[16];
-  int count, commits, releases, opened, fail_writes, fail_reads, has_list;
+  int count, commits, releases, opened, fail_writes, fail_reads, fail_size, has_list;
 } store;
 
 static memory_file *find_file(store *s, const char *name) {
@@ -258,9 +269,12 @@ static void test_sink(ingot_context *context, const ingot_recipe *recipe) {
   ingot_plan_destroy(plan);
 }
 
-static int32_t source_size(void *user, uint64_t *bytes) { return *bytes = ((memory_file *)user)->size, 0; }
-
 static store *shared_store;
+
+static int32_t source_size(void *user, uint64_t *bytes) {
+  *bytes = ((memory_file *)user)->size;
+  return shared_store->fail_size;
+}
 
 static int32_t source_read(void *user, uint64_t offset, void *to, uint64_t bytes) {
   memory_file *f = user;
@@ -366,12 +380,16 @@ static void test_sources(ingot_context *context) {
   resolver.list = list_evil;
   CHECK_ERROR(INGOT_E_CALLBACK, "../../etc/passwd", ingot_plan_create(context, recipe, &plan, &options, &error));
   CHECK(s.releases == 1 && s.opened == 0);
-  s.files[1].name[0] = 'S'; /* "second" is gone */
   resolver.list = NULL;
+  s.fail_size = 11;
+  CHECK_ERROR(INGOT_E_CALLBACK, "size", ingot_plan_create(context, recipe, &plan, &options, &error));
+  CHECK(last_user_code == 11 && s.releases == 2 && s.opened == 0);
+  s.fail_size = 0;
+  s.files[1].name[0] = 'S'; /* "second" is gone */
   CHECK_ERROR(INGOT_E_NOT_FOUND, "second", ingot_plan_create(context, recipe, &plan, &options, &error));
-  CHECK(s.releases == 2 && s.opened == 0 && plan == NULL);
+  CHECK(s.releases == 3 && s.opened == 0 && plan == NULL);
   CHECK_STATUS(INGOT_E_INVALID_ARGUMENT, ingot_plan_create(NULL, recipe, &plan, &options, &error));
-  CHECK(s.releases == 3);
+  CHECK(s.releases == 4);
   ingot_recipe_destroy(recipe);
   free(directory);
   free(text);
