@@ -140,7 +140,8 @@ package struct MagnitudeSearch: Sendable {
       let threshold = pool.key(ranked: Int(keep - above - 1))
     else { return .radix(prefix: 0, bits: 0, above: 0) }
     let wanted = keep - above - UInt64(threshold.larger)
-    if wanted == UInt64(threshold.equal) {
+    // Keys of `ge` are magnitudes: all that equal the threshold stay.
+    if wanted == UInt64(threshold.equal) || ties == .ge {
       return .done(MagnitudeCut(threshold: threshold.key, lastInclusive: .max, tied: UInt64(threshold.equal)))
     }
     return .spread(threshold: threshold.key, wanted: wanted)
@@ -153,7 +154,7 @@ package struct MagnitudeSearch: Sendable {
       if above + here >= keep {
         let next = (prefix << 16) | UInt64(digit)
         if bits + 16 < 64 { return .radix(prefix: next, bits: bits + 16, above: above) }
-        if above + here == keep { return .done(MagnitudeCut(threshold: next, lastInclusive: .max, tied: here)) }
+        if above + here == keep || ties == .ge { return .done(MagnitudeCut(threshold: next, lastInclusive: .max, tied: here)) }
         return .spread(threshold: next, wanted: keep - above)
       }
       above += here
