@@ -45,12 +45,14 @@ package final class Engine: @unchecked Sendable {
       throw IngotError(
         .memory, "the memory budget is \(options.memoryBudget) bytes, expected at least \(1 << 20)", hint: "try 64MiB")
     }
-    team = try WorkerTeam(threads: options.threads, kind: options.team)
+    // On machines with several memory nodes workers stay on the cores of one node, so that the pages they touch first are near them.
+    let topology = try? Topology()
+    team = try WorkerTeam(threads: options.threads, kind: options.team, topology: topology)
   }
 
   package var threads: Int { team.size }
   package var teamDescription: String {
-    team.kind == .openMP ? team.explanation : "own threads: \(team.explanation)"
+    team.kind == .openMP || team.explanation.hasPrefix("own threads") ? team.explanation : "own threads: \(team.explanation)"
   }
 
   /// Runs `plan` into `sink`. Throws the first failure of any worker, after all have stopped.
