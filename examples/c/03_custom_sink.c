@@ -1,6 +1,6 @@
-/* Sends the output of a merge through functions of one's own: here they count, and keep one checksum for each file.
+/* Sends the output of a merge through functions of one's own: here they count, and keep one checksum of everything.
  *
- *   03_custom_sink MODEL MODEL
+ *   03_custom_sink recipe.yml
  *
  * An object store or an archive would take the same bytes: they come in any order, from several threads. */
 #include <ingot/ingot.h>
@@ -41,11 +41,11 @@ static int32_t commit(void *user) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 3) return fprintf(stderr, "usage: 03_custom_sink MODEL MODEL\n"), 2;
-  char text[4096];
-  snprintf(text, sizeof text,
-           "{\"merge_method\": \"linear\", \"models\": [{\"model\": \"%s\"}, {\"model\": \"%s\"}], \"parameters\": {\"weight\": 1}}",
-           arguments[1], arguments[2]);
+  static char text[1 << 20];
+  FILE *file = count >= 2 ? fopen(arguments[1], "rb") : NULL;
+  if (!file) return fprintf(stderr, "usage: 03_custom_sink RECIPE\n"), 2;
+  uint64_t bytes = fread(text, 1, sizeof text, file);
+  fclose(file);
   ingot_context *context = NULL;
   ingot_recipe *recipe = NULL;
   ingot_plan *plan = NULL;
@@ -56,7 +56,7 @@ int main(int count, char **arguments) {
   sink.reserve = reserve;
   sink.write_at = write_at;
   sink.commit = commit;
-  if (ingot_context_create(&context, NULL, &error) || ingot_recipe_parse(text, strlen(text), NULL, &recipe, NULL, &error) ||
+  if (ingot_context_create(&context, NULL, &error) || ingot_recipe_parse(text, bytes, arguments[1], &recipe, NULL, &error) ||
       ingot_plan_create(context, recipe, &plan, NULL, &error) || ingot_plan_run_to_sink(context, plan, &sink, NULL, NULL, &error))
     fprintf(stderr, "%s: %s\n", ingot_status_name(ingot_error_status(error)), ingot_error_message(error));
   else
