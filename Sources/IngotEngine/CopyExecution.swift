@@ -43,6 +43,7 @@ final class CopyExecution: JobRun, @unchecked Sendable {
   func process(item index: Int, worker: Worker) throws(IngotError) {
     let item = output.item(index)
     let bytes = item.elements.count
+    // SAFETY: an item is at most the 1 MiB that the worker's output area holds for copies.
     let target = unsafe UnsafeMutableRawBufferPointer(start: worker.output, count: bytes)
     try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
     worker.bytesRead += bytes

@@ -166,11 +166,11 @@ extension RunReport {
     entry.field("seconds", seconds)
     entry.field("bytes_read", bytesRead)
     entry.field("bytes_written", bytesWritten)
-    entry.field("decoded_bytes", decodedBytes)
+    entry.field("bytes_decoded", decodedBytes)
     entry.field("threads", threads)
     entry.field("team", team)
-    entry.field("instruction_set", instructionSet)
-    entry.field("peak_budget_bytes", peakMemory)
+    entry.field("isa", instructionSet)
+    entry.field("peak_memory_bytes", peakMemory)
     entry.field("resumed_tensors", resumedTensors)
   }
 }

@@ -99,6 +99,7 @@ final class NonfiniteTally: @unchecked Sendable {
   /// Takes over what a worker saw in one item. Later rounds read the same values again and are not counted.
   func collect(_ worker: Worker) {
     var isDirty = false
+    // SAFETY: a worker has as many counters as any job has inputs.
     for input in counts.indices where unsafe worker.nonfinite[input] != 0 { isDirty = true }
     guard isDirty else { return }
     lock.lock()

@@ -223,6 +223,7 @@ struct Planner {
     let shard = input.source - sourceOffsets[input.model]
     guard models[input.model].sources.indices.contains(shard) else { return bytes }
     let source = models[input.model].sources[shard]
+    // SAFETY: the array's storage lives for the closure.
     unsafe bytes.withUnsafeMutableBytes { buffer in
       do throws(IngotError) { try unsafe source.read(buffer, at: input.offset) } catch { failure = error }
     }

@@ -40,6 +40,11 @@ package struct DARELinear: MergeMethod {
     drop.settle(state, statistics)
   }
 
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    guard state.areMasksDrawn else { return nil }
+    return combination.fused(segment: segment) { drop.term($0, weight: $1, state) }
+  }
+
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)
     drop.sparsify(state, tile)

@@ -42,6 +42,10 @@ package struct Linear: MergeMethod {
 
   package var demands: Demands { Demands() }
 
+  package func fused(_ state: Void, segment: Int) -> FusedMerge? {
+    FusedMerge(.linear(divisor: divisor), terms: weights.map { FusedMerge.Term(weight: $0) })
+  }
+
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
     tile.kernels.linearCombination(tile.inputs, weights: weights, divisor: divisor, into: output)
   }

@@ -24,6 +24,10 @@ package struct TaskArithmetic: MergeMethod {
 
   package var demands: Demands { Demands() }
 
+  package func fused(_ state: Void, segment: Int) -> FusedMerge? {
+    combination.fused(segment: segment) { FusedMerge.Term(weight: $1) }
+  }
+
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)
     combination.combine(tile, into: output)

@@ -327,7 +327,7 @@ typedef struct ingot_source {
    * threads at once. */
   const void *INGOT_NULLABLE (*INGOT_NULLABLE map)(void *INGOT_NULLABLE user, uint64_t offset, uint64_t bytes);
   /* May be NULL. Called exactly once, after the last use, from any thread; also when opening the model fails after `open`
-   * returned 0. */
+   * returned 0, unless this struct itself is refused (its struct_size, an unknown flag). */
   void (*INGOT_NULLABLE release)(void *INGOT_NULLABLE user);
 } ingot_source;
 #define INGOT_SOURCE_INIT {(uint32_t)sizeof(ingot_source), 0, NULL, NULL, NULL, NULL, NULL}
