@@ -263,7 +263,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let tile = Tile(
         inputs: runs.inputs, scratch: runs.scratch, scratchPair: runs.scratchPair, segment: segment.index, firstIndex: UInt64(start),
         jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
-        masks: masks.planes(segment, start: start, worker: worker))
+        masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)
       start += count
     }
