@@ -50,7 +50,8 @@ struct JobSegment: Sendable {
       let blocking = try Blocking(shape: tensor.shape, granularity: granularity)
       segments.append(
         JobSegment(
-          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking, firstBlock: firstBlock, jobBase: jobBase,
+          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking,
+          firstBlock: firstBlock, jobBase: jobBase,
           isWanted: !(context.skipsFinished && context.sink.finished.contains(planned))))
       firstBlock += blocking.blockCount
       jobBase += (UInt64(blocking.count) + unit - 1) / unit * unit

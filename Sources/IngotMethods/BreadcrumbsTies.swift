@@ -12,7 +12,8 @@ package struct BreadcrumbsTies: MergeMethod {
   package typealias State = OutlierTrim.State
 
   package static let descriptor = MethodDescriptor(
-    name: "breadcrumbs_ties", title: "Model Breadcrumbs with TIES", summary: "Drops outliers and small elements of the task vectors, then elects signs.",
+    name: "breadcrumbs_ties", title: "Model Breadcrumbs with TIES",
+    summary: "Drops outliers and small elements of the task vectors, then elects signs.",
     reference: .init("Model Breadcrumbs, arXiv 2312.06795", url: "https://arxiv.org/abs/2312.06795"), base: .required,
     models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters, scopes: [.tensor],
     notes: ["gamma × elements below 1 drops no outlier"])

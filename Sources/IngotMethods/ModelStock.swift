@@ -17,7 +17,9 @@ package struct ModelStock: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "model_stock", title: "Model Stock", summary: "Moves from the base to the models' mean by the angle between task vectors.",
     reference: .init("Model Stock, arXiv 2403.19522", url: "https://arxiv.org/abs/2403.19522"), base: .required, models: 2...Int.max,
-    parameters: [ParameterDescriptor("filter_wise", .boolean, "one interpolation for each row instead of each tensor", default: .boolean(false))],
+    parameters: [
+      ParameterDescriptor("filter_wise", .boolean, "one interpolation for each row instead of each tensor", default: .boolean(false))
+    ],
     scopes: [.tensor, .row], notes: ["task vectors that cancel out exactly are an error"])
 
   private let count: Int

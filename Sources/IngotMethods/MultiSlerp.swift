@@ -15,7 +15,8 @@ package struct MultiSlerp: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "multislerp", title: "Multi-SLERP", summary: "Spherical weighted mean of any number of models.",
-    reference: .init("Multi-SLERP", url: "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"), base: .optional, models: 1...Int.max,
+    reference: .init("Multi-SLERP", url: "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"), base: .optional,
+    models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "weight of the model", isRequired: true, isPerModel: true),
       ParameterDescriptor("normalize_weights", .boolean, "divide the weights by their sum", default: .boolean(true)),
