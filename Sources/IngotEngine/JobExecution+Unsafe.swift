@@ -16,6 +16,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   private let nonfinite: NonfiniteTally
   private let masks: MaskStore
   private let kept: KeptInputs
+  /// The fused output step of each tensor in the output phase.
+  private var fused: [FusedMerge?] = []
   private(set) var itemCount = 0
   private(set) var bytesRead = 0
 
@@ -57,8 +59,12 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       round = next
       itemCount = next.itemCount
       bytesRead = wanted.isComplete && !kept.isFilled ? segments.reduce(0) { $0 + $1.inputBytes } : 0
-    case .emit:
+    case .emit(let state):
       round = nil
+      fused = segments.map { segment in
+        guard segment.tensor.dtype.isOutput, let merge = method.fused(state, segment: segment.index) else { return nil }
+        return merge.needsMasks && !masks.arePersistent ? nil : merge
+      }
       itemCount = output.itemCount
       bytesRead = kept.isFilled ? 0 : segments.reduce(0) { $0 + ($1.isWanted ? $1.inputBytes : 0) }
     }
@@ -160,6 +166,13 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       var start = chunk.lowerBound
       while start < chunk.upperBound {
         let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
+        if let merge = fused[segment.index] {
+          // SAFETY: the output area holds the whole chunk in the output's dtype.
+          let target = unsafe worker.output + (start - chunk.lowerBound) * width
+          try unsafe emitFused(merge, range, segment: segment, worker: worker, into: target)
+          start = range.upperBound
+          continue
+        }
         try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
           method.emit(state, tile, into: result)
           // SAFETY: the output area holds the whole chunk in the output's dtype.
@@ -172,6 +185,57 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       chunkStart = chunk.upperBound
     }
     try output.finish(part)
+  }
+
+  /// Computes `range` with the fused kernel: one call for the whole read, or for each row where keep bits begin anew with every row.
+  private func emitFused(
+    _ merge: FusedMerge, _ range: Range<Int>, segment: JobSegment, worker: Worker, into target: UnsafeMutableRawPointer
+  ) throws(IngotError) {
+    let inputs = segment.inputs
+    for index in inputs.indices {
+      unsafe worker.elements[index] = try kept.elements(range, input: index, of: segment, use: .bypass, context: context, worker: worker)
+      worker.decodedBytes += range.count * inputs[index].width
+    }
+    let hasBase: Bool
+    switch merge.form {
+    case .linear: hasBase = false
+    case .deltas: hasBase = true
+    }
+    let step = segment.blocking.granularity == .row ? segment.blocking.rowLength : range.count
+    var start = range.lowerBound
+    var bad = 0
+    while start < range.upperBound {
+      let count = min(step, range.upperBound - start)
+      // SAFETY: the target holds the range in the output's dtype.
+      let output = unsafe MutableElementSlice(
+        unsafe: target + (start - range.lowerBound) * segment.outputWidth, dtype: segment.tensor.dtype, count: count)
+      bad += worker.merge(
+        merge, hasBase: hasBase, inputs: inputs, distance: start - range.lowerBound, count: count,
+        firstIndex: segment.jobBase + UInt64(start),
+        masks: merge.needsMasks ? masks.planes(segment, start: start, worker: worker) : nil, elementIndex: UInt64(start),
+        kernels: context.kernels,
+        into: output)
+      start += count
+    }
+    if bad > 0 { countNonfinite(range.count, segment: segment, worker: worker) }
+  }
+
+  /// Which inputs of the present read hold values that are NaN or infinite; rare, so read again.
+  private func countNonfinite(_ count: Int, segment: JobSegment, worker: Worker) {
+    let length = Blocking.tileElements
+    for index in segment.inputs.indices {
+      let access = segment.inputs[index]
+      var start = 0
+      while start < count {
+        let part = min(min(length, segment.blocking.tileLength), count - start)
+        let runs = worker.runs(
+          inputs: segment.inputs.count, scratch: demands.scratchRows, tileLength: segment.blocking.tileLength, count: part)
+        // SAFETY: elements[index] is valid for the whole read.
+        let slice = unsafe ElementSlice(unsafe: worker.elements[index] + start * access.width, dtype: access.dtype, count: part)
+        unsafe worker.nonfinite[index] += context.kernels.load(slice, into: runs.inputs[index])
+        start += part
+      }
+    }
   }
 
   /// Reads `range` of every input, widens it tile by tile and hands the tiles to `body`.
@@ -201,7 +265,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let tile = Tile(
         inputs: runs.inputs, scratch: runs.scratch, scratchPair: runs.scratchPair, segment: segment.index, firstIndex: UInt64(start),
         jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
-        masks: masks.planes(segment, start: start, worker: worker))
+        masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)
       start += count
     }

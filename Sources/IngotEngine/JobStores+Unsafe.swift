@@ -36,9 +36,13 @@ final class MaskStore: @unchecked Sendable {
     piece = nil
   }
 
+  /// True when bits drawn in a round are there in the next.
+  var arePersistent: Bool { piece != nil }
+
   func planes(_ segment: JobSegment, start: Int, worker: Worker) -> MaskPlanes {
     let layout = layouts[segment.index]
     if let piece {
+      // SAFETY: the piece holds every plane of every tensor of the job, at these offsets.
       let base = unsafe piece.address.assumingMemoryBound(to: UInt8.self) + offsets[segment.index]
       return unsafe MaskPlanes(
         unsafe: base, planeBytes: planeBytes, rowBytes: layout.rowBytes, rowLength: layout.rowLength, origin: 0, arePersistent: true)

@@ -73,6 +73,10 @@ final class Worker: @unchecked Sendable {
   /// Non-finite values seen per input during the present item.
   let nonfinite: UnsafeMutablePointer<Int>
   /// Bytes of input that were decoded to f32.
+  private var terms: [MergeTerm] = []
+  private let lanes: UnsafeMutablePointer<Double>
+  /// For sums inside a tile.
+  var accumulator: Lanes { unsafe Lanes(unsafe: lanes) }
   var decodedBytes = 0
   var bytesRead = 0
   var bytesWritten = 0
@@ -85,6 +89,8 @@ final class Worker: @unchecked Sendable {
     unsafe floats = memory + pages(sizes.staging)
     unsafe output = memory + pages(sizes.staging) + pages(sizes.floats)
     unsafe masks = (memory + pages(sizes.staging) + pages(sizes.floats) + pages(sizes.output)).assumingMemoryBound(to: UInt8.self)
+    unsafe lanes = .allocate(capacity: Lanes.width)
+    unsafe lanes.initialize(repeating: 0, count: Lanes.width)
     unsafe elements = .allocate(capacity: max(sizes.inputs, 1))
     unsafe nonfinite = .allocate(capacity: max(sizes.inputs, 1))
     unsafe elements.initialize(repeating: UnsafeRawPointer(memory), count: max(sizes.inputs, 1))
@@ -92,6 +98,7 @@ final class Worker: @unchecked Sendable {
   }
 
   deinit {
+    unsafe lanes.deallocate()
     unsafe elements.deallocate()
     unsafe nonfinite.deallocate()
   }
@@ -101,6 +108,32 @@ final class Worker: @unchecked Sendable {
     var offset = 0
     for other in 0..<input { offset += WorkerSizes.padded(stagingLength * inputs[other].width) }
     return unsafe staging + offset
+  }
+
+  /// Runs a fused merge on the elements of the present read from `distance` on. Returns how many inputs' values are not finite.
+  func merge(
+    _ merge: FusedMerge, hasBase: Bool, inputs: [InputAccess], distance: Int, count: Int, firstIndex: UInt64, masks: MaskPlanes?,
+    elementIndex: UInt64, kernels: Kernels, into output: MutableElementSlice
+  ) -> Int {
+    func slice(_ input: Int) -> ElementSlice {
+      // SAFETY: elements[input] is valid for the whole read, of which this is a part.
+      unsafe ElementSlice(unsafe: elements[input] + distance * inputs[input].width, dtype: inputs[input].dtype, count: count)
+    }
+    terms.removeAll(keepingCapacity: true)
+    for index in merge.terms.indices {
+      let term = merge.terms[index]
+      let bits = term.mask.flatMap { plane in masks?.bits(plane: plane, firstIndex: elementIndex, count: count) }
+      let cut = term.cut
+      let least = cut == .everything ? 0 : cut.threshold + (firstIndex <= cut.lastInclusive ? 0 : 1)
+      terms.append(
+        MergeTerm(slice(index + (hasBase ? 1 : 0)), weight: term.weight, threshold: least, mask: bits, maskScale: term.maskScale))
+    }
+    switch merge.form {
+    case .linear(let divisor): return kernels.mergeLinear(terms, divisor: divisor, into: output)
+    case .deltas(let combination, let scale):
+      return kernels.mergeDeltas(
+        base: slice(0), terms, combination, scale: scale, firstIndex: firstIndex, ties: merge.ties, into: output)
+    }
   }
 
   /// Tables over the f32 runs of a tile of `length` elements: inputs, scratch, output.

@@ -12,7 +12,8 @@ package struct DARELinear: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "dare_linear", title: "Linear DARE", summary: "Drops elements of the task vectors at random, rescales, then adds them.",
-    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required, models: 1...Int.max,
+    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
+    models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.density, .rescale(true), .rescaleRule],
     scopes: [.tensor],
     notes: ["density 1 keeps every element and does not rescale"])
@@ -38,6 +39,11 @@ package struct DARELinear: MergeMethod {
 
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
     drop.settle(state, statistics)
+  }
+
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    guard state.areMasksDrawn else { return nil }
+    return combination.fused(segment: segment) { drop.term($0, weight: $1, state) }
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

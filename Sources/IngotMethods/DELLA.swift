@@ -44,6 +44,12 @@ package struct DELLA: MergeMethod {
     drop.settle(state, statistics)
   }
 
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    guard state.areMasksDrawn else { return nil }
+    let merge = combination.fused(segment: segment) { drop.term($0, weight: $1, state) }
+    return merge.terms.contains { $0.cut == .nothing } ? nil : merge
+  }
+
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)
     drop.sparsify(state, tile)

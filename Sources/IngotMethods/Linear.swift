@@ -11,7 +11,8 @@ package struct Linear: MergeMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "linear", title: "Linear", summary: "Weighted average of the models.", reference: .init("Model soups, arXiv 2203.05482", url: "https://arxiv.org/abs/2203.05482"),
+    name: "linear", title: "Linear", summary: "Weighted average of the models.",
+    reference: .init("Model soups, arXiv 2203.05482", url: "https://arxiv.org/abs/2203.05482"),
     base: .none, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "weight of the model", isRequired: true, isPerModel: true),
@@ -41,6 +42,10 @@ package struct Linear: MergeMethod {
   }
 
   package var demands: Demands { Demands() }
+
+  package func fused(_ state: Void, segment: Int) -> FusedMerge? {
+    FusedMerge(.linear(divisor: divisor), terms: weights.map { FusedMerge.Term(weight: $0) })
+  }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
     tile.kernels.linearCombination(tile.inputs, weights: weights, divisor: divisor, into: output)

@@ -125,6 +125,15 @@ package struct MagnitudeDrop: Sendable {
     }
   }
 
+  /// The fused form of one model, once the masks are drawn.
+  package func term(_ model: Int, weight: Float, _ state: State) -> FusedMerge.Term {
+    switch rules[model] {
+    case .keepAll: FusedMerge.Term(weight: weight)
+    case .dropAll: FusedMerge.Term(weight: weight, cut: .nothing)
+    case .draw: FusedMerge.Term(weight: weight, mask: model, maskScale: state.factors[model])
+    }
+  }
+
   package func findings(_ state: State) -> [Finding] {
     state.factors.enumerated().map { Finding("rescale", Double($1), model: $0) }
   }

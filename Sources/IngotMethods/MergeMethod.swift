@@ -40,6 +40,9 @@ package protocol MergeMethod: Sendable {
   /// Computes one tile of the output, `tile.count` elements of f32. Runs on any worker.
   func emit(_ state: State, _ tile: Tile, into output: Floats)
 
+  /// The output step for tensor `segment` as a fused kernel, where it is one; nil leaves it to `emit`.
+  func fused(_ state: State, segment: Int) -> FusedMerge?
+
   /// What the report should say of this job: thresholds, kept shares, angles.
   func findings(_ state: State) -> [Finding]
 }
@@ -49,6 +52,7 @@ extension MergeMethod {
   package static var cropsToBase: Bool { false }
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {}
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> { .emit(state) }
+  package func fused(_ state: State, segment: Int) -> FusedMerge? { nil }
   package func findings(_ state: State) -> [Finding] { [] }
 }
 

@@ -78,6 +78,12 @@ package struct RandomDrop: Sendable {
     }
   }
 
+  /// The fused form of one model, once the masks are drawn.
+  package func term(_ model: Int, weight: Float, _ state: State) -> FusedMerge.Term {
+    draws[model].keepsAll
+      ? FusedMerge.Term(weight: weight) : FusedMerge.Term(weight: weight, mask: model, maskScale: state.factors[model])
+  }
+
   package func findings(_ state: State) -> [Finding] {
     state.factors.enumerated().map { Finding("rescale", Double($1), model: $0) }
   }

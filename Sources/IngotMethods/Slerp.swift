@@ -66,6 +66,10 @@ package struct Slerp: MergeMethod {
     return .emit(State(weights: weights, cosine: cosine, isLinear: false))
   }
 
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    FusedMerge(.linear(divisor: 1), terms: state.weights.map { FusedMerge.Term(weight: $0) })
+  }
+
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     tile.kernels.linearCombination(tile.inputs, weights: state.weights, divisor: 1, into: output)
   }

@@ -23,7 +23,9 @@ package struct TIES: MergeMethod {
     reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       .density, .rescale(false),
-      ParameterDescriptor("scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)", default: .text("tensor")),
+      ParameterDescriptor(
+        "scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)",
+        default: .text("tensor")),
       .ties,
     ],
     scopes: [.tensor, .model],
@@ -38,12 +40,14 @@ package struct TIES: MergeMethod {
   private let combination: TaskVectorCombination
   private let initial: MagnitudeSearches
   private let rescales: Bool
+  private let ties: TieRule
   private let modelCount: Int
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: true)
     let first = try request.onlySegment()
     rescales = first.flag("rescale", default: false)
+    ties = first.tieRule()
     modelCount = request.modelCount
     var population: UInt64 = 0
     var blocks: UInt64 = 0
@@ -104,6 +108,12 @@ package struct TIES: MergeMethod {
     }
     state.searches.settle(statistics)
     return next(state)
+  }
+
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    let cuts = state.searches.cuts
+    guard state.factors.isEmpty, !cuts.contains(.nothing) else { return nil }
+    return combination.fused(segment: segment, ties: ties) { FusedMerge.Term(weight: $1, cut: cuts[$0]) }
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -11,7 +11,8 @@ package struct TaskArithmetic: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "task_arithmetic", title: "Task Arithmetic", summary: "Adds weighted task vectors to the base.",
-    reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required, models: 1...Int.max,
+    reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required,
+    models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false), scopes: [.element])
 
   package static var cropsToBase: Bool { true }
@@ -23,6 +24,10 @@ package struct TaskArithmetic: MergeMethod {
   }
 
   package var demands: Demands { Demands() }
+
+  package func fused(_ state: Void, segment: Int) -> FusedMerge? {
+    combination.fused(segment: segment) { FusedMerge.Term(weight: $1) }
+  }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)

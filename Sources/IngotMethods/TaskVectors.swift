@@ -42,6 +42,15 @@ package struct TaskVectorCombination: Sendable {
     self.normalizes = normalizes
   }
 
+  /// The fused form, given what of each delta stays.
+  package func fused(segment: Int, ties: TieRule = .hash, _ term: (_ model: Int, _ weight: Float) -> FusedMerge.Term) -> FusedMerge {
+    let own = coefficients[segment]
+    let combination: DeltaCombination =
+      votes ? .election(normalize: normalizes[segment], zeroSign: .positive) : .sum(divisor: own.divisor)
+    return FusedMerge(
+      .deltas(combination, scale: own.lambda), terms: own.weights.enumerated().map { term($0.offset, $0.element) }, ties: ties)
+  }
+
   /// Turns the models of the tile into task vectors, in place.
   package func subtractBase(_ tile: Tile) {
     let base = tile.inputs[0]
