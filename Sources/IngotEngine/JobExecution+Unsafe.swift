@@ -93,10 +93,14 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   func process(item: Int, worker: Worker) throws(IngotError) {
     switch phase {
-    case .gather(let state, let wanted): try gather(state, wanted, item: item, worker: worker)
-    case .emit(let state): try emit(state, item: item, worker: worker)
+    case .gather(let state, let wanted):
+      try gather(state, wanted, item: item, worker: worker)
+      // A sample sees values that the next round sees again.
+      nonfinite.collect(worker, counts: wanted.isComplete)
+    case .emit(let state):
+      try emit(state, item: item, worker: worker)
+      nonfinite.collect(worker, counts: true)
     }
-    nonfinite.collect(worker)
   }
 
   // MARK: Gathering

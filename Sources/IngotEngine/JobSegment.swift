@@ -98,7 +98,7 @@ final class NonfiniteTally: @unchecked Sendable {
   init(inputs: Int) { counts = [Int](repeating: 0, count: inputs) }
 
   /// Takes over what a worker saw in one item. Later rounds read the same values again and are not counted.
-  func collect(_ worker: Worker) {
+  func collect(_ worker: Worker, counts isCounting: Bool) {
     var isDirty = false
     // SAFETY: a worker has as many counters as any job has inputs.
     for input in counts.indices where unsafe worker.nonfinite[input] != 0 { isDirty = true }
@@ -106,7 +106,7 @@ final class NonfiniteTally: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     for input in counts.indices {
-      if !isChecked { counts[input] += unsafe worker.nonfinite[input] }
+      if isCounting && !isChecked { counts[input] += unsafe worker.nonfinite[input] }
       unsafe worker.nonfinite[input] = 0
     }
   }
