@@ -141,7 +141,7 @@ extension Plan {
         for notice in notices + report.notices { list.value(notice.message) }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 }
 

@@ -89,7 +89,8 @@ private let deliberate: [String: String] = [
 ]
 
 @Suite struct GoldenMergekitTests {
-  @Test(arguments: GoldenCase.all().filter { MethodRegistry.catalog.method($0.method) != nil && !$0.isRandom && deliberate[$0.name] == nil })
+  @Test(
+    arguments: GoldenCase.all().filter { MethodRegistry.catalog.method($0.method) != nil && !$0.isRandom && deliberate[$0.name] == nil })
   func equals(_ item: GoldenCase) throws {
     let models = item.models
     let recipe = try item.recipe(present: Set(models.keys))

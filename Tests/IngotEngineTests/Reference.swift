@@ -259,7 +259,8 @@ struct Reference {
           while end < length, order[end] >> 32 == order[first] >> 32 { end += 1 }
           let rank = Double(first + 1 + end) / 2
           for place in first..<end {
-            probabilities[row + Int(order[place] & 0xffff_ffff)] = (density - item.epsilon) + 2 * item.epsilon * (rank - 1) / Double(length - 1)
+            probabilities[row + Int(order[place] & 0xffff_ffff)] =
+              (density - item.epsilon) + 2 * item.epsilon * (rank - 1) / Double(length - 1)
           }
           first = end
         }
