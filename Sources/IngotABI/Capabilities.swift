@@ -5,6 +5,8 @@ internal import IngotTensors
 
 // MARK: what this build can do
 
+// SAFETY: of this file: the addresses are those of texts that live as long as the library.
+
 @c @implementation public func ingot_isa_count() -> UInt32 { UInt32(isaNames.count) }
 
 @c @implementation public func ingot_isa_name(_ index: UInt32) -> UnsafePointer<CChar>? {

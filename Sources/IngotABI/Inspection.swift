@@ -4,6 +4,8 @@ internal import IngotErrors
 
 // MARK: looking at checkpoints
 
+// SAFETY: of this file: pointers are the caller's, used as ingot.h says, after a check for NULL.
+
 @c @implementation public func ingot_checkpoint_inspect(
   _ path: UnsafePointer<CChar>?, _ out: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?, _ error: ingot_error_out?
 ) -> ingot_status {

@@ -7,6 +7,8 @@ internal import IngotRecipes
 
 // MARK: models made of tensors
 
+// SAFETY: of this file: pointers are the caller's, used as ingot.h says, after a check for NULL.
+
 @c @implementation public func ingot_model_create(
   _ name: UnsafePointer<CChar>?, _ tensors: UnsafePointer<UnsafePointer<ingot_tensor_view>?>?, _ count: UInt64,
   _ out: UnsafeMutablePointer<OpaquePointer?>?, _ options: UnsafePointer<ingot_model_options>?, _ error: ingot_error_out?

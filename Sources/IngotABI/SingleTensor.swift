@@ -8,6 +8,8 @@ internal import IngotTensors
 
 // MARK: one tensor
 
+// SAFETY: of this file: pointers are the caller's, used as ingot.h says, after a check for NULL.
+
 @c @implementation public func ingot_merge_tensors(
   _ context: OpaquePointer?, _ method: UnsafePointer<CChar>?, _ parametersJSON: UnsafePointer<CChar>?,
   _ base: UnsafePointer<ingot_tensor_view>?, _ inputs: UnsafePointer<UnsafePointer<ingot_tensor_view>?>?, _ inputCount: UInt64,

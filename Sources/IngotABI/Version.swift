@@ -5,6 +5,8 @@ internal import IngotTensors
 
 // MARK: version
 
+// SAFETY: of this file: the addresses are those of texts that live as long as the library.
+
 @c @implementation public func ingot_version_number() -> UInt32 {
   UInt32(Version.major * 1_000_000 + Version.minor * 1000 + Version.patch)
 }

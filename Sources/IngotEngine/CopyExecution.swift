@@ -22,7 +22,8 @@ final class CopyExecution: JobRun, @unchecked Sendable {
     let blocking = try Blocking(shape: Shape([tensor.byteCount]), granularity: .block)
     tensor.dtype = .u8
     segment = JobSegment(
-      index: 0, planned: first.planned, tensor: tensor, inputs: first.inputs, blocking: blocking, firstBlock: 0, jobBase: 0, isWanted: first.isWanted)
+      index: 0, planned: first.planned, tensor: tensor, inputs: first.inputs, blocking: blocking, firstBlock: 0, jobBase: 0,
+      isWanted: first.isWanted)
     self.input = tensor.inputs[input]
     self.context = context
     output = try OutputRun([segment], context: context)
@@ -43,6 +44,7 @@ final class CopyExecution: JobRun, @unchecked Sendable {
   func process(item index: Int, worker: Worker) throws(IngotError) {
     let item = output.item(index)
     let bytes = item.elements.count
+    // SAFETY: an item is at most the 1 MiB that the worker's output area holds for copies.
     let target = unsafe UnsafeMutableRawBufferPointer(start: worker.output, count: bytes)
     try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
     worker.bytesRead += bytes

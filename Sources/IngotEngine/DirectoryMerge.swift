@@ -125,7 +125,9 @@ extension Plan {
         }
       }
       document.list("findings") { list in
-        let order = report.findings.sorted { ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1) }
+        let order = report.findings.sorted {
+          ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1)
+        }
         for (tensor, finding) in order {
           list.object { entry in
             entry.field("tensor", tensor)
@@ -139,7 +141,7 @@ extension Plan {
         for notice in notices + report.notices { list.value(notice.message) }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 }
 
@@ -166,11 +168,11 @@ extension RunReport {
     entry.field("seconds", seconds)
     entry.field("bytes_read", bytesRead)
     entry.field("bytes_written", bytesWritten)
-    entry.field("decoded_bytes", decodedBytes)
+    entry.field("bytes_decoded", decodedBytes)
     entry.field("threads", threads)
     entry.field("team", team)
-    entry.field("instruction_set", instructionSet)
-    entry.field("peak_budget_bytes", peakMemory)
+    entry.field("isa", instructionSet)
+    entry.field("peak_memory_bytes", peakMemory)
     entry.field("resumed_tensors", resumedTensors)
   }
 }

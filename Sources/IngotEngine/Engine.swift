@@ -33,7 +33,7 @@ package final class Engine: @unchecked Sendable {
   private let lock = Monitor()
   private var isBusy = false
 
-  /// Throws `.invalidArgument` for an unknown instruction set or a bad count, `.memory` when threads cannot be had.
+  /// Throws `.invalidArgument` for an unknown instruction set or a bad count, `.memory` for a budget below 1 MiB or when threads cannot be had.
   package init(_ options: EngineOptions = EngineOptions()) throws(IngotError) {
     self.options = options
     instructionSet = try options.instructionSet.map { (name) throws(IngotError) in try InstructionSet.named(name) } ?? InstructionSet.best
@@ -43,13 +43,17 @@ package final class Engine: @unchecked Sendable {
     }
     guard options.memoryBudget >= 1 << 20 else {
       throw IngotError(
-        .invalidArgument, "the memory budget is \(options.memoryBudget) bytes, expected at least \(1 << 20)", hint: "try 64MiB")
+        .memory, "the memory budget is \(options.memoryBudget) bytes, expected at least \(1 << 20)", hint: "try 64MiB")
     }
-    team = try WorkerTeam(threads: options.threads, kind: options.team)
+    // On machines with several memory nodes workers stay on the cores of one node, so that the pages they touch first are near them.
+    let topology = try? Topology()
+    team = try WorkerTeam(threads: options.threads, kind: options.team, topology: topology)
   }
 
   package var threads: Int { team.size }
-  package var teamDescription: String { team.explanation }
+  package var teamDescription: String {
+    team.kind == .openMP || team.explanation.hasPrefix("own threads") ? team.explanation : "own threads: \(team.explanation)"
+  }
 
   /// Runs `plan` into `sink`. Throws the first failure of any worker, after all have stopped.
   package func run(
@@ -69,6 +73,7 @@ package final class Engine: @unchecked Sendable {
     for index in 0..<workerCount {
       guard let piece = arena.allocate(max(least, 1)) else { break }
       pieces.append(piece)
+      // SAFETY: the piece has as many bytes as the sizes add up to, and is the worker's alone.
       unsafe workers.append(Worker(index: index, sizes: plan.workerSizes, memory: piece.address))
     }
     defer { for piece in pieces { memory.release(piece) } }
@@ -91,7 +96,7 @@ package final class Engine: @unchecked Sendable {
     report.decodedBytes = workers.reduce(0) { $0 + $1.decodedBytes }
     report.seconds = Double(Watcher.now() - start) / 1e9
     report.threads = workers.count
-    report.team = team.explanation
+    report.team = teamDescription
     report.instructionSet = instructionSet.name
     report.peakMemory = memory.peak
     report.resumedTensors = sink.finished.count

@@ -210,8 +210,10 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let output = unsafe MutableElementSlice(
         unsafe: target + (start - range.lowerBound) * segment.outputWidth, dtype: segment.tensor.dtype, count: count)
       bad += worker.merge(
-        merge, hasBase: hasBase, inputs: inputs, distance: start - range.lowerBound, count: count, firstIndex: segment.jobBase + UInt64(start),
-        masks: merge.needsMasks ? masks.planes(segment, start: start, worker: worker) : nil, elementIndex: UInt64(start), kernels: context.kernels,
+        merge, hasBase: hasBase, inputs: inputs, distance: start - range.lowerBound, count: count,
+        firstIndex: segment.jobBase + UInt64(start),
+        masks: merge.needsMasks ? masks.planes(segment, start: start, worker: worker) : nil, elementIndex: UInt64(start),
+        kernels: context.kernels,
         into: output)
       start += count
     }
@@ -263,7 +265,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let tile = Tile(
         inputs: runs.inputs, scratch: runs.scratch, scratchPair: runs.scratchPair, segment: segment.index, firstIndex: UInt64(start),
         jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
-        masks: masks.planes(segment, start: start, worker: worker))
+        masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)
       start += count
     }

@@ -63,6 +63,7 @@ final class SharedKeyPool: @unchecked Sendable {
     if fits { position += count }
     if !fits || overflowed { hasOverflowed = true }
     lock.unlock()
+    // SAFETY: the stretch start ..< start + count lies in the pool and was reserved under the lock.
     if fits { unsafe (base + start).update(from: keys, count: count) }
   }
 

@@ -50,7 +50,8 @@ struct JobSegment: Sendable {
       let blocking = try Blocking(shape: tensor.shape, granularity: granularity)
       segments.append(
         JobSegment(
-          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking, firstBlock: firstBlock, jobBase: jobBase,
+          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking,
+          firstBlock: firstBlock, jobBase: jobBase,
           isWanted: !(context.skipsFinished && context.sink.finished.contains(planned))))
       firstBlock += blocking.blockCount
       jobBase += (UInt64(blocking.count) + unit - 1) / unit * unit
@@ -99,6 +100,7 @@ final class NonfiniteTally: @unchecked Sendable {
   /// Takes over what a worker saw in one item. Later rounds read the same values again and are not counted.
   func collect(_ worker: Worker) {
     var isDirty = false
+    // SAFETY: a worker has as many counters as any job has inputs.
     for input in counts.indices where unsafe worker.nonfinite[input] != 0 { isDirty = true }
     guard isDirty else { return }
     lock.lock()

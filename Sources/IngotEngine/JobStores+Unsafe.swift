@@ -42,6 +42,7 @@ final class MaskStore: @unchecked Sendable {
   func planes(_ segment: JobSegment, start: Int, worker: Worker) -> MaskPlanes {
     let layout = layouts[segment.index]
     if let piece {
+      // SAFETY: the piece holds every plane of every tensor of the job, at these offsets.
       let base = unsafe piece.address.assumingMemoryBound(to: UInt8.self) + offsets[segment.index]
       return unsafe MaskPlanes(
         unsafe: base, planeBytes: planeBytes, rowBytes: layout.rowBytes, rowLength: layout.rowLength, origin: 0, arePersistent: true)

@@ -43,6 +43,7 @@ package final class Watcher: @unchecked Sendable {
 
   /// The error of a cancelled run, or nil.
   var stop: IngotError? {
+    // SAFETY: the flag outlives the run by the promise of init.
     if let flag = unsafe flag, unsafe ingot_load_flag(flag) != 0 {
       return IngotError(.cancelled, "the run was cancelled", hint: "run again with --resume to go on where it stopped")
     }

@@ -74,6 +74,9 @@ final class Worker: @unchecked Sendable {
   let nonfinite: UnsafeMutablePointer<Int>
   /// Bytes of input that were decoded to f32.
   private var terms: [MergeTerm] = []
+  private let lanes: UnsafeMutablePointer<Double>
+  /// For sums inside a tile.
+  var accumulator: Lanes { unsafe Lanes(unsafe: lanes) }
   var decodedBytes = 0
   var bytesRead = 0
   var bytesWritten = 0
@@ -86,6 +89,8 @@ final class Worker: @unchecked Sendable {
     unsafe floats = memory + pages(sizes.staging)
     unsafe output = memory + pages(sizes.staging) + pages(sizes.floats)
     unsafe masks = (memory + pages(sizes.staging) + pages(sizes.floats) + pages(sizes.output)).assumingMemoryBound(to: UInt8.self)
+    unsafe lanes = .allocate(capacity: Lanes.width)
+    unsafe lanes.initialize(repeating: 0, count: Lanes.width)
     unsafe elements = .allocate(capacity: max(sizes.inputs, 1))
     unsafe nonfinite = .allocate(capacity: max(sizes.inputs, 1))
     unsafe elements.initialize(repeating: UnsafeRawPointer(memory), count: max(sizes.inputs, 1))
@@ -93,6 +98,7 @@ final class Worker: @unchecked Sendable {
   }
 
   deinit {
+    unsafe lanes.deallocate()
     unsafe elements.deallocate()
     unsafe nonfinite.deallocate()
   }

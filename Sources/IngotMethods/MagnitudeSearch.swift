@@ -32,8 +32,8 @@ package struct MagnitudeSearch: Sendable {
 
   /// Populations up to this size are collected whole; larger ones are sampled first.
   package static let wholeLimit: UInt64 = 262_144
-  /// About how many values a sample takes.
-  private static let sampleSize: UInt64 = 65_536
+  /// About how many values a sample takes: at least the first, at most the second, one in 128 in between.
+  private static let sampleSizes: (UInt64, UInt64) = (65_536, 1_048_576)
   private static let tileElements: UInt64 = 4096
   /// Half width of the bracket in standard errors of a sample of independent values. Rows and their neighbours resemble each other, so
   /// the true error is larger; a rank that escapes costs time, never exactness.
@@ -59,7 +59,8 @@ package struct MagnitudeSearch: Sendable {
     } else {
       let run = UInt64(Round.sampleRun)
       let tiles = population / Self.tileElements + blocks
-      let stride = max(1, tiles * run / Self.sampleSize)
+      let size = min(max(population / 128, Self.sampleSizes.0), Self.sampleSizes.1)
+      let stride = max(1, tiles * run / size)
       stage = .sample(stride: Int(stride), capacity: Int((tiles / stride + blocks + 1) * run))
     }
   }
@@ -103,7 +104,8 @@ package struct MagnitudeSearch: Sendable {
       tile.kernels.histogram(
         values, firstIndex: tile.jobIndex, ties: ties, prefix: prefix, prefixBits: bits, digitBits: 16, into: statistic.histogram(slot))
     case .spread(let threshold, _):
-      statistic.sum(slot).add(Double(statistic.count(of: threshold, in: values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties)))
+      statistic.sum(slot).add(
+        Double(statistic.count(of: threshold, in: values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties)))
     case .done: break
     }
   }
@@ -139,7 +141,8 @@ package struct MagnitudeSearch: Sendable {
       let threshold = pool.key(ranked: Int(keep - above - 1))
     else { return .radix(prefix: 0, bits: 0, above: 0) }
     let wanted = keep - above - UInt64(threshold.larger)
-    if wanted == UInt64(threshold.equal) {
+    // Keys of `ge` are magnitudes: all that equal the threshold stay.
+    if wanted == UInt64(threshold.equal) || ties == .ge {
       return .done(MagnitudeCut(threshold: threshold.key, lastInclusive: .max, tied: UInt64(threshold.equal)))
     }
     return .spread(threshold: threshold.key, wanted: wanted)
@@ -152,7 +155,7 @@ package struct MagnitudeSearch: Sendable {
       if above + here >= keep {
         let next = (prefix << 16) | UInt64(digit)
         if bits + 16 < 64 { return .radix(prefix: next, bits: bits + 16, above: above) }
-        if above + here == keep { return .done(MagnitudeCut(threshold: next, lastInclusive: .max, tied: here)) }
+        if above + here == keep || ties == .ge { return .done(MagnitudeCut(threshold: next, lastInclusive: .max, tied: here)) }
         return .spread(threshold: next, wanted: keep - above)
       }
       above += here
@@ -215,6 +218,7 @@ package struct MagnitudeSearches: Sendable {
     let cut = searches[model].cut ?? .everything
     if cut == .everything { return }
     tile.kernels.trim(
-      values, firstIndex: tile.jobIndex, ties: searches[model].ties, threshold: cut.threshold, inclusive: tile.jobIndex <= cut.lastInclusive)
+      values, firstIndex: tile.jobIndex, ties: searches[model].ties, threshold: cut.threshold, inclusive: tile.jobIndex <= cut.lastInclusive
+    )
   }
 }

@@ -22,13 +22,15 @@ package struct Tile {
   package var kernels: Kernels
   /// `Demands.maskPlanes` planes of keep bits. They outlive the round only when `masks.arePersistent`.
   package var masks: MaskPlanes
+  /// The worker's own accumulator, for sums inside a tile.
+  private let accumulator: Lanes
 
   /// The first two scratch runs as one run of twice the length.
   package var scratchPair: Floats
 
   package init(
-    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int, rowLength: Int,
-    kernels: Kernels, masks: MaskPlanes
+    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
+    rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
   ) {
     self.inputs = inputs
     self.scratch = scratch
@@ -40,6 +42,14 @@ package struct Tile {
     self.rowLength = rowLength
     self.kernels = kernels
     self.masks = masks
+    self.accumulator = accumulator
+  }
+
+  /// Σ xᵢ yᵢ in f64, 16 lanes folded in the fixed order.
+  package func dot(_ x: Floats, _ y: Floats) -> Double {
+    accumulator.clear()
+    kernels.accumulateDot(x, y, into: accumulator)
+    return accumulator.folded()
   }
 }
 
@@ -212,33 +222,7 @@ package struct KeyPool {
   package func key(ranked rank: Int) -> Ranked? {
     guard rank >= 0, rank < count else { return nil }
     // SAFETY: base holds count keys, and settle runs alone.
-    let all = unsafe UnsafeMutableBufferPointer(start: base, count: count)
-    var high = count
-    var wanted = rank
-    // MSD radix selection from the highest bit in which keys differ; the bucket that holds the rank is compacted to the front.
-    while high > 1 {
-      var differing: UInt64 = 0
-      let first = unsafe all[0]
-      for i in 0..<high { differing |= unsafe all[i] ^ first }
-      if differing == 0 { break }
-      let shift = UInt64(max(0, 64 - differing.leadingZeroBitCount - Self.digitBits))
-      var counts = InlineArray<1024, Int>(repeating: 0)
-      for i in 0..<high { counts[Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1)] += 1 }
-      var digit = Self.buckets - 1
-      while digit > 0, wanted >= counts[digit] {
-        wanted -= counts[digit]
-        digit -= 1
-      }
-      var write = 0
-      for i in 0..<high where Int(truncatingIfNeeded: (unsafe all[i]) >> shift) & (Self.buckets - 1) == digit {
-        unsafe all.swapAt(write, i)
-        write += 1
-      }
-      high = write
-    }
-    return unsafe Ranked(key: all[0], equal: high, larger: rank - wanted)
+    let found = unsafe Kernels.select(unsafe: base, count: count, rank: rank)
+    return Ranked(key: found.key, equal: found.equal, larger: found.larger)
   }
-
-  private static let digitBits = 10
-  private static let buckets = 1 << digitBits
 }

@@ -72,4 +72,17 @@ extension Kernels {
     // SAFETY: x is the only run.
     unsafe ingotk_trim(set, x.base, firstIndex, ties.rawValue, threshold, inclusive, x.count)
   }
+
+  /// The key of rank `rank` counted from the largest (rank 0) of `count` keys, which are reordered; how many equal it and how many are
+  /// larger. A rank out of range gives 0.
+  package static func select(
+    unsafe keys: UnsafeMutablePointer<UInt64>, count: Int, rank: Int
+  ) -> (key: UInt64, equal: Int, larger: Int) {
+    guard rank >= 0, rank < count else { return (0, 0, 0) }
+    var equal = 0
+    var larger = 0
+    // SAFETY: the caller's keys; the rank is in range.
+    let key = unsafe ingotk_select(keys, count, rank, &equal, &larger)
+    return (key, equal, larger)
+  }
 }

@@ -185,6 +185,29 @@ static void context_options(void) {
   CHECK(c == NULL);
 }
 
+static void environment(void) {
+  ingot_context *c = NULL;
+  ingot_context_options options = INGOT_CONTEXT_OPTIONS_INIT;
+  setenv("INGOT_THREADS", "many", 1);
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "INGOT_THREADS", ingot_context_create(&c, NULL, &error));
+  options.threads = 1; /* the option wins */
+  CHECK_OK(ingot_context_create(&c, &options, &error));
+  ingot_context_destroy(c);
+  setenv("INGOT_THREADS", "1", 1);
+  setenv("INGOT_FORCE_ISA", "scalar", 1);
+  CHECK_OK(ingot_context_create(&c, NULL, &error));
+  CHECK(strstr(ingot_context_json(c), "\"threads\":1,") && strstr(ingot_context_json(c), "\"isa\":\"scalar\""));
+  ingot_context_destroy(c);
+  options.isa = ingot_isa_name(0);
+  CHECK_OK(ingot_context_create(&c, &options, &error));
+  CHECK(strstr(ingot_context_json(c), ingot_isa_name(0)));
+  ingot_context_destroy(c);
+  setenv("INGOT_FORCE_ISA", "sse9", 1);
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "sse9", ingot_context_create(&c, NULL, &error));
+  unsetenv("INGOT_FORCE_ISA");
+  unsetenv("INGOT_THREADS");
+}
+
 static void views(void) {
   ingot_model *out = NULL;
   ingot_tensor_view v = view();
@@ -280,6 +303,7 @@ int main(void) {
 #endif
   struct_sizes();
   context_options();
+  environment();
   views();
   recipes();
   names();

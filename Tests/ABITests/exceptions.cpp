@@ -151,7 +151,7 @@ static void errors() {
                caught.status == INGOT_E_RECIPE && caught.line == 1 && caught.column > 0 && caught.origin == "x.yml" &&
                    caught.hint.find("linear") != std::string::npos && std::strlen(caught.what()) > 0);
   CHECK_THROWS(ingot::error, ingot::inspect("./nowhere"), caught.status == INGOT_E_NOT_FOUND && caught.line == 0);
-  CHECK_THROWS(std::runtime_error, ingot::recipe(std::string_view()), true);
+  CHECK_THROWS(std::runtime_error, ingot::recipe{std::string_view()}, true);
   ingot_context_options o = INGOT_CONTEXT_OPTIONS_INIT;
   o.isa = "scalar";
   CHECK(ingot::context(o).json().find("scalar") != std::string::npos);

@@ -50,6 +50,15 @@ typedef struct watch {
   volatile int32_t *cancel;
 } watch;
 
+/* Another thread, while a call of its context runs. */
+static void *from_another_thread(void *user) {
+  watch *w = user;
+  ingot_plan *plan = NULL;
+  ingot_error *inner = NULL;
+  check_status(INGOT_E_BUSY, ingot_plan_create(w->context, w->recipe, &plan, NULL, &inner), &inner, __FILE__, __LINE__, "second thread");
+  return NULL;
+}
+
 static int32_t on_progress(void *user, const ingot_progress *progress) {
   watch *w = user;
   CHECK(progress->struct_size == sizeof *progress);
@@ -67,6 +76,8 @@ static int32_t on_progress(void *user, const ingot_progress *progress) {
     check_status(INGOT_E_BUSY, ingot_plan_run_to_directory(w->context, w->plan, "never", NULL, NULL, &inner), &inner, __FILE__, __LINE__,
                  "re-entrant run");
     CHECK(ingot_context_json(w->context) != NULL); /* getters are not calls */
+    pthread_t other;
+    if (!pthread_create(&other, NULL, from_another_thread, w)) pthread_join(other, NULL);
   }
   if (w->destroy && w->calls == 0) ingot_context_destroy(w->context);
   if (w->cancel) *w->cancel = 1;
@@ -178,7 +189,7 @@ typedef struct memory_file {
 typedef struct store {
   pthread_mutex_t lock;
   memory_file files[16];
-  int count, commits, releases, opened, fail_writes, fail_reads, has_list;
+  int count, commits, releases, opened, fail_writes, fail_reads, fail_size, has_list;
 } store;
 
 static memory_file *find_file(store *s, const char *name) {
@@ -258,9 +269,12 @@ static void test_sink(ingot_context *context, const ingot_recipe *recipe) {
   ingot_plan_destroy(plan);
 }
 
-static int32_t source_size(void *user, uint64_t *bytes) { return *bytes = ((memory_file *)user)->size, 0; }
-
 static store *shared_store;
+
+static int32_t source_size(void *user, uint64_t *bytes) {
+  *bytes = ((memory_file *)user)->size;
+  return shared_store->fail_size;
+}
 
 static int32_t source_read(void *user, uint64_t offset, void *to, uint64_t bytes) {
   memory_file *f = user;
@@ -366,12 +380,16 @@ static void test_sources(ingot_context *context) {
   resolver.list = list_evil;
   CHECK_ERROR(INGOT_E_CALLBACK, "../../etc/passwd", ingot_plan_create(context, recipe, &plan, &options, &error));
   CHECK(s.releases == 1 && s.opened == 0);
-  s.files[1].name[0] = 'S'; /* "second" is gone */
   resolver.list = NULL;
+  s.fail_size = 11;
+  CHECK_ERROR(INGOT_E_CALLBACK, "size", ingot_plan_create(context, recipe, &plan, &options, &error));
+  CHECK(last_user_code == 11 && s.releases == 2 && s.opened == 0);
+  s.fail_size = 0;
+  s.files[1].name[0] = 'S'; /* "second" is gone */
   CHECK_ERROR(INGOT_E_NOT_FOUND, "second", ingot_plan_create(context, recipe, &plan, &options, &error));
-  CHECK(s.releases == 2 && s.opened == 0 && plan == NULL);
+  CHECK(s.releases == 3 && s.opened == 0 && plan == NULL);
   CHECK_STATUS(INGOT_E_INVALID_ARGUMENT, ingot_plan_create(NULL, recipe, &plan, &options, &error));
-  CHECK(s.releases == 3);
+  CHECK(s.releases == 4);
   ingot_recipe_destroy(recipe);
   free(directory);
   free(text);
@@ -482,6 +500,46 @@ static void test_tensors(ingot_context *context) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "object", ingot_merge_tensors(context, "linear", "[1]", NULL, inputs, 2, &vo, NULL, &error));
 }
 
+/* Elements at addresses that fit no type: every instruction set, every type with arithmetic, in and out. */
+static void test_misaligned(void) {
+  enum { COUNT = 70001 };
+  const int64_t shape[1] = {COUNT};
+  const struct {
+    int32_t dtype;
+    size_t width;
+  } types[] = {{INGOT_DTYPE_F32, 4}, {INGOT_DTYPE_F16, 2},     {INGOT_DTYPE_BF16, 2},
+               {INGOT_DTYPE_F64, 8}, {INGOT_DTYPE_F8_E4M3, 1}, {INGOT_DTYPE_F8_E5M2, 1}};
+  char *in = calloc(COUNT, 8 * 2), *out = malloc(COUNT * 4 + 64), *aligned = malloc(COUNT * 4 + 64);
+  for (size_t i = 0; i < COUNT * 16; i += 2) in[i] = (char)(i * 31 % 53); /* small numbers in every type */
+  for (uint32_t isa = 0; isa < ingot_isa_count(); ++isa) {
+    ingot_context_options options = INGOT_CONTEXT_OPTIONS_INIT;
+    options.isa = ingot_isa_name(isa);
+    ingot_context *context = NULL;
+    CHECK_OK(ingot_context_create(&context, &options, &error));
+    for (size_t t = 0; t < sizeof types / sizeof *types; ++t) {
+      char *moved = malloc(COUNT * 8 + 64);
+      memcpy(moved + 1, in, COUNT * types[t].width);
+      ingot_tensor_view a = view_of(NULL, NULL, 1, shape), b = a, o = a;
+      a.dtype = b.dtype = types[t].dtype;
+      o.dtype = t < 3 ? types[t].dtype : INGOT_DTYPE_F32;
+      const ingot_tensor_view *inputs[] = {&a, &b};
+      for (int round = 0; round < 2; ++round) {
+        a.data = b.data = round ? moved + 1 : in;
+        o.data = round ? out + 3 : aligned;
+        const char *method = isa % 2 ? "linear" : "slerp";
+        CHECK_OK(ingot_merge_tensors(context, method, isa % 2 ? NULL : "{\"t\": 0.25}", isa % 2 ? NULL : &a, isa % 2 ? inputs : inputs + 1,
+                                     isa % 2 ? 2 : 1, &o, NULL, &error));
+      }
+      CHECK(!memcmp(out + 3, aligned, COUNT * (t == 1 || t == 2 ? 2 : 4)));
+      free(moved);
+    }
+    ingot_context_destroy(context);
+  }
+  free(in);
+  free(out);
+  free(aligned);
+}
+
 /* ---- log, inspect -------------------------------------------------------------------------------------------------------------- */
 
 static int warnings, infos;
@@ -566,6 +624,7 @@ int main(int count, char **arguments) {
   test_sink(context, recipe);
   test_sources(context);
   test_tensors(context);
+  test_misaligned();
   test_log();
   test_inspect();
   test_same_bytes(recipe);

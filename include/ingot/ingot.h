@@ -165,7 +165,7 @@ typedef struct ingot_context ingot_context;
 /* ingot_context_options.team: whose threads work. */
 enum {
   INGOT_TEAM_AUTO = 0,   /* OpenMP's where that is safe in this process, else the library's own */
-  INGOT_TEAM_OPENMP = 1, /* INGOT_E_UNSUPPORTED where AUTO would not take OpenMP's */
+  INGOT_TEAM_OPENMP = 1, /* INGOT_E_UNSUPPORTED where AUTO would not take it; a team of one needs none */
   INGOT_TEAM_PTHREAD = 2 /* the library's own; joined by ingot_context_destroy */
 };
 
@@ -327,7 +327,7 @@ typedef struct ingot_source {
    * threads at once. */
   const void *INGOT_NULLABLE (*INGOT_NULLABLE map)(void *INGOT_NULLABLE user, uint64_t offset, uint64_t bytes);
   /* May be NULL. Called exactly once, after the last use, from any thread; also when opening the model fails after `open`
-   * returned 0. */
+   * returned 0, unless this struct itself is refused (its struct_size, an unknown flag). */
   void (*INGOT_NULLABLE release)(void *INGOT_NULLABLE user);
 } ingot_source;
 #define INGOT_SOURCE_INIT {(uint32_t)sizeof(ingot_source), 0, NULL, NULL, NULL, NULL, NULL}

@@ -26,8 +26,7 @@ inline std::string text(const char *s) { return s ? s : ""; }
 } // namespace detail
 
 /// What a failed call said: the fields of ingot_error, copied; empty texts and zeroes for what is not known.
-class error : public std::runtime_error {
-public:
+struct error : std::runtime_error {
   error(ingot_status code, const ingot_error *e)
       : std::runtime_error(e ? ingot_error_message(e) : ingot_status_name(code)), status(code), hint(detail::text(ingot_error_hint(e))),
         subject(detail::text(ingot_error_subject(e))), origin(detail::text(ingot_error_origin(e))), user_code(ingot_error_user_code(e)) {
@@ -47,8 +46,7 @@ using owned_text = handle<char, ingot_string_destroy>;
 using owned_error = handle<ingot_error, ingot_error_destroy>;
 
 /// The first exception that left a callback; workers call back at once.
-class capture {
-public:
+struct capture {
   /// Runs a callback; -1 in place of what it throws.
   template <typename Body> int32_t run(Body &&body) noexcept {
     try {
@@ -63,8 +61,6 @@ public:
     std::lock_guard<std::mutex> lock(mutex_);
     if (std::exception_ptr found = std::exchange(first_, nullptr)) std::rethrow_exception(found);
   }
-
-private:
   std::mutex mutex_;
   std::exception_ptr first_;
 };
@@ -189,24 +185,21 @@ private:
 };
 
 /// A file of a model_store; read_at is called from several threads at once.
-class byte_source {
-public:
+struct byte_source {
   virtual ~byte_source() = default;
   virtual uint64_t size() = 0;
   virtual void read_at(uint64_t offset, void *to, uint64_t bytes) = 0;
 };
 
 /// Opens models for a plan, which shares it.
-class model_store {
-public:
+struct model_store {
   virtual ~model_store() = default;
   /// Null: the model has no such file.
   virtual std::unique_ptr<byte_source> open(const std::string &model, const std::string &file) = 0;
 };
 
 /// Where output files go. write_at is called from several threads at once.
-class output {
-public:
+struct output {
   virtual ~output() = default;
   virtual void reserve(const std::string &file, uint64_t bytes) { (void)file, (void)bytes; }
   virtual void write_at(const std::string &file, uint64_t offset, const void *from, uint64_t bytes) = 0;
@@ -229,10 +222,10 @@ using store_target = target<std::shared_ptr<model_store>>;
 using sink_target = target<output *>;
 
 inline int32_t open_source(void *user, const char *model, const char *file, ingot_source *out) {
-  std::unique_ptr<byte_source> found;
-  int32_t status = store_target::run(user, [&](model_store &s) { found = s.open(model, file); });
-  if (status != 0 || !found) return status != 0 ? status : int32_t{INGOT_E_NOT_FOUND};
-  out->user = new source_target{std::move(found), static_cast<store_target *>(user)->captured};
+  int32_t status = store_target::run(user, [&](model_store &s) {
+    if (auto found = s.open(model, file)) out->user = new source_target{std::move(found), static_cast<store_target *>(user)->captured};
+  });
+  if (status != 0 || !out->user) return status != 0 ? status : int32_t{INGOT_E_NOT_FOUND};
   out->size = [](void *u, uint64_t *n) { return source_target::run(u, [&](byte_source &s) { *n = s.size(); }); };
   out->read_at = [](void *u, uint64_t at, void *to, uint64_t n) {
     return source_target::run(u, [&](byte_source &s) { s.read_at(at, to, n); });
@@ -284,8 +277,7 @@ public:
     std::vector<tensor> all;
     for (uint64_t i = 0; i < ingot_plan_tensor_count(handle_.get()); ++i) {
       ingot_tensor_view v = INGOT_TENSOR_VIEW_INIT;
-      ingot_error *e = nullptr;
-      detail::check(ingot_plan_tensor(handle_.get(), i, &v, &e), e);
+      detail::check(ingot_plan_tensor(handle_.get(), i, &v, nullptr), nullptr);
       all.push_back({v.name, v.dtype, std::vector<int64_t>(v.shape, v.shape + v.rank), nullptr});
     }
     return all;

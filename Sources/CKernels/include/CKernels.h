@@ -97,4 +97,8 @@ size_t ingotk_merge_deltas(int32_t set, const ingotk_term *base, const ingotk_te
 
 #pragma clang assume_nonnull end
 
+/// The key of rank `rank` counted from the largest (0), among `count` > rank keys, which are reordered. `equal` gets how many keys equal it,
+/// itself included, and `larger` how many are larger.
+uint64_t ingotk_select(uint64_t *_Nonnull keys, size_t count, size_t rank, size_t *_Nonnull equal, size_t *_Nonnull larger);
+
 #endif

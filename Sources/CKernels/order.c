@@ -1,0 +1,33 @@
+// Order statistics over collected keys; the same on every instruction set.
+#pragma STDC FP_CONTRACT OFF
+#include "CKernels.h"
+
+enum { DIGIT_BITS = 11, BUCKETS = 1 << DIGIT_BITS };
+
+uint64_t ingotk_select(uint64_t *keys, size_t count, size_t rank, size_t *equal, size_t *larger) {
+  size_t high = count, wanted = rank;
+  // MSD radix selection from the highest bit in which keys differ; the bucket that holds the rank is brought to the front.
+  while (high > 1) {
+    uint64_t differing = 0;
+    for (size_t i = 1; i < high; i++) differing |= keys[i] ^ keys[0];
+    if (differing == 0) break;
+    const int top = 63 - __builtin_clzll(differing);
+    const int shift = top + 1 > DIGIT_BITS ? top + 1 - DIGIT_BITS : 0;
+    size_t counts[BUCKETS] = {0};
+    for (size_t i = 0; i < high; i++) counts[(keys[i] >> shift) & (BUCKETS - 1)]++;
+    size_t digit = BUCKETS - 1;
+    while (digit > 0 && wanted >= counts[digit]) wanted -= counts[digit--];
+    size_t front = 0;
+    for (size_t i = 0; i < high; i++) {
+      // Exchanged without a branch: all keys stay, those of the bucket gather in front.
+      const uint64_t key = keys[i];
+      keys[i] = keys[front];
+      keys[front] = key;
+      front += ((key >> shift) & (BUCKETS - 1)) == digit;
+    }
+    high = front;
+  }
+  *equal = high;
+  *larger = rank - wanted;
+  return keys[0];
+}

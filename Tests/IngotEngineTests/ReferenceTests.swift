@@ -1,0 +1,143 @@
+import IngotEngine
+import IngotErrors
+import IngotMethods
+import IngotRecipes
+import IngotTensors
+import Testing
+
+/// Every method against its definition in f64, on whole models.
+@Suite struct ReferenceTests {
+  static let small = ReferenceModels(ReferenceModels.small)
+  static let smallValues = small.tensors()
+  static let large = ReferenceModels(ReferenceModels.large)
+  static let largeValues = large.tensors()
+
+  static let cases: [MethodCase] = [
+    MethodCase(method: "linear"),
+    MethodCase(method: "linear", normalize: false),
+    MethodCase(method: "slerp"),
+    MethodCase(method: "slerp", t: 1.25),
+    MethodCase(method: "task_arithmetic", lambda: 0.8),
+    MethodCase(method: "task_arithmetic", normalize: true),
+    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9]),
+    MethodCase(method: "ties", densities: [0.2, 0.7, 1], normalize: false, lambda: 1.3, rescale: true),
+    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], scope: "model"),
+    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 1]),
+    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], rule: "inverse_keep"),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9]),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], normalize: true, rescale: false),
+    MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
+    MethodCase(method: "passthrough", scale: 0.3),
+  ]
+
+  /// TIES where the selection samples first.
+  static let selections: [MethodCase] = [
+    MethodCase(method: "ties", densities: [0.5, 0.2, 0.9]),
+    MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], scope: "model", ties: "index"),
+    MethodCase(method: "ties", densities: [0.5, 0.25, 0.05], ties: "ge", outDType: "float32"),
+  ]
+
+  @Test(arguments: cases) func equalsTheDefinition(_ item: MethodCase) throws {
+    try check(item, Self.small, Self.smallValues)
+  }
+
+  @Test(arguments: selections) func equalsTheDefinitionOfLargeTensors(_ item: MethodCase) throws {
+    try check(item, Self.large, Self.largeValues)
+  }
+
+  private func check(_ item: MethodCase, _ models: ReferenceModels, _ values: [ReferenceTensor]) throws {
+    let seed: UInt64 = 0x1234_5678_9abc
+    var options = PlanOptions()
+    options.seed = seed
+    let result = try merge(recipe: item.recipe, models: models.models, plan: options)
+    let expected = Reference(item: item, seed: seed).run(values)
+    #expect(result.tensors.count == values.count)
+    for (tensor, expectation) in zip(values, expected) {
+      let found = try #require(result.tensors[tensor.name])
+      let first = try #require(
+        models.models[item.method == "linear" || item.method == "passthrough" ? "a" : "base"]?.first { $0.name == tensor.name })
+      #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))
+      #expect(found.shape == first.shape)
+      let wrong = found.elements(unlike: expectation, tolerance: item.method == "slerp" ? 2e-6 : 1e-6)
+      #expect(
+        wrong.isEmpty,
+        "\(tensor.name): \(wrong.count) of \(found.count), the first \(wrong.prefix(3).map { ($0, found.value($0), expectation.values[$0]) })"
+      )
+    }
+  }
+
+  /// In bf16 a threshold falls into a group of equal magnitudes; exactly as many stay as the density says, whatever the tie rule.
+  @Test(arguments: ["hash", "index"]) func tiesKeepExactly(_ rule: String) throws {
+    var random = SplitMix(3)
+    let count = 300_007
+    let zero = TestTensor("w", .bf16, [count])
+    let model = TestTensor("w", .bf16, [count])
+    // Eight magnitudes, 37,500 elements each.
+    for index in 0..<count { model.set(index, Double(random.next() % 8 + 1) * (random.next() & 1 == 0 ? 0.25 : -0.25)) }
+    for density in [0.1, 0.5, 0.93] {
+      let recipe = """
+        merge_method: ties
+        base_model: base
+        models: [{model: m, parameters: {weight: 1, density: \(density)}}]
+        parameters: {ties: \(rule)}
+        """
+      let result = try merge(recipe: recipe, models: ["base": [zero], "m": [model]])
+      let output = try #require(result.tensors["w"])
+      var kept = 0
+      var smallest = Double.infinity
+      var largestDropped = 0.0
+      for index in 0..<count {
+        let (value, input) = (output.value(index), model.value(index))
+        if value != 0 {
+          kept += 1
+          #expect(value == input)
+          smallest = min(smallest, abs(value))
+        } else {
+          largestDropped = max(largestDropped, abs(input))
+        }
+      }
+      #expect(kept == Int(density * Double(count)))
+      #expect(largestDropped <= smallest)
+      let tied = result.report.findings.first { $0.finding.name == "tied" }?.finding.value ?? 0
+      #expect(tied >= 1)
+    }
+  }
+}
+
+extension TestTensor {
+  /// The elements that are not what was expected: outside the tolerance in f32, neither the rounded reference nor its neighbour in 16 bits.
+  func elements(unlike expectation: Expectation, tolerance: Double) -> [Int] {
+    var wrong: [Int] = []
+    for index in 0..<count {
+      let found = value(index)
+      if fits(found, expectation.values[index], tolerance * expectation.scales[index]) { continue }
+      if let other = expectation.alternatives[index], fits(found, other, tolerance * expectation.scales[index]) { continue }
+      wrong.append(index)
+    }
+    return wrong
+  }
+
+  private func fits(_ found: Double, _ expected: Double, _ bound: Double) -> Bool {
+    // Where terms cancel, the result of f32 arithmetic may be many steps of 16 bits away and still as near as promised.
+    if abs(found - expected) <= bound { return true }
+    switch dtype {
+    case .f16: return abs(Self.ordinal(Float16(found).bitPattern) - Self.ordinal(Float16(expected).bitPattern)) <= 1
+    case .bf16:
+      // The nearest of the patterns around; a tie cannot decide whether a neighbour fits.
+      let near = Self.ordinal(UInt16(Float(expected).bitPattern >> 16))
+      let distances = (-1...1).map { abs(Self.value(ordinal: near + $0) - expected) }
+      let nearest = distances[0] < distances[1] ? near - 1 : distances[2] < distances[1] ? near + 1 : near
+      return abs(Self.ordinal(UInt16(Float(found).bitPattern >> 16)) - nearest) <= 1
+    default: return false
+    }
+  }
+
+  /// Sign-and-magnitude patterns as consecutive integers.
+  private static func ordinal(_ bits: UInt16) -> Int { bits & 0x8000 == 0 ? Int(bits) : -Int(bits & 0x7fff) }
+
+  private static func value(ordinal: Int) -> Double {
+    let magnitude = Double(Float(bitPattern: UInt32(ordinal.magnitude) << 16))
+    return ordinal < 0 ? -magnitude : magnitude
+  }
+}
