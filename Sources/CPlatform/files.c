@@ -32,12 +32,12 @@ const char *ingot_sys_error_text(int code, char *out, size_t out_bytes) {
 int64_t ingot_sys_open(int at, const char *path, int how) {
   int flags = O_CLOEXEC | O_NOCTTY;
   switch (how) {
-    case INGOT_OPEN_READ: flags |= O_RDONLY | O_NONBLOCK; break;
-    case INGOT_OPEN_WRITE: flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK; break;
-    case INGOT_OPEN_APPEND: flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_APPEND; break;
-    case INGOT_OPEN_DIRECTORY: flags |= O_RDONLY | O_DIRECTORY; break;
-    case INGOT_OPEN_DIRECTORY_NOFOLLOW: flags |= O_RDONLY | O_DIRECTORY | O_NOFOLLOW; break;
-    default: return -EINVAL;
+  case INGOT_OPEN_READ: flags |= O_RDONLY | O_NONBLOCK; break;
+  case INGOT_OPEN_WRITE: flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK; break;
+  case INGOT_OPEN_APPEND: flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_APPEND; break;
+  case INGOT_OPEN_DIRECTORY: flags |= O_RDONLY | O_DIRECTORY; break;
+  case INGOT_OPEN_DIRECTORY_NOFOLLOW: flags |= O_RDONLY | O_DIRECTORY | O_NOFOLLOW; break;
+  default: return -EINVAL;
   }
   return answer(openat(at, path, flags, 0666));
 }

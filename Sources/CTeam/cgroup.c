@@ -34,7 +34,8 @@ static int64_t quota_v1(const char *directory) {
   char path[PATH_MAX], line[64];
   if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", directory) >= sizeof path || !read_line(path, line, sizeof line)) return 0;
   const long long quota = strtoll(line, NULL, 10);
-  if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory) >= sizeof path || !read_line(path, line, sizeof line)) return 0;
+  if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory) >= sizeof path || !read_line(path, line, sizeof line))
+    return 0;
   return thousandths(quota, strtoll(line, NULL, 10));
 }
 

@@ -32,8 +32,8 @@ static bool names_runtime(const char *name) {
 
 typedef struct runtimes {
   int count;
-  bool is_ours_by_name;  // the last one found has the DT_SONAME that the companion needs
-  char name[128];        // of the last one found
+  bool is_ours_by_name; // the last one found has the DT_SONAME that the companion needs
+  char name[128];       // of the last one found
 } runtimes;
 
 static const char *soname(const struct dl_phdr_info *info) {
@@ -133,10 +133,10 @@ ingot_openmp_run_function ingot_companion_open(const char *path, char *why, size
   ingot_openmp_run_function run = (ingot_openmp_run_function)dlsym(handle, "ingot_openmp_run");
   if (!run) return refuse(handle, why, why_bytes, "%s has no ingot_openmp_run", found);
   switch (run(0, NULL, NULL)) {
-    case INGOT_OPENMP_OK: break;
-    case INGOT_OPENMP_NESTED: return refuse(NULL, why, why_bytes, "%s", "the call comes from inside a parallel region");
-    case INGOT_OPENMP_FORKED: return refuse(NULL, why, why_bytes, "%s", "this process is a fork of one that used OpenMP");
-    default: return refuse(NULL, why, why_bytes, "%s answers in an unknown way", found);
+  case INGOT_OPENMP_OK: break;
+  case INGOT_OPENMP_NESTED: return refuse(NULL, why, why_bytes, "%s", "the call comes from inside a parallel region");
+  case INGOT_OPENMP_FORKED: return refuse(NULL, why, why_bytes, "%s", "this process is a fork of one that used OpenMP");
+  default: return refuse(NULL, why, why_bytes, "%s answers in an unknown way", found);
   }
   dlopen(found, RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   dlclose(handle);

@@ -17,9 +17,9 @@ struct ingot_pool {
   pthread_mutex_t lock;
   pthread_cond_t start;
   pthread_cond_t finished;
-  uint64_t generation;  // counts runs, so that a thread takes part in each once
-  int pending;          // threads that have not finished the current run
-  int started;          // threads that exist
+  uint64_t generation; // counts runs, so that a thread takes part in each once
+  int pending;         // threads that have not finished the current run
+  int started;         // threads that exist
   bool stopping;
   void (*work)(void *, int, int);
   void *context;

@@ -16,8 +16,8 @@
 struct ingot_team {
   int kind;
   int size;
-  _Atomic int running;  // the process that is in ingot_team_run, 0 when none is
-  int owner;            // the process that the pool's threads belong to
+  _Atomic int running; // the process that is in ingot_team_run, 0 when none is
+  int owner;           // the process that the pool's threads belong to
   ingot_openmp_run_function openmp;
   ingot_pool *pool;
   const ingot_placement *placement;
@@ -130,7 +130,7 @@ enum { AFFINITY_WORDS = 128 };
 
 typedef struct affinity {
   unsigned long words[AFFINITY_WORDS];
-  long bytes;  // what the kernel filled in; not positive when it could not be read
+  long bytes; // what the kernel filled in; not positive when it could not be read
 } affinity;
 
 static affinity current_affinity(void) {

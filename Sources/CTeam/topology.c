@@ -20,7 +20,7 @@ typedef struct place {
 
 struct ingot_topology {
   hwloc_topology_t hwloc;
-  hwloc_bitmap_t allowed;  // what the calling thread may use
+  hwloc_bitmap_t allowed; // what the calling thread may use
   place *places;
   int place_count;
   int cores;
@@ -160,8 +160,7 @@ ingot_topology *ingot_topology_create(const char *synthetic, const char *allowed
   if (synthetic && hwloc_topology_set_synthetic(t->hwloc, synthetic) != 0)
     return fail(t, why, why_bytes, "hwloc does not understand the synthetic description");
   // The default object types stay: without groups and caches hwloc attaches a node to a larger parent, with its processors.
-  hwloc_topology_set_flags(
-      t->hwloc, HWLOC_TOPOLOGY_FLAG_NO_DISTANCES | HWLOC_TOPOLOGY_FLAG_NO_MEMATTRS | HWLOC_TOPOLOGY_FLAG_NO_CPUKINDS);
+  hwloc_topology_set_flags(t->hwloc, HWLOC_TOPOLOGY_FLAG_NO_DISTANCES | HWLOC_TOPOLOGY_FLAG_NO_MEMATTRS | HWLOC_TOPOLOGY_FLAG_NO_CPUKINDS);
   if (hwloc_topology_load(t->hwloc) != 0) return fail(t, why, why_bytes, "hwloc cannot read the machine");
   t->is_this_machine = hwloc_topology_is_thissystem(t->hwloc);
   hwloc_const_bitmap_t machine = hwloc_topology_get_allowed_cpuset(t->hwloc);
@@ -263,9 +262,7 @@ void ingot_placement_destroy(ingot_placement *p) {
   free(p);
 }
 
-int ingot_placement_node(const ingot_placement *p, int worker) {
-  return p && worker >= 0 && worker < p->workers ? p->nodes[worker] : 0;
-}
+int ingot_placement_node(const ingot_placement *p, int worker) { return p && worker >= 0 && worker < p->workers ? p->nodes[worker] : 0; }
 
 int ingot_placement_processors(const ingot_placement *p, int worker, char *out, size_t out_bytes) {
   if (!p || worker < 0 || worker >= p->workers) return -1;
@@ -294,8 +291,7 @@ void *ingot_node_alloc(const ingot_topology *t, size_t bytes, int node) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return NULL;
   if (t && t->may_bind && node >= 0 && node < t->place_count) {
-    hwloc_set_area_membind(
-        t->hwloc, memory, bytes, t->places[node].memory->nodeset, HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET);
+    hwloc_set_area_membind(t->hwloc, memory, bytes, t->places[node].memory->nodeset, HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET);
   }
   return memory;
 }

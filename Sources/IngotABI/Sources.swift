@@ -80,6 +80,8 @@ private final class NameList {
 /// One file behind the caller's functions.
 @safe
 final class CallbackSource: ByteSource, @unchecked Sendable {
+  /// A caller's source may be a network: what was read once is kept when the budget has room.
+  let isCostlyToReread = true
   // SENDABLE: a copy of the caller's struct that never changes; the header says that read_at and map are called concurrently.
   let name: String
   let size: UInt64

@@ -66,7 +66,8 @@ package struct LayerIndex: Sendable {
     guard matches.count == 1 else {
       let list = matches.map { "\"\($0)\"" }.joined(separator: " and ")
       throw IngotError(
-        .unsupported, "the prefixes \(list) all have layers 0 to \(countPlace.count - 1), expected one (encoder-decoder and vision models have several)",
+        .unsupported,
+        "the prefixes \(list) all have layers 0 to \(countPlace.count - 1), expected one (encoder-decoder and vision models have several)",
         hint: "merge this model without layer ranges and gradients", subject: model)
     }
     return Layers(prefix: prefix, count: countPlace.count)
@@ -82,7 +83,8 @@ package struct LayerIndex: Sendable {
     }
     let found = nearest.map { "the closest, \"\($0.prefix)\", has \($0.count) numbers up to \($0.highest)" } ?? "no name holds a number"
     throw IngotError(
-      .unsupported, "no prefix of tensor names has exactly the layers 0 to \(countPlace.count - 1) that \(countPlace.path) in config.json promises; \(found)",
+      .unsupported,
+      "no prefix of tensor names has exactly the layers 0 to \(countPlace.count - 1) that \(countPlace.path) in config.json promises; \(found)",
       subject: model)
   }
 

@@ -138,7 +138,8 @@ extension ModelReference.Part {
       let cache = hubDirectory(environment).map { " and in \($0)" } ?? ""
       let local = revision == nil ? "no such directory or file" : "looked up as a hub name because of its revision"
       return IngotError(
-        .notFound, "model not found: \(local)\(cache); expected a model of the revision \(revision ?? "main")", hint: "fetch it with: \(command)",
+        .notFound, "model not found: \(local)\(cache); expected a model of the revision \(revision ?? "main")",
+        hint: "fetch it with: \(command)",
         subject: description, position: position)
     }
     return IngotError(

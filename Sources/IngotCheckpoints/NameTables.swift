@@ -100,7 +100,8 @@ enum NameTables {
 
   /// Numbers whose meaning hangs on where a layer stands; they are left alone and said so.
   static let layerPositionKeys = [
-    "first_k_dense_replace", "moe_layer_freq", "decoder_sparse_step", "sliding_window_pattern", "interleave_moe_layer_step", "attn_layer_period",
+    "first_k_dense_replace", "moe_layer_freq", "decoder_sparse_step", "sliding_window_pattern", "interleave_moe_layer_step",
+    "attn_layer_period",
     "attn_layer_offset", "expert_layer_period", "expert_layer_offset", "global_attn_every_n_layers", "no_rope_layer_interval",
     "full_attention_interval", "num_kv_shared_layers", "num_nextn_predict_layers",
   ]

@@ -51,7 +51,8 @@ package struct SafetensorsHeader: Sendable {
     }
     guard length <= fileSize - UInt64(prefixBytes) else {
       throw IngotError(
-        .format, "header length is \(length) bytes, but only \(fileSize - UInt64(prefixBytes)) follow: the file is cut short or is not safetensors",
+        .format,
+        "header length is \(length) bytes, but only \(fileSize - UInt64(prefixBytes)) follow: the file is cut short or is not safetensors",
         hint: downloadHint, subject: origin)
     }
     return Int(length)

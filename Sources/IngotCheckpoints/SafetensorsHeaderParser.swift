@@ -158,7 +158,8 @@ struct SafetensorsHeaderParser {
     }
     guard range.end <= dataLength else {
       throw IngotError(
-        .format, "data_offsets [\(range.begin), \(range.end)] end beyond the \(dataLength) bytes of data in \(origin): the file is cut short",
+        .format,
+        "data_offsets [\(range.begin), \(range.end)] end beyond the \(dataLength) bytes of data in \(origin): the file is cut short",
         hint: SafetensorsHeader.downloadHint, subject: name)
     }
     let expected: Int
@@ -184,7 +185,8 @@ struct SafetensorsHeaderParser {
       if begin < expected {
         let other = tensors[..<index].last { $0.byteCount > 0 }?.name ?? ""
         throw IngotError(
-          .format, "begins at byte \(begin - dataStart) of the data, inside \"\(other)\" that ends at \(expected - dataStart), in \(origin)",
+          .format,
+          "begins at byte \(begin - dataStart) of the data, inside \"\(other)\" that ends at \(expected - dataStart), in \(origin)",
           subject: tensor.name)
       }
       if begin > expected {

@@ -57,7 +57,8 @@ struct ShardIndex {
     let forbidden: Set<UInt8> = [UInt8(ascii: "/"), UInt8(ascii: "\\"), 0]
     guard !file.utf8.contains(where: { forbidden.contains($0) || $0 < 0x20 }), file != "..", file != "." else {
       throw IngotError(
-        .format, "the index names the file \"\(JSON.text(.string(file)).dropFirst().dropLast())\", expected a plain name in its own directory",
+        .format,
+        "the index names the file \"\(JSON.text(.string(file)).dropFirst().dropLast())\", expected a plain name in its own directory",
         hint: "do not use this checkpoint unless you know who made it", subject: tensor, position: position)
     }
     guard file.hasSuffix(".safetensors") else {

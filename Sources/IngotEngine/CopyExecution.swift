@@ -22,7 +22,8 @@ final class CopyExecution: JobRun, @unchecked Sendable {
     let blocking = try Blocking(shape: Shape([tensor.byteCount]), granularity: .block)
     tensor.dtype = .u8
     segment = JobSegment(
-      index: 0, planned: first.planned, tensor: tensor, inputs: first.inputs, blocking: blocking, firstBlock: 0, jobBase: 0, isWanted: first.isWanted)
+      index: 0, planned: first.planned, tensor: tensor, inputs: first.inputs, blocking: blocking, firstBlock: 0, jobBase: 0,
+      isWanted: first.isWanted)
     self.input = tensor.inputs[input]
     self.context = context
     output = try OutputRun([segment], context: context)
@@ -48,6 +49,6 @@ final class CopyExecution: JobRun, @unchecked Sendable {
     try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
     worker.bytesRead += bytes
     try unsafe output.store(item.elements, of: item, from: worker.output, worker: worker)
-    try output.finish(item)
+    if output.finish(item) { try output.report(item) }
   }
 }

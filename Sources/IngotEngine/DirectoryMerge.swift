@@ -125,7 +125,9 @@ extension Plan {
         }
       }
       document.list("findings") { list in
-        let order = report.findings.sorted { ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1) }
+        let order = report.findings.sorted {
+          ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1)
+        }
         for (tensor, finding) in order {
           list.object { entry in
             entry.field("tensor", tensor)
@@ -139,7 +141,7 @@ extension Plan {
         for notice in notices + report.notices { list.value(notice.message) }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 }
 

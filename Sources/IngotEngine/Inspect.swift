@@ -163,7 +163,7 @@ package struct Inspection: Sendable {
         for notice in notices { list.object { notice.write(to: &$0) } }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 
   /// Tensors in each file.

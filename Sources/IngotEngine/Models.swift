@@ -45,7 +45,9 @@ package struct LocalModels: ModelProvider {
     }
     let lookup = { (name: String) in environment[name] }
     let candidates = parsed.model.candidates(environment: lookup) { path in
-      guard let file = try? StoredFile(path), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else { return nil }
+      guard let file = try? StoredFile(path), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
+        return nil
+      }
       return String(decoding: bytes, as: UTF8.self)
     }
     for candidate in candidates {

@@ -41,7 +41,7 @@ extension Plan {
         for notice in notices { list.object { notice.write(to: &$0) } }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 
   private func write(_ tensor: PlannedTensor, work: String, to entry: inout JSONDocument) {

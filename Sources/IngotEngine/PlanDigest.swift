@@ -38,7 +38,9 @@ enum PlanDigest {
     var text = render(recipe.settings)
     for slice in recipe.slices {
       text += "|" + render(slice.settings)
-      for source in slice.sources { text += "/\(source.model) \(source.isBase) \(String(describing: source.layers)) " + render(source.settings) }
+      for source in slice.sources {
+        text += "/\(source.model) \(source.isBase) \(String(describing: source.layers)) " + render(source.settings)
+      }
     }
     return text
   }

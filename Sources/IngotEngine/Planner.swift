@@ -113,7 +113,8 @@ struct Planner {
         })
     }
     return try Plan(
-      recipe: recipe, models: planned, sources: models.flatMap(\.sources), files: files.files, sideFiles: side, tensors: tensors, jobs: jobs,
+      recipe: recipe, models: planned, sources: models.flatMap(\.sources), files: files.files, sideFiles: side, tensors: tensors,
+      jobs: jobs,
       seed: seed, notices: notices, digest: digest, sourceDigest: try PlanDigest.sources(planned))
   }
 
@@ -202,7 +203,9 @@ struct Planner {
     }
     if try differs(inputs) {
       notices.append(
-        Notice(.warning, "\(name) holds integers that differ between the models; it is taken from \(recipe.models[first.model].name)", subject: name))
+        Notice(
+          .warning, "\(name) holds integers that differ between the models; it is taken from \(recipe.models[first.model].name)",
+          subject: name))
     }
     return first
   }
@@ -235,14 +238,16 @@ struct Planner {
   private mutating func commonShape(_ name: String, _ inputs: [PlannedInput], hasBase: Bool) throws(IngotError) -> Shape {
     guard let first = inputs.first else { return Shape([]) }
     guard let other = inputs.first(where: { $0.shape != first.shape }) else { return first.shape }
-    let isCroppable = TensorNames.isEmbedding(name) && inputs.allSatisfy { $0.shape.rank == 2 && $0.shape.rowLength == first.shape.rowLength }
+    let isCroppable =
+      TensorNames.isEmbedding(name) && inputs.allSatisfy { $0.shape.rank == 2 && $0.shape.rowLength == first.shape.rowLength }
     let rows = inputs.compactMap { $0.shape.dimensions.first }
     let wanted = method.cropsToBase && hasBase ? first.shape.dimensions.first : rows.min()
     guard isCroppable, let wanted, rows.allSatisfy({ $0 >= wanted }) else {
       throw IngotError(
         .shape,
         "tensor \(name) has shape \(other.shape) in model \(recipe.models[other.model].name) and \(first.shape) in model \(recipe.models[first.model].name)",
-        hint: isCroppable ? "the base has more rows than a model: extend the model's vocabulary" : "the models must have the same architecture",
+        hint: isCroppable
+          ? "the base has more rows than a model: extend the model's vocabulary" : "the models must have the same architecture",
         subject: name)
     }
     notices.append(
@@ -286,8 +291,12 @@ struct Planner {
     guard let limit = UInt64(exactly: options.shardSize) else {
       throw IngotError(.invalidArgument, "the shard size is \(options.shardSize) bytes, expected 0 or more")
     }
+    // Only what follows from the plan: equal plans give equal bytes.
+    let metadata = [
+      MetadataEntry("format", "pt"), MetadataEntry("merge_method", recipe.method.name), MetadataEntry("merge_seed", String(seed)),
+    ]
     let described = tensors.map { TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-    let layout = try ShardLayout(tensors: described, limit: limit, metadata: [MetadataEntry("format", "pt")])
+    let layout = try ShardLayout(tensors: described, limit: limit, metadata: metadata)
     var files: [WeightFile] = []
     for (number, shard) in layout.shards.enumerated() {
       guard let size = Int(exactly: shard.layout.fileSize) else {

@@ -29,7 +29,8 @@ package struct TensorView: @unchecked Sendable {
     if let strides {
       guard strides.count == shape.rank else {
         throw IngotError(
-          .invalidArgument, "tensor \(name) has \(strides.count) strides and \(shape.rank) axes", hint: "give one stride per axis", subject: name)
+          .invalidArgument, "tensor \(name) has \(strides.count) strides and \(shape.rank) axes", hint: "give one stride per axis",
+          subject: name)
       }
     }
     let isAbsent = unsafe address == nil
@@ -72,7 +73,11 @@ package struct TensorView: @unchecked Sendable {
       for index in 0..<row {
         let place = unsafe start + index * step * width
         let other = unsafe packed + (done + index) * width
-        if toTensor { unsafe place.copyMemory(from: other, byteCount: width) } else { unsafe other.copyMemory(from: place, byteCount: width) }
+        if toTensor {
+          unsafe place.copyMemory(from: other, byteCount: width)
+        } else {
+          unsafe other.copyMemory(from: place, byteCount: width)
+        }
       }
       element += row
       done += row
@@ -102,7 +107,8 @@ final class ViewSource: ByteSource {
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
     guard offset >= 0, offset <= view.byteCount, destination.count <= view.byteCount - offset else {
-      throw IngotError(.io, "read of \(destination.count) bytes at \(offset) leaves the tensor's \(view.byteCount) bytes", subject: view.name)
+      throw IngotError(
+        .io, "read of \(destination.count) bytes at \(offset) leaves the tensor's \(view.byteCount) bytes", subject: view.name)
     }
     guard let target = destination.baseAddress, let from = unsafe view.address else { return }
     if view.isContiguous {

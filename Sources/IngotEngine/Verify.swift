@@ -82,7 +82,7 @@ package struct Verification: Sendable {
         }
       }
     }
-    return document.text + "\n"
+    return document.line()
   }
 }
 

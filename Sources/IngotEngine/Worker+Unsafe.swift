@@ -74,6 +74,9 @@ final class Worker: @unchecked Sendable {
   let nonfinite: UnsafeMutablePointer<Int>
   /// Bytes of input that were decoded to f32.
   private var terms: [MergeTerm] = []
+  private let lanes: UnsafeMutablePointer<Double>
+  /// For sums inside a tile.
+  var accumulator: Lanes { unsafe Lanes(unsafe: lanes) }
   var decodedBytes = 0
   var bytesRead = 0
   var bytesWritten = 0
@@ -86,6 +89,8 @@ final class Worker: @unchecked Sendable {
     unsafe floats = memory + pages(sizes.staging)
     unsafe output = memory + pages(sizes.staging) + pages(sizes.floats)
     unsafe masks = (memory + pages(sizes.staging) + pages(sizes.floats) + pages(sizes.output)).assumingMemoryBound(to: UInt8.self)
+    unsafe lanes = .allocate(capacity: Lanes.width)
+    unsafe lanes.initialize(repeating: 0, count: Lanes.width)
     unsafe elements = .allocate(capacity: max(sizes.inputs, 1))
     unsafe nonfinite = .allocate(capacity: max(sizes.inputs, 1))
     unsafe elements.initialize(repeating: UnsafeRawPointer(memory), count: max(sizes.inputs, 1))
@@ -93,8 +98,19 @@ final class Worker: @unchecked Sendable {
   }
 
   deinit {
+    unsafe lanes.deallocate()
     unsafe elements.deallocate()
     unsafe nonfinite.deallocate()
+  }
+
+  var hasNonfinite: Bool {
+    // SAFETY: one counter for each input.
+    (0..<sizes.inputs).contains { unsafe nonfinite[$0] != 0 }
+  }
+
+  func forgetNonfinite() {
+    // SAFETY: one counter for each input.
+    for input in 0..<sizes.inputs { unsafe nonfinite[input] = 0 }
   }
 
   /// Room for `length` elements of input `input`, given the job's dtypes.

@@ -47,7 +47,8 @@ package import IngotErrors
     // SAFETY: the topology lives as long as self, which holds it.
     let made = unsafe ingot_placement_create(topology.handle.pointer, Int32(clamping: workers), Int32(clamping: firstNode ?? -1))
     guard let made = unsafe made else {
-      throw IngotError(.invalidArgument, "\(workers) workers from node \(firstNode ?? -1) on cannot be placed on \(topology.nodeCount) nodes")
+      throw IngotError(
+        .invalidArgument, "\(workers) workers from node \(firstNode ?? -1) on cannot be placed on \(topology.nodeCount) nodes")
     }
     self.topology = topology
     unsafe handle = PlacementHandle(pointer: made)

@@ -9,6 +9,12 @@ package struct JSONDocument {
   package var bytes: [UInt8] { writer.bytes }
   package var text: String { String(decoding: writer.bytes, as: UTF8.self) }
 
+  /// The whole text with a line feed at its end; the document is used up. A plan of 100,000 tensors is 60 MB of text: one copy less counts.
+  package consuming func line() -> String {
+    writer.raw("\n")
+    return String(decoding: writer.bytes, as: UTF8.self)
+  }
+
   private mutating func begin(_ key: String?) {
     if depth > 0 {
       writer.raw(isFirst ? "\n" : ",\n")

@@ -178,7 +178,8 @@ package struct JSONScanner {
     if first == UInt8(ascii: "0"), offset - start > 1 { throw failure("a number with a leading zero", at: start) }
     if offset < bytes.count {
       switch bytes[offset] {
-      case UInt8(ascii: "."), UInt8(ascii: "e"), UInt8(ascii: "E"): throw failure("a number with a fraction; expected an integer", at: start)
+      case UInt8(ascii: "."), UInt8(ascii: "e"), UInt8(ascii: "E"):
+        throw failure("a number with a fraction; expected an integer", at: start)
       default: break
       }
     }

@@ -12,7 +12,8 @@ package struct DARELinear: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "dare_linear", title: "Linear DARE", summary: "Drops elements of the task vectors at random, rescales, then adds them.",
-    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required, models: 1...Int.max,
+    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
+    models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.density, .rescale(true), .rescaleRule],
     scopes: [.tensor],
     notes: ["density 1 keeps every element and does not rescale"])

@@ -13,7 +13,8 @@ package struct DARETies: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "dare_ties", title: "DARE TIES", summary: "Drops elements of the task vectors at random, rescales, then elects signs.",
-    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required, models: 1...Int.max,
+    reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
+    models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.density, .rescale(true), .rescaleRule],
     scopes: [.tensor],
     notes: ["density 1 keeps every element and does not rescale"])

@@ -11,7 +11,8 @@ package struct Linear: MergeMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "linear", title: "Linear", summary: "Weighted average of the models.", reference: .init("Model soups, arXiv 2203.05482", url: "https://arxiv.org/abs/2203.05482"),
+    name: "linear", title: "Linear", summary: "Weighted average of the models.",
+    reference: .init("Model soups, arXiv 2203.05482", url: "https://arxiv.org/abs/2203.05482"),
     base: .none, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "weight of the model", isRequired: true, isPerModel: true),

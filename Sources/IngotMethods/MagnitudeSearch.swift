@@ -104,7 +104,8 @@ package struct MagnitudeSearch: Sendable {
       tile.kernels.histogram(
         values, firstIndex: tile.jobIndex, ties: ties, prefix: prefix, prefixBits: bits, digitBits: 16, into: statistic.histogram(slot))
     case .spread(let threshold, _):
-      statistic.sum(slot).add(Double(statistic.count(of: threshold, in: values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties)))
+      statistic.sum(slot).add(
+        Double(statistic.count(of: threshold, in: values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties)))
     case .done: break
     }
   }
@@ -217,6 +218,7 @@ package struct MagnitudeSearches: Sendable {
     let cut = searches[model].cut ?? .everything
     if cut == .everything { return }
     tile.kernels.trim(
-      values, firstIndex: tile.jobIndex, ties: searches[model].ties, threshold: cut.threshold, inclusive: tile.jobIndex <= cut.lastInclusive)
+      values, firstIndex: tile.jobIndex, ties: searches[model].ties, threshold: cut.threshold, inclusive: tile.jobIndex <= cut.lastInclusive
+    )
   }
 }

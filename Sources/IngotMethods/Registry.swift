@@ -11,6 +11,12 @@ package enum MethodRegistry {
     DARELinear.self,
     DARETies.self,
     DELLA.self,
+    DELLALinear.self,
+    Breadcrumbs.self,
+    BreadcrumbsTies.self,
+    ModelStock.self,
+    MultiSlerp.self,
+    Karcher.self,
     Passthrough.self,
   ]
 

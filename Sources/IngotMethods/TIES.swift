@@ -23,7 +23,9 @@ package struct TIES: MergeMethod {
     reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       .density, .rescale(false),
-      ParameterDescriptor("scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)", default: .text("tensor")),
+      ParameterDescriptor(
+        "scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)",
+        default: .text("tensor")),
       .ties,
     ],
     scopes: [.tensor, .model],

@@ -11,7 +11,8 @@ package struct TaskArithmetic: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "task_arithmetic", title: "Task Arithmetic", summary: "Adds weighted task vectors to the base.",
-    reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required, models: 1...Int.max,
+    reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required,
+    models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false), scopes: [.element])
 
   package static var cropsToBase: Bool { true }

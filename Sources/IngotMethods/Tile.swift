@@ -22,13 +22,15 @@ package struct Tile {
   package var kernels: Kernels
   /// `Demands.maskPlanes` planes of keep bits. They outlive the round only when `masks.arePersistent`.
   package var masks: MaskPlanes
+  /// The worker's own accumulator, for sums inside a tile.
+  private let accumulator: Lanes
 
   /// The first two scratch runs as one run of twice the length.
   package var scratchPair: Floats
 
   package init(
-    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int, rowLength: Int,
-    kernels: Kernels, masks: MaskPlanes
+    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
+    rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
   ) {
     self.inputs = inputs
     self.scratch = scratch
@@ -40,6 +42,14 @@ package struct Tile {
     self.rowLength = rowLength
     self.kernels = kernels
     self.masks = masks
+    self.accumulator = accumulator
+  }
+
+  /// Σ xᵢ yᵢ in f64, 16 lanes folded in the fixed order.
+  package func dot(_ x: Floats, _ y: Floats) -> Double {
+    accumulator.clear()
+    kernels.accumulateDot(x, y, into: accumulator)
+    return accumulator.folded()
   }
 }
 

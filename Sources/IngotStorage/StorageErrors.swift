@@ -6,7 +6,8 @@ extension SystemError {
   func asSource(_ path: String, _ action: String) -> IngotError {
     switch code {
     case ENOENT, ENOTDIR: IngotError(.notFound, "cannot \(action): \(text)", hint: "check the path", subject: path)
-    case EACCES, EPERM: IngotError(.io, "cannot \(action): \(text)", hint: "check the permissions of the file and its folders", subject: path)
+    case EACCES, EPERM:
+      IngotError(.io, "cannot \(action): \(text)", hint: "check the permissions of the file and its folders", subject: path)
     case EMFILE, ENFILE: IngotError(.io, "cannot \(action): \(text)", hint: Self.descriptorHint, subject: path)
     default: IngotError(.io, "cannot \(action): \(text)", subject: path)
     }

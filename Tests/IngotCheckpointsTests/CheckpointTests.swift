@@ -116,8 +116,10 @@ struct CheckpointTests {
 
   @Test(
     "an index of another form",
-    arguments: ["", "[]", "{}", "{\"weight_map\":[]}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{}}",
-      "{\"weight_map\":{\"a\":\"x.safetensors\",\"a\":\"y.safetensors\"}}"])
+    arguments: [
+      "", "[]", "{}", "{\"weight_map\":[]}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{}}",
+      "{\"weight_map\":{\"a\":\"x.safetensors\",\"a\":\"y.safetensors\"}}",
+    ])
   func badIndex(_ text: String) throws {
     var files = try Self.sharded()
     files.files["model.safetensors.index.json"] = Array(text.utf8)

@@ -28,7 +28,8 @@ struct ConfigEditTests {
     let (result, notices) = try Self.apply(ConfigEdit(layers: Self.layers([0, 1, 1, 2, 2])), text)
     #expect(
       result
-        == #"{"num_hidden_layers":5,"layer_types":["a","b","b","c","c"],"other":[1,2,3],"mlp_only_layers":[0,3,4],"hybrid_override_pattern":"M--**","n_layer":5}"#)
+        == #"{"num_hidden_layers":5,"layer_types":["a","b","b","c","c"],"other":[1,2,3],"mlp_only_layers":[0,3,4],"hybrid_override_pattern":"M--**","n_layer":5}"#
+    )
     #expect(notices.isEmpty)
     #expect(try Self.apply(ConfigEdit(layers: Self.layers([0, 1, 2])), text).text == text)
   }
@@ -68,7 +69,8 @@ struct ConfigEditTests {
   @Test(
     "vocabulary size goes where the config has it",
     arguments: [
-      (#"{"vocab_size":5,"x":1}"#, #"{"vocab_size":9,"x":1}"#), (#"{"text_config":{"vocab_size":5}}"#, #"{"text_config":{"vocab_size":9}}"#),
+      (#"{"vocab_size":5,"x":1}"#, #"{"vocab_size":9,"x":1}"#),
+      (#"{"text_config":{"vocab_size":5}}"#, #"{"text_config":{"vocab_size":9}}"#),
       (#"{"vocab_size":5,"text_config":{"vocab_size":5}}"#, #"{"vocab_size":9,"text_config":{"vocab_size":9}}"#),
       (#"{"x":1}"#, #"{"x":1,"vocab_size":9}"#),
     ])

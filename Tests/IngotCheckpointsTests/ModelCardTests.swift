@@ -85,7 +85,8 @@ struct ModelCardTests {
   @Test("licences that differ are listed")
   func licences() throws {
     let card = ModelCard(
-      method: "linear", sources: [try Self.source("a/x", licence: "mit"), try Self.source("b/y", licence: "llama3"), try Self.source("c/z")],
+      method: "linear",
+      sources: [try Self.source("a/x", licence: "mit"), try Self.source("b/y", licence: "llama3"), try Self.source("c/z")],
       recipe: "r")
     let text = card.render()
     #expect(text.contains("license:\n- mit\n- llama3\ntags:"))

@@ -156,7 +156,9 @@ struct SafetensorsHeaderTests {
 
   @Test("no truncation and no changed byte crashes, and what still parses stays inside the file")
   func mutations() throws {
-    let json = Array(#"{"__metadata__":{"f":"p"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}"#.utf8)
+    let json = Array(
+      #"{"__metadata__":{"f":"p"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}"#
+        .utf8)
     for end in 0..<json.count {
       #expect(throws: IngotError.self) { try SafetensorsHeader.parse(Array(json[..<end]), fileSize: UInt64(8 + end + 11), origin: "m") }
     }

@@ -105,18 +105,22 @@ struct PlacementTests {
   }
 
   /// Quotas of the control group, of its parents, and of both versions, from trees of files.
-  @Test(arguments: [
-    ("0::/\n", ["sys/fs/cgroup/cpu.max": "150000 100000\n"], 1500),
-    ("0::/a/b\n", ["sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "sys/fs/cgroup/a/cpu.max": "200000 100000\n"], 2000),
-    ("0::/a\n", ["sys/fs/cgroup/a/cpu.max": "400000 100000\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"], 500),
-    ("0::/\n", ["sys/fs/cgroup/cpu.max": "max 100000\n"], 0), ("0::/\n", [:], 0), ("", [:], 0), ("garbage\n:::\n", [:], 0),
-    ("4:cpuset:/x\n3:cpu,cpuacct:/job\n",
-      ["sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "300000\n", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000\n"], 3000),
-    ("3:cpu:/docker/abc\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 1000),
-    ("3:cpu:/\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 0),
-    ("3:cpuacct:/\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 0),
-    ("0::/\n", ["sys/fs/cgroup/cpu.max": "9223372036854775807 1\n"], 0), ("0::/\n", ["sys/fs/cgroup/cpu.max": "-5 0\n"], 0),
-  ] as [(String, [String: String], Int)]) func cgroupQuota(_ own: String, _ files: [String: String], _ thousandths: Int) throws {
+  @Test(
+    arguments: [
+      ("0::/\n", ["sys/fs/cgroup/cpu.max": "150000 100000\n"], 1500),
+      ("0::/a/b\n", ["sys/fs/cgroup/a/b/cpu.max": "max 100000\n", "sys/fs/cgroup/a/cpu.max": "200000 100000\n"], 2000),
+      ("0::/a\n", ["sys/fs/cgroup/a/cpu.max": "400000 100000\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"], 500),
+      ("0::/\n", ["sys/fs/cgroup/cpu.max": "max 100000\n"], 0), ("0::/\n", [:], 0), ("", [:], 0), ("garbage\n:::\n", [:], 0),
+      (
+        "4:cpuset:/x\n3:cpu,cpuacct:/job\n",
+        ["sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "300000\n", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000\n"], 3000
+      ),
+      ("3:cpu:/docker/abc\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 1000),
+      ("3:cpu:/\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 0),
+      ("3:cpuacct:/\n", ["sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"], 0),
+      ("0::/\n", ["sys/fs/cgroup/cpu.max": "9223372036854775807 1\n"], 0), ("0::/\n", ["sys/fs/cgroup/cpu.max": "-5 0\n"], 0),
+    ] as [(String, [String: String], Int)]) func cgroupQuota(_ own: String, _ files: [String: String], _ thousandths: Int) throws
+  {
     let root = NSTemporaryDirectory() + "/ingot-cgroup-\(UUID().uuidString)"
     defer { try? FileManager.default.removeItem(atPath: root) }
     for (name, text) in files.merging(["proc/self/cgroup": own], uniquingKeysWith: { a, _ in a }) {

@@ -55,13 +55,15 @@ import Testing
     #expect(result.tensors.count == values.count)
     for (tensor, expectation) in zip(values, expected) {
       let found = try #require(result.tensors[tensor.name])
-      let first = try #require(models.models[item.method == "linear" || item.method == "passthrough" ? "a" : "base"]?.first { $0.name == tensor.name })
+      let first = try #require(
+        models.models[item.method == "linear" || item.method == "passthrough" ? "a" : "base"]?.first { $0.name == tensor.name })
       #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))
       #expect(found.shape == first.shape)
       let wrong = found.elements(unlike: expectation, tolerance: item.method == "slerp" ? 2e-6 : 1e-6)
       #expect(
         wrong.isEmpty,
-        "\(tensor.name): \(wrong.count) of \(found.count), the first \(wrong.prefix(3).map { ($0, found.value($0), expectation.values[$0]) })")
+        "\(tensor.name): \(wrong.count) of \(found.count), the first \(wrong.prefix(3).map { ($0, found.value($0), expectation.values[$0]) })"
+      )
     }
   }
 

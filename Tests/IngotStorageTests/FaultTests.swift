@@ -55,7 +55,8 @@ struct FaultTests {
 
   /// What was there before the run.
   static func isUntouched(_ scratch: Scratch, _ scene: Scene) -> Bool {
-    scene == .replacing ? scratch.tree("OUT") == ["config.json"] && scratch.read("OUT/config.json") == Array("old".utf8) : !scratch.exists("OUT")
+    scene == .replacing
+      ? scratch.tree("OUT") == ["config.json"] && scratch.read("OUT/config.json") == Array("old".utf8) : !scratch.exists("OUT")
   }
 
   @Test(arguments: Scene.allCases, [Fault.error(EIO), .error(ENOSPC), .error(EINVAL), .error(EMFILE), .error(EINTR), .short(0), .short(1)])
@@ -96,7 +97,9 @@ struct FaultTests {
   }
 
   /// A full medium that stays full: an error, and no growing heap of retries.
-  @Test(arguments: [SystemCall.write, .append, .allocate, .sync, .rename, .makeDirectory]) func callThatAlwaysFails(_ call: SystemCall) throws {
+  @Test(arguments: [SystemCall.write, .append, .allocate, .sync, .rename, .makeDirectory]) func callThatAlwaysFails(_ call: SystemCall)
+    throws
+  {
     let scratch = try Scratch()
     let faults = FaultInjector()
     faults.fail(call, number: 1, with: .error(EDQUOT), repeats: true)

@@ -57,7 +57,9 @@ struct JournalTests {
     #expect(error?.hint?.contains("--force") == true)
   }
 
-  @Test(arguments: [(true, false, "the plan changed"), (false, true, "the source files changed"), (true, true, "the plan and the source files")])
+  @Test(arguments: [
+    (true, false, "the plan changed"), (false, true, "the source files changed"), (true, true, "the plan and the source files"),
+  ])
   func staleSaysWhatChanged(_ plan: Bool, _ sources: Bool, _ words: String) {
     let other = RunIdentity(
       plan: plan ? Digest128(of: "other") : Self.identity.plan, sources: sources ? Digest128(of: "other") : Self.identity.sources)

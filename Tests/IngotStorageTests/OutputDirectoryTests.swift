@@ -49,7 +49,8 @@ struct OutputDirectoryTests {
     #expect(scratch.read(name + "/config.json") == Array("{}".utf8), sourceLocation: sourceLocation)
   }
 
-  @Test(arguments: OutputRequest.Sync.allCases, ["OUT", "OUT/", "OUT///"]) func publishes(_ sync: OutputRequest.Sync, _ name: String) throws {
+  @Test(arguments: OutputRequest.Sync.allCases, ["OUT", "OUT/", "OUT///"]) func publishes(_ sync: OutputRequest.Sync, _ name: String) throws
+  {
     let scratch = try Scratch()
     let request = try Self.request(scratch(name), sync: sync)
     let space = try request.check()
@@ -358,7 +359,8 @@ struct OutputDirectoryTests {
     let output = try OutputDirectory(try Self.request(scratch("OUT")))
     let file = try output.file("a.safetensors")
     for (offset, count) in [(2999, 2), (-1, 1), (3001, 0), (Int.max, 1)] {
-      #expect(failure { () throws(IngotError) in try file.write([UInt8](repeating: 0, count: count), at: offset) }?.status == .internalError)
+      #expect(
+        failure { () throws(IngotError) in try file.write([UInt8](repeating: 0, count: count), at: offset) }?.status == .internalError)
     }
     #expect(failure { () throws(IngotError) in _ = try file.tensorDigest(at: 2000, count: 1001) }?.status == .internalError)
     #expect(failure { () throws(IngotError) in _ = try file.tensorDigest(at: 0, count: 10, isCancelled: { true }) }?.status == .cancelled)

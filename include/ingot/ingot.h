@@ -165,7 +165,7 @@ typedef struct ingot_context ingot_context;
 /* ingot_context_options.team: whose threads work. */
 enum {
   INGOT_TEAM_AUTO = 0,   /* OpenMP's where that is safe in this process, else the library's own */
-  INGOT_TEAM_OPENMP = 1, /* INGOT_E_UNSUPPORTED where AUTO would not take OpenMP's */
+  INGOT_TEAM_OPENMP = 1, /* INGOT_E_UNSUPPORTED where AUTO would not take it; a team of one needs none */
   INGOT_TEAM_PTHREAD = 2 /* the library's own; joined by ingot_context_destroy */
 };
 

@@ -24,28 +24,28 @@ enum { INGOT_KIND_FILE = 0, INGOT_KIND_DIRECTORY = 1, INGOT_KIND_LINK = 2, INGOT
 typedef struct ingot_file_status {
   uint64_t device;
   uint64_t inode;
-  uint64_t size;             // bytes
-  uint64_t allocated;        // bytes on the medium
-  int64_t modified_seconds;  // since 1970
+  uint64_t size;            // bytes
+  uint64_t allocated;       // bytes on the medium
+  int64_t modified_seconds; // since 1970
   int32_t modified_nanoseconds;
-  int32_t kind;  // INGOT_KIND_*
+  int32_t kind; // INGOT_KIND_*
 } ingot_file_status;
 _Static_assert(sizeof(ingot_file_status) == 48, "Swift reads this struct");
 _Static_assert(offsetof(ingot_file_status, modified_seconds) == 32, "Swift reads this struct");
 _Static_assert(offsetof(ingot_file_status, kind) == 44, "Swift reads this struct");
 
 typedef struct ingot_space {
-  uint64_t available;  // bytes that this user may still allocate
+  uint64_t available; // bytes that this user may still allocate
   uint64_t total;
 } ingot_space;
 _Static_assert(sizeof(ingot_space) == 16, "Swift reads this struct");
 
 /// How to open. Every descriptor is close-on-exec and never becomes the controlling terminal.
 enum {
-  INGOT_OPEN_READ = 0,       // does not block on a FIFO
-  INGOT_OPEN_WRITE = 1,      // read and write, created with mode 0666 less the umask, a final symbolic link refused
-  INGOT_OPEN_APPEND = 2,     // as WRITE, each write at the end
-  INGOT_OPEN_DIRECTORY = 3,  // a directory, final symbolic link followed
+  INGOT_OPEN_READ = 0,      // does not block on a FIFO
+  INGOT_OPEN_WRITE = 1,     // read and write, created with mode 0666 less the umask, a final symbolic link refused
+  INGOT_OPEN_APPEND = 2,    // as WRITE, each write at the end
+  INGOT_OPEN_DIRECTORY = 3, // a directory, final symbolic link followed
   INGOT_OPEN_DIRECTORY_NOFOLLOW = 4,
 };
 int64_t ingot_sys_open(int at, const char *path, int how);

@@ -10,9 +10,9 @@
 
 enum {
   INGOT_TEAM_OK = 0,
-  INGOT_TEAM_INVALID = -1,      // an argument is out of range
-  INGOT_TEAM_UNAVAILABLE = -2,  // the kind asked for cannot run in this process
-  INGOT_TEAM_BUSY = -3,         // the team is already running a body (another thread, or a call from inside the body)
+  INGOT_TEAM_INVALID = -1,     // an argument is out of range
+  INGOT_TEAM_UNAVAILABLE = -2, // the kind asked for cannot run in this process
+  INGOT_TEAM_BUSY = -3,        // the team is already running a body (another thread, or a call from inside the body)
   INGOT_TEAM_NO_MEMORY = -4,
 };
 

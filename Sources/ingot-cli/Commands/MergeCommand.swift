@@ -199,7 +199,7 @@ struct MergeCommand: ParsableCommand {
       document.object("run") { report.write(to: &$0) }
       document.field("notices", json: JSON.text(.array((plan.notices + report.notices).map(\.json))))
     }
-    return document.text + "\n"
+    return document.line()
   }
 }
 

@@ -1,0 +1,51 @@
+package import IngotErrors
+package import IngotRecipes
+package import IngotTensors
+
+/// Model Breadcrumbs: the ⌊γ·n⌋ largest magnitudes of each task vector are dropped as outliers, the next ⌊density·n⌋ kept;
+/// then the terms that agree with the elected sign are summed.
+///
+/// Shapes: any, equal. Thresholds are exact and per tensor. `normalize` (default false) divides by the weights that entered.
+/// Degenerate: γ·n below 1 drops no outlier (mergekit then drops everything, a slip of an end index). Bytes: as `TIES`.
+/// Source: Davari and Belilovsky, Model Breadcrumbs, arXiv 2312.06795; per tensor and without rescale as in mergekit.
+package struct BreadcrumbsTies: MergeMethod {
+  package typealias State = OutlierTrim.State
+
+  package static let descriptor = MethodDescriptor(
+    name: "breadcrumbs_ties", title: "Model Breadcrumbs with TIES",
+    summary: "Drops outliers and small elements of the task vectors, then elects signs.",
+    reference: .init("Model Breadcrumbs, arXiv 2312.06795", url: "https://arxiv.org/abs/2312.06795"), base: .required,
+    models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters, scopes: [.tensor],
+    notes: ["gamma × elements below 1 drops no outlier"])
+
+  package static var cropsToBase: Bool { true }
+
+  private let combination: TaskVectorCombination
+  private let trim: OutlierTrim
+
+  package init(_ request: MethodRequest) throws(IngotError) {
+    combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: false)
+    trim = try OutlierTrim(request)
+  }
+
+  package var demands: Demands { Demands(scratchRows: 1) }
+
+  package func begin() -> Phase<State> { trim.begin() }
+
+  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
+    combination.subtractBase(tile)
+    trim.gather(state, tile, statistic)
+  }
+
+  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
+    trim.settle(state, statistics)
+  }
+
+  package func emit(_ state: State, _ tile: Tile, into output: Floats) {
+    combination.subtractBase(tile)
+    trim.sparsify(state, tile)
+    combination.combine(tile, into: output)
+  }
+
+  package func findings(_ state: State) -> [Finding] { trim.findings(state) }
+}

@@ -1,0 +1,139 @@
+import IngotEngine
+import IngotErrors
+import IngotMethods
+import IngotRecipes
+import IngotStorage
+import IngotTensors
+import Testing
+
+/// Same recipe, inputs and seed: the same bytes, whatever runs them.
+@Suite struct BitIdentityTests {
+  static let cases: [MethodCase] = [
+    MethodCase(method: "linear"),
+    MethodCase(method: "slerp"),
+    MethodCase(method: "task_arithmetic", lambda: 0.8),
+    MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], rescale: true),
+    MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], scope: "model"),
+    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 1]),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], rule: "inverse_keep"),
+    MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
+    MethodCase(method: "passthrough", scale: 0.3),
+    MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "breadcrumbs_ties", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "model_stock"),
+    MethodCase(method: "multislerp"),
+    MethodCase(method: "karcher"),
+  ]
+
+  /// Two tensors of several rounds' and outputs' items, so that workers share a tensor; rows that straddle them; small ones; mixed types;
+  /// values down to subnormals.
+  static let models: ReferenceModels = {
+    let models = ReferenceModels(
+      [
+        .init(name: "model.rows.weight", shape: [475, 1111], dtypes: [.bf16, .bf16, .bf16, .bf16]),
+        .init(name: "model.mixed.weight", shape: [263_001], dtypes: [.f32, .bf16, .f16, .f32]),
+        .init(name: "model.small.bias", shape: [37], dtypes: [.f16, .f16, .f16, .f16]),
+        .init(name: "model.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
+      ], seed: 11)
+    for tensors in models.models.values {
+      for tensor in tensors where tensor.dtype != .f16 {
+        for index in stride(from: 0, to: tensor.count, by: 61) { tensor.set(index, tensor.value(index) * 0x1p-130) }
+      }
+    }
+    return models
+  }()
+
+  /// Worker counts × budgets × half of the instruction sets each; teams and kinds of source change with them so that each pair of settings meets.
+  struct Setting: CustomStringConvertible {
+    var threads: Int
+    /// nil: the least that the plan runs with.
+    var budget: Int?
+    var set: InstructionSet
+    var team: WorkerTeam.Kind
+    var source: SourceKind
+    var description: String { "\(threads) threads, \(budget.map { "\($0 >> 20) MiB" } ?? "least memory"), \(set), \(team), \(source)" }
+
+    static let all: [Setting] = {
+      var settings: [Setting] = []
+      let sources = SourceKind.allCases
+      for (t, threads) in [1, 2, 3, 8].enumerated() {
+        for (b, budget) in [nil, 64 << 20, 256 << 20].enumerated() {
+          for (s, set) in InstructionSet.available.enumerated() where (t + b + s) % 2 == 0 {
+            settings.append(
+              Setting(
+                threads: threads, budget: budget, set: set, team: (t / 2 + b + s / 2) % 2 == 0 ? .openMP : .pthread,
+                source: sources[(t + 2 * b + s) % sources.count]))
+          }
+        }
+      }
+      return settings
+    }()
+  }
+
+  @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
+    let recipe = try Recipe(item.recipe)
+    let memory = try MemoryModels(Self.models.models)
+    var plans: [SourceKind: Plan] = [:]
+    for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
+    var expected: [Int: Digest128]?
+    for setting in Setting.all {
+      let plan = try #require(plans[setting.source])
+      var options = EngineOptions()
+      options.threads = setting.threads
+      options.memoryBudget = setting.budget ?? max(plan.leastMemory, 1 << 20)
+      options.instructionSet = setting.set.name
+      options.team = setting.team
+      let calls = setting.set.callCount
+      let report = try Engine(options).run(plan, into: NullSink())
+      #expect(setting.set.callCount > calls, "\(setting)")
+      #expect(report.instructionSet == setting.set.name)
+      #expect(report.threads <= setting.threads)
+      #expect(report.peakMemory <= options.memoryBudget, "\(setting)")
+      #expect(report.digests.count == plan.tensors.count)
+      if let expected { #expect(report.digests == expected, "\(setting)") } else { expected = report.digests }
+    }
+    #expect(Setting.all.count >= 12)
+  }
+
+  /// The scalar set is the reference that all others are compared with, so it must be among them.
+  @Test func settingsCoverEveryPair() {
+    let all = Setting.all
+    #expect(all.contains { $0.set == .scalar })
+    for threads in [1, 2, 3, 8] {
+      for team in [WorkerTeam.Kind.openMP, .pthread] { #expect(all.contains { $0.threads == threads && $0.team == team }) }
+      for source in SourceKind.allCases { #expect(all.contains { $0.threads == threads && $0.source == source }) }
+    }
+    for set in InstructionSet.available {
+      for budget in [nil, 64 << 20, 256 << 20] as [Int?] { #expect(all.contains { $0.set == set && $0.budget == budget }) }
+      for team in [WorkerTeam.Kind.openMP, .pthread] { #expect(all.contains { $0.set == set && $0.team == team }) }
+    }
+  }
+
+  /// The bytes in memory are those of the digests: two runs into memory that differ in everything.
+  @Test(arguments: [MethodCase(method: "ties", densities: [0.5, 0.2, 0.9]), MethodCase(method: "della", densities: [0.5, 0.3, 0.8])])
+  func bytesInMemory(_ item: MethodCase) throws {
+    var options = EngineOptions()
+    options.threads = 1
+    options.instructionSet = "scalar"
+    let one = try merge(recipe: item.recipe, models: Self.models.models, options: options)
+    options.threads = 3
+    options.instructionSet = nil
+    options.team = .pthread
+    let other = try merge(recipe: item.recipe, models: Self.models.models, options: options)
+    for (name, tensor) in one.tensors { #expect(tensor.hasBytes(of: other.tensors[name]), "\(name)") }
+  }
+
+  /// Another seed gives other masks, the same seed the same.
+  @Test(arguments: ["dare_linear", "della"]) func seedDecides(_ method: String) throws {
+    let recipe = try Recipe(MethodCase(method: method, densities: [0.5, 0.3, 0.8]).recipe)
+    let memory = try MemoryModels(ReferenceTests.small.models)
+    func digests(_ seed: UInt64) throws -> [Int: Digest128] {
+      var options = PlanOptions()
+      options.seed = seed
+      return try Engine().run(try Plan.make(recipe, options: options, models: memory), into: NullSink()).digests
+    }
+    #expect(try digests(1) == digests(1))
+    #expect(try digests(1) != digests(2))
+  }
+}
