@@ -104,9 +104,7 @@ def test_signalling_nans_stop_a_merge(ingot: Command, minilm: Path, folder: Path
 
 
 # One tensor of the checkpoint, the pooler's bias, is all zeros; a zero tensor counts as orthogonal, so it takes the arc.
-@pytest.mark.parametrize(
-    ("copy", "t", "linear", "spherical"), [("near", [0.3], FLOATS - 1, 1), ("far", [0.0, 0.35, 1.0], 0, FLOATS)]
-)
+@pytest.mark.parametrize(("copy", "t", "linear", "spherical"), [("near", [0.3], FLOATS - 1, 1), ("far", [0.0, 0.35, 1.0], 0, FLOATS)])
 def test_slerp(
     request: pytest.FixtureRequest,
     ingot: Command,
