@@ -13,6 +13,8 @@ package struct DirectoryOptions: Sendable {
   package var force = false
   package var sync: OutputRequest.Sync = .all
   package var run = RunOptions()
+  /// How the output's files are reached; tests make calls fail here.
+  package var system = System.live
   package init() {}
 }
 
@@ -28,7 +30,7 @@ extension Engine {
       destination: try DestinationPath(destination), files: plan.files.map { .init(name: $0.name, size: $0.byteCount) },
       identity: RunIdentity(plan: plan.digest, sources: plan.sourceDigest), resume: options.resume, force: options.force,
       sync: options.sync, replaceableMarkers: ["config.json", "ingot.json", "model.safetensors", "model.safetensors.index.json"],
-      otherBytes: plan.sideFiles.reduce(0) { $0 + $1.byteCount })
+      otherBytes: plan.sideFiles.reduce(0) { $0 + $1.byteCount }, system: options.system)
     try requireMemory(for: plan)
     let output = try OutputDirectory(request)
     do throws(IngotError) {
@@ -90,7 +92,7 @@ final class DirectorySink: OutputSink {
       switch file.content {
       case .bytes(let bytes): try output.writeSmallFile(file.name, bytes)
       case .copy(let path, _):
-        let source = try StoredFile(path)
+        let source = try StoredFile(path, system: output.request.system)
         try output.writeSmallFile(file.name, try source.readBytes(at: 0, count: source.size, limit: 1 << 30))
       }
     }
