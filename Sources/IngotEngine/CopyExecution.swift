@@ -49,6 +49,6 @@ final class CopyExecution: JobRun, @unchecked Sendable {
     try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
     worker.bytesRead += bytes
     try unsafe output.store(item.elements, of: item, from: worker.output, worker: worker)
-    try output.finish(item)
+    if output.finish(item) { try output.report(item) }
   }
 }

@@ -28,7 +28,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     segments = try JobSegment.make(job, plan: context.plan, granularity: demands.granularity, context: context)
     phase = method.begin()
     output = try OutputRun(segments, context: context)
-    nonfinite = NonfiniteTally(inputs: segments.first?.tensor.inputs.count ?? 0)
+    nonfinite = NonfiniteTally(segments)
     masks = MaskStore(planes: demands.maskPlanes, segments: segments)
     kept = KeptInputs(segments)
   }
@@ -96,7 +96,6 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     case .gather(let state, let wanted): try gather(state, wanted, item: item, worker: worker)
     case .emit(let state): try emit(state, item: item, worker: worker)
     }
-    nonfinite.collect(worker)
   }
 
   // MARK: Gathering
@@ -108,6 +107,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     let statistic = round.statistic(worker.index)
     if !wanted.isComplete {
       try sample(state, wanted, segment: segment, blocks: part.blocks, worker: worker)
+      // The round that reads everything counts them.
+      worker.forgetNonfinite()
       return
     }
     for block in part.blocks {
@@ -119,6 +120,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       }
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
+    nonfinite.collect(worker, segment: segment.index)
   }
 
   /// Gathers from short runs only. Where inputs are kept the whole blocks are read, since a later round needs them anyway.
@@ -184,7 +186,25 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       try unsafe output.store(chunk, of: part, from: worker.output, worker: worker)
       chunkStart = chunk.upperBound
     }
-    try output.finish(part)
+    if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite {
+      try recount(part.elements, segment: segment, worker: worker)
+    }
+    nonfinite.collect(worker, segment: segment.index)
+    guard output.finish(part) else { return }
+    try nonfinite.refuse(segment, of: segments, context: context)
+    try output.report(part)
+  }
+
+  /// Counts again what lies in `range` alone: rows that straddle two items are computed for both.
+  private func recount(_ range: Range<Int>, segment: JobSegment, worker: Worker) throws(IngotError) {
+    worker.forgetNonfinite()
+    for start in stride(from: range.lowerBound, to: range.upperBound, by: segment.blocking.stagingLength) {
+      let part = start..<min(start + segment.blocking.stagingLength, range.upperBound)
+      for index in segment.inputs.indices {
+        unsafe worker.elements[index] = try kept.elements(part, input: index, of: segment, use: .bypass, context: context, worker: worker)
+      }
+      countNonfinite(part.count, segment: segment, worker: worker)
+    }
   }
 
   /// Computes `range` with the fused kernel: one call for the whole read, or for each row where keep bits begin anew with every row.

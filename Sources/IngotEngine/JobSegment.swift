@@ -88,25 +88,25 @@ struct Prefixes: Sendable {
   }
 }
 
-/// NaN and infinities among the values a job combines, per input.
+/// NaN and infinities among the values a job combines, per tensor and input.
 final class NonfiniteTally: @unchecked Sendable {
   // SENDABLE: counts change under the lock; isChecked only between phases.
   private let lock = Monitor()
-  private var counts: [Int]
+  private var counts: [[Int]]
   private(set) var isChecked = false
 
-  init(inputs: Int) { counts = [Int](repeating: 0, count: inputs) }
+  init(_ segments: [JobSegment]) { counts = segments.map { [Int](repeating: 0, count: $0.inputs.count) } }
 
   /// Takes over what a worker saw in one item. Later rounds read the same values again and are not counted.
-  func collect(_ worker: Worker) {
+  func collect(_ worker: Worker, segment: Int) {
     var isDirty = false
     // SAFETY: a worker has as many counters as any job has inputs.
-    for input in counts.indices where unsafe worker.nonfinite[input] != 0 { isDirty = true }
+    for input in counts[segment].indices where unsafe worker.nonfinite[input] != 0 { isDirty = true }
     guard isDirty else { return }
     lock.lock()
     defer { lock.unlock() }
-    for input in counts.indices {
-      if !isChecked { counts[input] += unsafe worker.nonfinite[input] }
+    for input in counts[segment].indices {
+      if !isChecked { counts[segment][input] += unsafe worker.nonfinite[input] }
       unsafe worker.nonfinite[input] = 0
     }
   }
@@ -114,17 +114,32 @@ final class NonfiniteTally: @unchecked Sendable {
   /// Throws `.nonFinite` with names and counts, or notes them when the run allows them.
   func check(_ segments: [JobSegment], context: JobContext) throws(IngotError) {
     isChecked = true
-    guard counts.contains(where: { $0 > 0 }), let first = segments.first else { return }
-    let name = segments.count == 1 ? "tensor \(first.tensor.name)" : "the tensors of the model"
-    let found = counts.enumerated().filter { $0.element > 0 }.map { input, count in
-      "\(count) in \(context.plan.modelName(first.tensor.inputs[input].model))"
-    }.joined(separator: ", ")
-    let message = "\(name): values that are NaN or infinite: \(found)"
-    if context.allowsNonfinite {
-      context.report.add(Notice(.warning, message, subject: first.tensor.name))
-      return
+    for found in segments where !counts[found.index].allSatisfy({ $0 == 0 }) {
+      guard context.allowsNonfinite else { throw failure(found, segments, context) }
+      context.report.add(Notice(.warning, message(found, context), subject: found.tensor.name))
     }
-    throw IngotError(
-      .nonFinite, message, hint: "repair the source, or carry them through with --allow-nonfinite", subject: first.tensor.name)
+  }
+
+  /// Throws as `check` would for what was collected so far of one tensor, whose items are all done: a tensor with values that are refused must
+  /// not count as finished, or a resumed run would take it over.
+  func refuse(_ segment: JobSegment, of segments: [JobSegment], context: JobContext) throws(IngotError) {
+    if isChecked || context.allowsNonfinite { return }
+    lock.lock()
+    defer { lock.unlock() }
+    if counts[segment.index].contains(where: { $0 > 0 }) { throw failure(segment, segments, context) }
+  }
+
+  private func failure(_ found: JobSegment, _ segments: [JobSegment], _ context: JobContext) -> IngotError {
+    let others = counts.count { $0.contains { $0 > 0 } } - 1
+    return IngotError(
+      .nonFinite, message(found, context) + (others > 0 ? ", and \(others) more tensors" : ""),
+      hint: "repair the source, or carry them through with --allow-nonfinite", subject: found.tensor.name)
+  }
+
+  private func message(_ segment: JobSegment, _ context: JobContext) -> String {
+    let found = counts[segment.index].enumerated().filter { $0.element > 0 }.map { input, count in
+      "\(count) in \(context.plan.modelName(segment.tensor.inputs[input].model))"
+    }.joined(separator: ", ")
+    return "tensor \(segment.tensor.name): values that are NaN or infinite: \(found)"
   }
 }

@@ -56,14 +56,16 @@ final class OutputRun: @unchecked Sendable {
     worker.bytesWritten += bytes
   }
 
-  /// Counts a finished item; the last one of a tensor reports the tensor.
-  func finish(_ item: OutputItem) throws(IngotError) {
+  /// Counts a finished item. True for the last one of a tensor, which is to be reported.
+  func finish(_ item: OutputItem) -> Bool {
     lock.lock()
+    defer { lock.unlock() }
     remaining[item.segment] -= 1
-    let isLast = remaining[item.segment] == 0
-    lock.unlock()
-    if isLast { try report(segments[item.segment]) }
+    return remaining[item.segment] == 0
   }
+
+  /// Tells the sink that the item's tensor is complete.
+  func report(_ item: OutputItem) throws(IngotError) { try report(segments[item.segment]) }
 
   /// Reports the wanted tensors that have no elements and so no items.
   func finishEmpty() throws(IngotError) {

@@ -103,6 +103,16 @@ final class Worker: @unchecked Sendable {
     unsafe nonfinite.deallocate()
   }
 
+  var hasNonfinite: Bool {
+    // SAFETY: one counter for each input.
+    (0..<sizes.inputs).contains { unsafe nonfinite[$0] != 0 }
+  }
+
+  func forgetNonfinite() {
+    // SAFETY: one counter for each input.
+    for input in 0..<sizes.inputs { unsafe nonfinite[input] = 0 }
+  }
+
   /// Room for `length` elements of input `input`, given the job's dtypes.
   func stagingAddress(input: Int, inputs: [InputAccess], stagingLength: Int) -> UnsafeMutableRawPointer {
     var offset = 0

@@ -104,16 +104,26 @@ import Testing
     }
     var run = RunOptions()
     run.allowsNonfinite = true
-    var expected: [UInt8]?
+    var expected: TestTensor?
     for set in InstructionSet.available {
       var options = EngineOptions()
       options.instructionSet = set.name
       let output = try #require(try merge(recipe: item.recipe, models: models, options: options, run: run).tensors["w"])
-      if let expected {
-        #expect(output.data == expected, "\(set)")
-      } else {
-        expected = output.data
-      }
+      if let expected { #expect(output.hasBytes(of: expected), "\(set): the first at \(output.firstDifference(from: expected))") }
+      expected = expected ?? output
     }
+  }
+}
+
+extension TestTensor {
+  /// Where two tensors of f32 differ first, with the patterns.
+  func firstDifference(from other: TestTensor) -> String {
+    for index in 0..<count {
+      let (here, there) = unsafe (
+        bytes.load(fromByteOffset: 4 * index, as: UInt32.self), other.bytes.load(fromByteOffset: 4 * index, as: UInt32.self)
+      )
+      if here != there { return "\(index): \(String(here, radix: 16)) and \(String(there, radix: 16))" }
+    }
+    return "none"
   }
 }

@@ -31,9 +31,10 @@ import Testing
     let models = ["base": [tensor], "a": [tensor], "b": [tensor]]
     for weight in ["0.5", "0.3"] {
       let names = method == "slerp" ? ["a"] : ["a", "b"]
-      let recipe = Self.recipe(method, names, weight: weight, extra: method == "linear" ? "" : method.hasPrefix("task") || method == "slerp" ? "" : "density: 0.5")
+      let recipe = Self.recipe(
+        method, names, weight: weight, extra: method == "linear" ? "" : method.hasPrefix("task") || method == "slerp" ? "" : "density: 0.5")
       let result = try merge(recipe: recipe, models: models)
-      #expect(result.tensors["w"]?.data == tensor.data)
+      #expect(tensor.hasBytes(of: result.tensors["w"]))
     }
   }
 
@@ -44,12 +45,12 @@ import Testing
     for index in 0..<base.count { base.set(index, index % 7 == 0 ? -0.0 : random.normal() * 1e-3) }
     let density = method == "task_arithmetic" ? "" : "density: 0.4"
     let result = try merge(recipe: Self.recipe(method, ["a", "b"], extra: density), models: ["base": [base], "a": [base], "b": [base]])
-    #expect(result.tensors["w"]?.data == base.data)
+    #expect(base.hasBytes(of: result.tensors["w"]))
     let other = TestTensor("w", .f32, [41, 103])
     for index in 0..<other.count { other.set(index, random.normal()) }
     let silent = try merge(
       recipe: Self.recipe(method, ["a"], extra: density, global: "lambda: 0"), models: ["base": [base], "a": [other]])
-    #expect(silent.tensors["w"]?.data == base.data)
+    #expect(base.hasBytes(of: silent.tensors["w"]))
   }
 
   /// Sums of small multiples of a power of two are exact, so that the order of the models leaves no trace.
@@ -63,13 +64,13 @@ import Testing
     }
     // DELLA draws by the model's place in the recipe, so it keeps all here.
     let density = method == "ties" ? "density: 0.4" : ""
-    var outputs: [[UInt8]] = []
+    var outputs: [TestTensor] = []
     for order in [["a", "b", "c"], ["c", "a", "b"], ["b", "a", "c"]] {
       let result = try merge(recipe: Self.recipe(method, order, weight: "1", extra: density), models: models)
-      outputs.append(try #require(result.tensors["w"]).data)
+      outputs.append(try #require(result.tensors["w"]))
     }
-    #expect(outputs[0] == outputs[1])
-    #expect(outputs[0] == outputs[2])
+    #expect(outputs[0].hasBytes(of: outputs[1]))
+    #expect(outputs[0].hasBytes(of: outputs[2]))
   }
 
   @Test func singleModelTiesIsTheTrimmedModel() throws {
@@ -109,13 +110,13 @@ import Testing
   @Test(arguments: ["ties", "dare_linear", "dare_ties", "della"]) func densitiesZeroAndOne(_ method: String) throws {
     let models = ReferenceTests.small.models
     let none = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: 0"), models: models)
-    for tensor in models["base"] ?? [] { #expect(none.tensors[tensor.name]?.data == tensor.data) }
+    for tensor in models["base"] ?? [] { #expect(tensor.hasBytes(of: none.tensors[tensor.name])) }
     // With everything kept nothing is drawn and nothing rescaled.
     let votes = method != "dare_linear"
     let all = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: 1", global: "normalize: false"), models: models)
     let plain = try merge(
       recipe: Self.recipe(votes ? "ties" : "task_arithmetic", ["a", "b"], global: "normalize: false"), models: models)
-    for (name, tensor) in plain.tensors { #expect(all.tensors[name]?.data == tensor.data) }
+    for (name, tensor) in plain.tensors { #expect(tensor.hasBytes(of: all.tensors[name])) }
   }
 
   /// Below one element in a tensor nothing of it stays.
@@ -123,7 +124,7 @@ import Testing
     let base = TestTensor("w", .f32, [9], [Double](repeating: 1, count: 9))
     let model = TestTensor("w", .f32, [9], (0..<9).map(Double.init))
     let result = try merge(recipe: Self.recipe("ties", ["a"], extra: "density: 0.1"), models: ["base": [base], "a": [model]])
-    #expect(result.tensors["w"]?.data == base.data)
+    #expect(base.hasBytes(of: result.tensors["w"]))
   }
 
   // MARK: Shapes
@@ -152,8 +153,7 @@ import Testing
       }
     #expect(abs((result.tensors["scalar"]?.value(0) ?? .nan) - expected) < 1e-6)
     #expect(abs((result.tensors["one"]?.value(0) ?? .nan) - expected) < 1e-3)
-    #expect(result.report.digests.count == 5)
-    // The null sink takes digests, of nothing too.
+    // Digests are taken of nothing too.
     let plan = try Plan.make(try Recipe(recipe), models: try MemoryModels(models))
     #expect(try Engine().run(plan, into: NullSink()).digests.count == 5)
   }

@@ -46,9 +46,9 @@ struct MethodCase: Sendable, CustomStringConvertible {
     var models = ""
     for index in 0..<modelCount {
       var parameters: [String] = []
-      if method != "slerp" && method != "passthrough" { parameters.append("weight: \(weights[index])") }
-      if method == "ties" || method.hasPrefix("dare") || method == "della" { parameters.append("density: \(densities[index])") }
-      if method == "della" { parameters.append("epsilon: \(epsilon)") }
+      if !["slerp", "passthrough", "model_stock", "karcher"].contains(method) { parameters.append("weight: \(weights[index])") }
+      if ["ties", "dare", "della", "breadcrumbs"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
+      if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
       models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}}\n"
     }
@@ -61,7 +61,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if let rule { global.append("rescale_rule: \(rule)") }
     if method == "slerp" { global.append("t: \(t)") }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
-    if method != "linear" && method != "passthrough" { text += "base_model: base\n" }
+    if !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
     return text
   }

@@ -66,12 +66,12 @@ static void change(void) {
 }
 
 // Every function of libc through which the command changes the file system. A new one must be added here: the test checks the imports.
-#define CHANGING(result, name, parameters, arguments)           \
-  result name parameters {                                      \
-    static result(*real) parameters;                            \
-    if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name);       \
-    change();                                                   \
-    return real arguments;                                      \
+#define CHANGING(result, name, parameters, arguments)     \
+  result name parameters {                                \
+    static result(*real) parameters;                      \
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name); \
+    change();                                             \
+    return real arguments;                                \
   }
 
 CHANGING(ssize_t, pwrite, (int fd, const void *data, size_t size, off_t offset), (fd, data, size, offset))

@@ -72,9 +72,7 @@ def threshold(delta: Floats, keep: int) -> np.float32:
     return np.float32(np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep])
 
 
-def ties(
-    base: Doubles, deltas: list[Doubles], masks: list[npt.NDArray[np.bool_]], weights: list[float], scale: float
-) -> Merged:
+def ties(base: Doubles, deltas: list[Doubles], masks: list[npt.NDArray[np.bool_]], weights: list[float], scale: float) -> Merged:
     """Elects the sign of the weighted sum, averages what agrees, and adds it to the base."""
     terms = [weight * np.where(mask, delta, 0.0) for weight, delta, mask in zip(weights, deltas, masks)]
     total = np.add.reduce(terms)

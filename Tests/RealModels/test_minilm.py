@@ -50,7 +50,7 @@ def test_passthrough_is_byte_identical(ingot: Command, minilm: Path, folder: Pat
     assert len(expected) == FLOATS + INTEGERS
     assert_equal_bytes(weights.read(folder / "out"), expected)
     total = sum(tensor.data.size for tensor in expected.values())
-    assert (record.run["bytes_read"], record.run["bytes_written"], record.run["decoded_bytes"]) == (total, total, 0)
+    assert (record.run["bytes_read"], record.run["bytes_written"], record.run["bytes_decoded"]) == (total, total, 0)
     for path in minilm.rglob("*"):
         # The card and the config are the output's own; every other file is carried over.
         name = path.relative_to(minilm)
@@ -84,7 +84,7 @@ def test_signalling_nans_survive_a_copy(ingot: Command, minilm: Path, folder: Pa
         assert np.array_equal(words[: SIGNALLING.size], SIGNALLING), name
         assert np.array_equal(words[-SIGNALLING.size :], SIGNALLING), name
     assert_equal_bytes(found, weights.read(model))
-    assert record.run["decoded_bytes"] == 0
+    assert record.run["bytes_decoded"] == 0
 
 
 def test_signalling_nans_stop_a_merge(ingot: Command, minilm: Path, folder: Path) -> None:
@@ -104,9 +104,7 @@ def test_signalling_nans_stop_a_merge(ingot: Command, minilm: Path, folder: Path
 
 
 # One tensor of the checkpoint, the pooler's bias, is all zeros; a zero tensor counts as orthogonal, so it takes the arc.
-@pytest.mark.parametrize(
-    ("copy", "t", "linear", "spherical"), [("near", [0.3], FLOATS - 1, 1), ("far", [0.0, 0.35, 1.0], 0, FLOATS)]
-)
+@pytest.mark.parametrize(("copy", "t", "linear", "spherical"), [("near", [0.3], FLOATS - 1, 1), ("far", [0.0, 0.35, 1.0], 0, FLOATS)])
 def test_slerp(
     request: pytest.FixtureRequest,
     ingot: Command,
@@ -242,7 +240,7 @@ def test_frankenmerge(ingot: Command, minilm: Path, folder: Path) -> None:
         slices=[{"sources": [{"model": str(minilm), "layer_range": list(layers)}]} for layers in ranges],
     )
     record = ingot.merge(recipe, folder / "out")
-    assert record.run["decoded_bytes"] == 0
+    assert record.run["bytes_decoded"] == 0
     config = json.loads((folder / "out" / "config.json").read_text())
     assert config["num_hidden_layers"] == 9
     source, found = weights.read(minilm), weights.read(folder / "out")

@@ -104,9 +104,7 @@ def resume(ingot: Command, method: str, models: list[Path], out: Path, settings:
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_at_random(
-    ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: int
-) -> None:
+def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: int) -> None:
     choices = random.Random(number)
     method = METHODS[number % len(METHODS)]
     expected, out = whole(method), folder / "out"
@@ -142,16 +140,16 @@ def test_the_command_changes_files_by_calls_that_are_counted(ingot: Command) -> 
     """Else the test below would step over some."""
     imports = subprocess.run(["nm", "-D", "--undefined-only", ingot.path], capture_output=True, text=True, check=True).stdout
     names = {line.split()[-1].partition("@")[0] for line in imports.splitlines()}
-    suspects = {name for name in names if re.search(r"write|open|mkdir|rename|unlink|rmdir|truncate|fallocate|sync$|sync_|link(at)?$", name)}
+    suspects = {
+        name for name in names if re.search(r"write|open|mkdir|rename|unlink|rmdir|truncate|fallocate|sync$|sync_|link(at)?$", name)
+    }
     suspects -= {"dlopen", "fts_open", "opendir", "sem_open", "readlink", "symlink", "link", "mkdtemp"}
     assert suspects - preload.CHANGING <= preload.NOT_COUNTED
-    assert preload.CHANGING <= names
+    assert names >= preload.CHANGING
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_killed_at_every_change_of_the_file_system(
-    ingot: Command, stopper: Preload, folder: Path, force: bool
-) -> None:
+def test_killed_at_every_change_of_the_file_system(ingot: Command, stopper: Preload, folder: Path, force: bool) -> None:
     """A small merge dies in place of its 1st, 2nd, … call that changes a file or a directory, and goes on from there."""
     shapes = synthetic.layered(2, {"mlp": (16, 8), "norm": (8,)})
     models = [synthetic.floats(folder / name, shapes, 2, seed) for seed, name in enumerate(["base", "a", "b"])]
@@ -224,9 +222,7 @@ def test_finished_tensors_that_were_damaged_are_made_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(
-    ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: signal.Signals
-) -> None:
+def test_interrupted(ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: signal.Signals) -> None:
     expected, out = whole("della"), folder / "out's"
     process = ingot.start("merge", *synthetic.arguments("della", models), "-o", out, *SLOW)
     assert wait_for_lines(process, folder / "out's.partial" / ".ingot-journal", 5)

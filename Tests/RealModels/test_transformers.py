@@ -41,7 +41,13 @@ def tiny(kind: str, **more: object) -> Any:
             transformers.Qwen2Config(**{**llama, "layer_types": layers, "sliding_window": 16, "use_sliding_window": True, **more})
         )
     if kind == "bert":
-        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
+        sizes = {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+        }
         return transformers.BertForMaskedLM(transformers.BertConfig(**{**common, **sizes, **more}))
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**common, **sizes, **more}))

@@ -33,6 +33,8 @@ INLINE uint16_t read16(const uint8_t *p) {
   __builtin_memcpy(&x, p, sizeof x);
   return x;
 }
+/* One NaN for all: which operand's payload and sign survive differs between instruction sets. */
+INLINE float plain_nan(float x) { return x == x ? x : float_of(UINT32_C(0x7fc00000)); }
 INLINE uint32_t magnitude_bits(float x) { return float_bits(x) & UINT32_C(0x7fffffff); }
 
 #if INGOTK_LANES > 1
@@ -62,6 +64,13 @@ typedef double f64m __attribute__((ext_vector_type(16), aligned(1), may_alias));
 #define STORE_U32(p, v) (*(u32m *)(p) = (v))
 #define STORE_U16(p, v) (*(u16m *)(p) = (v))
 #define STORE_F64(p, v) (*(f64m *)(p) = (v))
+
+/* plain_nan of every lane. */
+#define PLAIN_NAN(v)                                                           \
+  __extension__({                                                              \
+    const __typeof__(v) value_ = (v);                                          \
+    value_ == value_ ? value_ : (__typeof__(v))float_of(UINT32_C(0x7fc00000)); \
+  })
 
 /* |x| as a signed integer: signed compares are the cheap ones. */
 #define MAGNITUDE(v) ((i32v)(v) & 0x7fffffff)
