@@ -66,8 +66,9 @@ package final class Engine: @unchecked Sendable {
     let least = plan.leastMemory
     let arena = try reservedArena()
     let memory = JobMemory(arena)
-    // Fewer workers when one block for each does not fit; at least half the budget stays for kept inputs and statistics where it can.
-    let workerCount = max(1, min(team.size, self.options.memoryBudget / max(least, 1)))
+    // Fewer workers when a block for each does not fit into half the budget: the other half is for what jobs keep. Many workers
+    // without it would all run the slower searches that do with little memory.
+    let workerCount = max(1, min(team.size, self.options.memoryBudget / 2 / max(least, 1)))
     var pieces: [Arena.Piece] = []
     var workers: [Worker] = []
     for index in 0..<workerCount {
@@ -82,7 +83,7 @@ package final class Engine: @unchecked Sendable {
     let context = JobContext(
       plan: plan, sources: plan.sources, sink: sink, memory: memory, kernels: kernels, workerCount: workers.count,
       allowsNonfinite: options.allowsNonfinite, skipsFinished: !sink.finished.isEmpty, report: collector)
-    let scheduler = Scheduler(plan: plan, context: context, watcher: watcher)
+    let scheduler = Scheduler(plan: plan, context: context, reservable: self.options.memoryBudget / 8, watcher: watcher)
     let all = workers
     try team.run { index, _ in
       if index < all.count { scheduler.work(all[index]) }

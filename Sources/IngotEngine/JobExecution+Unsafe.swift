@@ -115,7 +115,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let range = segment.blocking.block(block)
       round.clearLanes(worker.index)
       try forEachTile(range, segment: segment, worker: worker, use: .fill) { (tile, _) throws(IngotError) in
-        method.gather(state, tile, statistic)
+        round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
         round.flushKeys(worker.index)
       }
       round.fold(block: segment.firstBlock + block, worker: worker.index)
@@ -146,7 +146,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       guard all.contains(start) else { continue }
       let range = start..<min(start + Round.sampleRun, segment.blocking.count)
       try forEachTile(range, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass) { (tile, _) throws(IngotError) in
-        method.gather(state, tile, statistic)
+        round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
         round.flushKeys(worker.index)
       }
     }

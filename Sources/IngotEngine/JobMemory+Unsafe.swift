@@ -25,6 +25,13 @@ final class JobMemory: @unchecked Sendable {
     return size < unit ? nil : arena.allocate(size)
   }
 
+  /// Bytes of that share of the largest free piece.
+  func room(share: Double) -> Int {
+    lock.lock()
+    defer { lock.unlock() }
+    return Int(Double(arena.largestPiece) * share)
+  }
+
   func release(_ piece: Arena.Piece?) {
     guard let piece else { return }
     lock.lock()

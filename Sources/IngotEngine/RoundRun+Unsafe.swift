@@ -39,6 +39,9 @@ final class RoundRun: @unchecked Sendable {
   private let blockSumCount: Int
   private let tables: Lease
   private let histogramStride: Int
+  /// One for each worker where the budget has room, else fewer that workers take turns on.
+  private let tableCount: Int
+  private let tableLocks: [Monitor]
   private var poolPieces: [Arena.Piece?] = []
   private var pools: [SharedKeyPool] = []
   private let stages: Lease
@@ -58,7 +61,9 @@ final class RoundRun: @unchecked Sendable {
     unsafe tallies = Self.zeroes(workers * round.tallies)
     unsafe blockSums = Self.zeroes(blockSumCount)
     histogramStride = round.histograms * round.bins
-    tables = Lease(workers * histogramStride * 8, from: context.memory, zeroed: true)
+    tableCount = histogramStride == 0 ? 0 : max(1, min(workers, context.memory.room(share: 0.5) / (histogramStride * 8)))
+    tableLocks = tableCount < workers ? (0..<tableCount).map { _ in Monitor() } : []
+    tables = Lease(tableCount * histogramStride * 8, from: context.memory, zeroed: true)
     let tile = segments.map { min($0.blocking.tileLength, max($0.blocking.count, 1)) }.max() ?? 1
     let poolCount = round.keyCapacities.count
     stageKeys = poolCount == 0 ? 0 : tile
@@ -79,6 +84,13 @@ final class RoundRun: @unchecked Sendable {
         pools.append(unsafe SharedKeyPool(base: tables.address.assumingMemoryBound(to: UInt64.self), capacity: 0))
       }
     }
+  }
+
+  /// Bytes without which no job with such a round works: a buffer of keys for each worker and pool, and one table of histograms, which every
+  /// search comes down to when its pool is too small.
+  static func leastMemory(of round: Round, workers: Int) -> Int {
+    let pools = round.keyCapacities.count
+    return 8 * (workers * pools * Blocking.tileElements + max(round.histograms, pools) * max(round.bins, pools == 0 ? 0 : 65_536))
   }
 
   deinit {
@@ -119,8 +131,17 @@ final class RoundRun: @unchecked Sendable {
   func statistic(_ worker: Int) -> BlockStatistic {
     unsafe BlockStatistic(
       unsafe: lanes + worker * round.sums * 16, tallies: tallies + worker * round.tallies,
-      histograms: tables.address.assumingMemoryBound(to: UInt64.self) + worker * histogramStride,
+      histograms: tables.address.assumingMemoryBound(to: UInt64.self) + (tableCount == 0 ? 0 : worker % tableCount) * histogramStride,
       pools: stageBuffers + worker * round.keyCapacities.count, round: round)
+  }
+
+  /// Runs the gathering of one tile; workers that share a table of histograms wait for one another.
+  func takingTurns(_ worker: Int, _ body: () -> Void) {
+    guard !tableLocks.isEmpty else { return body() }
+    let lock = tableLocks[worker % tableCount]
+    lock.lock()
+    body()
+    lock.unlock()
   }
 
   /// Hands the keys of one tile to the job's pools.
@@ -165,8 +186,8 @@ final class RoundRun: @unchecked Sendable {
       for slot in 0..<round.tallies { totals[slot] += unsafe tallies[worker * round.tallies + slot] }
     }
     let counts = unsafe tables.address.assumingMemoryBound(to: UInt64.self)
-    for worker in 1..<max(workers, 1) {
-      for bin in 0..<histogramStride { unsafe counts[bin] += counts[worker * histogramStride + bin] }
+    for table in 1..<max(tableCount, 1) {
+      for bin in 0..<histogramStride { unsafe counts[bin] += counts[table * histogramStride + bin] }
     }
     let all = unsafe [Double](UnsafeBufferPointer(start: blockSums, count: blockSumCount))
     return unsafe Statistics(

@@ -16,6 +16,8 @@ final class Scheduler: @unchecked Sendable {
     /// True while one worker begins or settles it.
     var isSettling = false
     var id: Int
+    /// Bytes of `reserved` that it holds.
+    var need: Int
   }
 
   private let monitor = Monitor()
@@ -25,6 +27,11 @@ final class Scheduler: @unchecked Sendable {
   private var active: [Active] = []
   /// Jobs that a worker is beginning: they will have items, so nobody may stop yet.
   private var beginning = 0
+  /// Bytes that jobs under way cannot do without, and how many there may be before another job has to wait.
+  private var reserved = 0
+  private let reservable: Int
+  /// What the next job cannot do without; nil until somebody asks.
+  private var nextNeed: Int?
   private var failure: IngotError?
   private var isStopped = false
   private let watcher: Watcher
@@ -32,8 +39,10 @@ final class Scheduler: @unchecked Sendable {
   private var doneBytes = 0
   private var doneTensors = 0
 
-  init(plan: Plan, context: JobContext, watcher: Watcher) {
+  /// - Parameters: `reservable` bounds what jobs take at the same time beside what they can do without.
+  init(plan: Plan, context: JobContext, reservable: Int, watcher: Watcher) {
     jobs = plan.jobs
+    self.reservable = reservable
     self.context = context
     self.watcher = watcher
     totalBytes = plan.bytesWritten
@@ -61,7 +70,7 @@ final class Scheduler: @unchecked Sendable {
         let item = active[index].claimed
         active[index].claimed += 1
         process(active[index].run, id: active[index].id, item: item, worker: worker)
-      } else if nextJob < jobs.count {
+      } else if nextJob < jobs.count && mayStart() {
         start(nextJob)
       } else if active.isEmpty && beginning == 0 {
         isStopped = true
@@ -87,7 +96,28 @@ final class Scheduler: @unchecked Sendable {
 
   // MARK: Steps; each is entered and left with the lock held
 
+  /// True unless the next job must wait for another one's memory. Many workers would otherwise begin many jobs at once, each with tables of its own.
+  private func mayStart() -> Bool {
+    let need = nextNeed ?? leastMemory(of: jobs[nextJob])
+    nextNeed = need
+    return reserved == 0 || need <= reservable - reserved
+  }
+
+  /// Bytes that the first round of a job takes even when memory is short; later rounds of a method need about the same.
+  private func leastMemory(of job: PlannedJob) -> Int {
+    func bytes<Method: MergeMethod>(_ method: Method) -> Int {
+      guard case .gather(_, let round) = method.begin() else { return 0 }
+      return RoundRun.leastMemory(of: round, workers: context.workerCount)
+    }
+    switch job.work {
+    case .copy: return 0
+    case .merge(let method): return bytes(method)
+    }
+  }
+
   private func start(_ number: Int) {
+    let need = nextNeed ?? 0
+    nextNeed = nil
     nextJob += 1
     let job = jobs[number]
     if context.skipsFinished && job.tensors.allSatisfy({ context.sink.finished.contains($0) }) {
@@ -95,6 +125,7 @@ final class Scheduler: @unchecked Sendable {
       return
     }
     beginning += 1
+    reserved += need
     monitor.unlock()
     do throws(IngotError) {
       let run = try makeRun(job)
@@ -102,7 +133,7 @@ final class Scheduler: @unchecked Sendable {
       let total = run.itemCount
       monitor.lock()
       beginning -= 1
-      active.append(Active(run: run, total: total, id: number))
+      active.append(Active(run: run, total: total, id: number, need: need))
       if total == 0 { settle(number) }
       monitor.signalAll()
     } catch {
@@ -152,7 +183,7 @@ final class Scheduler: @unchecked Sendable {
       monitor.lock()
       guard let index = active.firstIndex(where: { $0.id == id }) else { return }
       if isFinished {
-        active.remove(at: index)
+        reserved -= active.remove(at: index).need
         count(jobs[id])
       } else {
         active[index].claimed = 0

@@ -23,6 +23,13 @@ METHODS: dict[str, list[str]] = {
     "dare_linear": ["-m", "dare_linear", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
     "dare_ties": ["-m", "dare_ties", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
     "della": ["-m", "della", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4", "-p", "epsilon=0.1"],
+    "della_linear": ["-m", "della_linear", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4", "-p", "epsilon=0.1"],
+    "breadcrumbs": ["-m", "breadcrumbs", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "breadcrumbs_ties": ["-m", "breadcrumbs_ties", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "model_stock": ["-m", "model_stock", "-b", "{0}", "{1}", "{2}"],
+    "model_stock-rows": ["-m", "model_stock", "-b", "{0}", "{1}", "{2}", "-p", "filter_wise=true"],
+    "multislerp": ["-m", "multislerp", "{0}=0.4", "{1}=0.3", "{2}=0.3"],
+    "karcher": ["-m", "karcher", "{0}", "{1}", "{2}"],
     "passthrough": ["-m", "passthrough", "{0}"],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import synthetic
 from conftest import Command
+from weights import Bytes
 
 MEBIBYTE = 1 << 20
 LAYERS = 7
@@ -58,19 +60,46 @@ def test_the_model_is_larger_than_any_budget(models: list[Path]) -> None:
     assert all((model / "model.safetensors").stat().st_size > 300e6 for model in models)
 
 
+def peak_of_merge(ingot: Command, *arguments: object) -> int:
+    process = ingot.start("merge", *arguments, "--sync", "none")
+    peak = peak_anonymous(process)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    print(f"{peak / MEBIBYTE:.0f} MiB: {' '.join(map(str, arguments))}")
+    # A process that was not seen at work would have held nothing.
+    assert peak > 2 * MEBIBYTE
+    return peak
+
+
+def weights_of(out: Path) -> Bytes:
+    return np.memmap(out / "model.safetensors", dtype=np.uint8, mode="r")
+
+
+def test_every_method_is_measured(ingot: Command) -> None:
+    listed = {method["name"] for method in json.loads(ingot("methods", "--json").stdout)["methods"]}
+    assert listed == {words[1] for words in synthetic.METHODS.values()}
+
+
 @pytest.mark.parametrize("method", synthetic.METHODS)
 def test_peak_memory(ingot: Command, models: list[Path], folder: Path, method: str) -> None:
     outputs = []
     for budget, most in ROOM.items():
         out = folder / f"out{budget}"
-        options = ["-o", out, "--sync", "none", *(["--memory", budget] if budget else [])]
-        process = ingot.start("merge", *synthetic.arguments(method, models), *options)
-        peak = peak_anonymous(process)
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        outputs.append(np.memmap(out / "model.safetensors", dtype=np.uint8, mode="r"))
-        print(f"{method} {budget or 'default'}: {peak / MEBIBYTE:.0f} MiB")
-        # A process that was not seen at work would have held nothing.
-        assert peak > 2 * MEBIBYTE
+        options = ["-o", out, *(["--memory", budget] if budget else [])]
+        peak = peak_of_merge(ingot, *synthetic.arguments(method, models), *options)
         assert peak <= most * MEBIBYTE, f"{peak / MEBIBYTE:.1f} MiB with {budget or 'the default budget'}, expected at most {most}"
+        outputs.append(weights_of(out))
     assert np.array_equal(*outputs)
+
+
+def test_many_workers_share_the_budget(ingot: Command, models: list[Path], folder: Path) -> None:
+    """More workers and more models than the budget has tables for: they take turns, and the result is the same."""
+    base, *others = models
+    links = [folder / f"model-{number}" for number in range(8)]
+    for number, link in enumerate(links):
+        link.symlink_to(others[number % len(others)])
+    merge = ["-m", "ties", "-b", base, *(f"{link}=0.2" for link in links), "-p", "density=0.4"]
+    for name, options in (("few", ["--threads", "2"]), ("many", ["--threads", "32", "--memory", "64MiB"])):
+        peak = peak_of_merge(ingot, *merge, "-o", folder / name, *options)
+    assert peak <= ROOM["64MiB"] * MEBIBYTE, f"{peak / MEBIBYTE:.1f} MiB"
+    assert np.array_equal(weights_of(folder / "few"), weights_of(folder / "many"))
