@@ -186,7 +186,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       try unsafe output.store(chunk, of: part, from: worker.output, worker: worker)
       chunkStart = chunk.upperBound
     }
-    if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite { try recount(part.elements, segment: segment, worker: worker) }
+    if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite {
+      try recount(part.elements, segment: segment, worker: worker)
+    }
     nonfinite.collect(worker, segment: segment.index)
     guard output.finish(part) else { return }
     try nonfinite.refuse(segment, of: segments, context: context)

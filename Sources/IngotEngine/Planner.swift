@@ -291,8 +291,12 @@ struct Planner {
     guard let limit = UInt64(exactly: options.shardSize) else {
       throw IngotError(.invalidArgument, "the shard size is \(options.shardSize) bytes, expected 0 or more")
     }
+    // Only what follows from the plan: equal plans give equal bytes.
+    let metadata = [
+      MetadataEntry("format", "pt"), MetadataEntry("merge_method", recipe.method.name), MetadataEntry("merge_seed", String(seed)),
+    ]
     let described = tensors.map { TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-    let layout = try ShardLayout(tensors: described, limit: limit, metadata: [MetadataEntry("format", "pt")])
+    let layout = try ShardLayout(tensors: described, limit: limit, metadata: metadata)
     var files: [WeightFile] = []
     for (number, shard) in layout.shards.enumerated() {
       guard let size = Int(exactly: shard.layout.fileSize) else {

@@ -150,6 +150,7 @@ final class RoundRun: @unchecked Sendable {
     var sums = [Double](repeating: 0, count: round.sums)
     var segmentSums: [[Double]] = []
     var starts: [UInt64] = []
+    if round.sums > 0 { starts.reserveCapacity(blockSumCount / round.sums) }
     for segment in segments where round.sums > 0 {
       var own = [Double](repeating: 0, count: round.sums)
       for block in 0..<segment.blocking.blockCount {

@@ -57,17 +57,17 @@ package struct Digest128: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The canonical 16 bytes.
-  package var bytes: [UInt8] {
-    [high, low].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64(56 - 8 * $0)) } }
-  }
-
   package var description: String {
-    func digits(_ word: UInt64) -> String {
-      let text = String(word, radix: 16)
-      return String(repeating: "0", count: 16 - text.utf8.count) + text
+    let words = (high, low)
+    // SAFETY: the closure writes all 32 bytes that it says it wrote, each an ASCII digit.
+    return unsafe String(unsafeUninitializedCapacity: 32) { digits in
+      for index in 0..<32 {
+        let word = index < 16 ? words.0 : words.1
+        let value = UInt8(truncatingIfNeeded: word >> UInt64(60 - 4 * (index % 16))) & 15
+        unsafe digits[index] = value + (value < 10 ? UInt8(ascii: "0") : UInt8(ascii: "a") - 10)
+      }
+      return 32
     }
-    return digits(high) + digits(low)
   }
 }
 
@@ -95,6 +95,13 @@ package func xxh3(_ bytes: [UInt8]) -> UInt64 {
   package mutating func add(_ bytes: UnsafeRawBufferPointer) {
     // SAFETY: the state is ours alone, and the caller keeps the bytes alive for the call.
     unsafe ingot_xxh3_update(state, bytes.baseAddress, bytes.count)
+  }
+
+  /// Adds the canonical 16 bytes of another digest.
+  package mutating func add(_ digest: Digest128) {
+    let words = (digest.high.bigEndian, digest.low.bigEndian)
+    // SAFETY: the tuple's bytes live for the closure.
+    unsafe withUnsafeBytes(of: words) { unsafe add($0) }
   }
 
   package mutating func add(_ bytes: [UInt8]) {

@@ -82,7 +82,7 @@ package final class TensorDigest: Sendable {
       throw IngotError(.internalError, "the digest lacks \(missing) of \(pieces.count) pieces of \(Self.pieceSize) bytes")
     }
     var digest = try StreamingDigest()
-    for case let piece? in pieces { digest.add(piece.bytes) }
+    for case let piece? in pieces { digest.add(piece) }
     return digest.value
   }
 

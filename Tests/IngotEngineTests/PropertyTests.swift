@@ -31,7 +31,8 @@ import Testing
     let models = ["base": [tensor], "a": [tensor], "b": [tensor]]
     for weight in ["0.5", "0.3"] {
       let names = method == "slerp" ? ["a"] : ["a", "b"]
-      let recipe = Self.recipe(method, names, weight: weight, extra: method == "linear" ? "" : method.hasPrefix("task") || method == "slerp" ? "" : "density: 0.5")
+      let recipe = Self.recipe(
+        method, names, weight: weight, extra: method == "linear" ? "" : method.hasPrefix("task") || method == "slerp" ? "" : "density: 0.5")
       let result = try merge(recipe: recipe, models: models)
       #expect(tensor.hasBytes(of: result.tensors["w"]))
     }

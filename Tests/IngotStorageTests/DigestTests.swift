@@ -34,6 +34,17 @@ struct DigestTests {
     #expect(streamed.description == hex128)
   }
 
+  @Test(
+    arguments: [
+      (0, 0, "00000000000000000000000000000000"), (0x0a, 0x9f, "000000000000000a000000000000009f"),
+      (0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef, "fedcba98765432100123456789abcdef"), (.max, .max, "ffffffffffffffffffffffffffffffff"),
+    ] as [(UInt64, UInt64, String)])
+  func hexDigits(_ high: UInt64, _ low: UInt64, _ hex: String) {
+    let digest = Digest128(high: high, low: low)
+    #expect(digest.description == hex)
+    #expect(Digest128(hex: hex) == digest)
+  }
+
   @Test(arguments: tensors) func tensorDigestMatchesPython(_ count: Int, _ hex: String) throws {
     let digest = try TensorDigest.of(pattern(count))
     #expect(digest.description == hex)

@@ -66,9 +66,10 @@ typedef double f64m __attribute__((ext_vector_type(16), aligned(1), may_alias));
 #define STORE_F64(p, v) (*(f64m *)(p) = (v))
 
 /* plain_nan of every lane. */
-#define PLAIN_NAN(v) __extension__({                                                          \
-    const __typeof__(v) value_ = (v);                                                         \
-    value_ == value_ ? value_ : (__typeof__(v))float_of(UINT32_C(0x7fc00000));                \
+#define PLAIN_NAN(v)                                                           \
+  __extension__({                                                              \
+    const __typeof__(v) value_ = (v);                                          \
+    value_ == value_ ? value_ : (__typeof__(v))float_of(UINT32_C(0x7fc00000)); \
   })
 
 /* |x| as a signed integer: signed compares are the cheap ones. */

@@ -31,7 +31,6 @@ def merge(
     isa: str | None = None,
     shard_size: int | str | None = None,
     strict: bool = False,
-    keep_partial: bool = True,
     models: Mapping[str, StateDict[Any]] | None = None,
     download: bool = False,
 ) -> Report:
@@ -55,7 +54,6 @@ def merge(
     isa: instruction set by name; None for INGOT_FORCE_ISA or the best of this machine.
     shard_size: most bytes of a weight file, as bytes or "5GB" (the default); 0 for one file.
     strict: unknown keys of the recipe are errors.
-    keep_partial: after a failure leave OUT.partial for `resume`.
     models: models in memory, by the names that the recipe gives them; they are read in place.
     download: fetch models that are neither on disk nor in the Hugging Face cache with huggingface_hub.
     """
@@ -71,7 +69,6 @@ def merge(
             progress=progress,
             shard_size=shard_size,
             strict=strict,
-            keep_partial=keep_partial,
             models=models,
             download=download,
         )

@@ -212,7 +212,6 @@ class Engine:
         progress: bool | Listener | None = None,
         shard_size: int | str | None = None,
         strict: bool = False,
-        keep_partial: bool = True,
         models: Mapping[str, StateDict[Any]] | None = None,
         download: bool = False,
     ) -> Report:
@@ -229,7 +228,6 @@ class Engine:
             (_ffi.INGOT_RUN_RESUME if resume else 0)
             | (_ffi.INGOT_RUN_OVERWRITE if force else 0)
             | (_ffi.INGOT_RUN_ALLOW_NONFINITE if allow_nonfinite else 0)
-            | (0 if keep_partial else _ffi.INGOT_RUN_DISCARD_PARTIAL)
         )
         way = _choice(sync, _SYNCS, "sync")
         with self._report() as text, self._call(progress) as call:

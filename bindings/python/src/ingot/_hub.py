@@ -45,7 +45,7 @@ def with_download(action: Callable[[], Result], models: Callable[[], Iterable[st
             except ImportError:
                 more = "download=True needs huggingface_hub: pip install huggingface_hub"
                 error.hint = f"{error.hint}; {more}" if error.hint else more
-                raise
+                raise error from None
             for name, revision in wanted:
                 _fetch(huggingface_hub, name, revision)
                 fetched.add((name, revision))

@@ -112,6 +112,9 @@ class _Numpy:
     def describe(self, tensor: Any) -> Described:
         if isinstance(tensor, self.numpy.ma.MaskedArray):
             raise UnsupportedError("the array is masked", hint="fill it: array.filled(0)")
+        is_scalar = isinstance(tensor, self.numpy.generic)  # what arithmetic makes of arrays without axes
+        if is_scalar:
+            tensor = self.numpy.asarray(tensor)
         # ml_dtypes' names are torch's; all of numpy's are, too, but for the integers' aliases, which .name resolves.
         dtype = BY_TORCH.get(tensor.dtype.name)
         if dtype is None:
@@ -129,7 +132,7 @@ class _Numpy:
             )
         address, read_only = tensor.__array_interface__["data"]
         strides = [step // width for step in tensor.strides]
-        return Described(dtype, tensor.shape, address, tensor, strides, read_only)
+        return Described(dtype, tensor.shape, address, tensor, strides, read_only or is_scalar)
 
     def empty(self, dtype: DType, shape: Sequence[int], like: Any) -> Any:
         return self.numpy.empty(tuple(shape), dtype=self.dtype(dtype))
@@ -304,7 +307,7 @@ def framework(tensor: Any) -> Framework:
     if torch is not None and isinstance(tensor, sys.modules["torch"].Tensor):
         return torch
     numpy = _known("numpy", _Numpy)
-    if numpy is not None and isinstance(tensor, sys.modules["numpy"].ndarray):
+    if numpy is not None and isinstance(tensor, (sys.modules["numpy"].ndarray, sys.modules["numpy"].generic)):
         return numpy
     if hasattr(tensor, "__dlpack__") and hasattr(tensor, "__dlpack_device__"):
         return _exchange
@@ -343,7 +346,8 @@ class Loan:
     def add(self, name: str, described: Described) -> None:
         extents = c_int64 * len(described.shape)
         shape = extents(*described.shape)
-        strides = None if described.strides is None else extents(*described.strides)
+        # Strides of a tensor without elements mean nothing, and numpy's are zeros.
+        strides = None if described.strides is None or 0 in described.shape else extents(*described.strides)
         text = _c_text(name)
         self.views.append(
             _ffi.ingot_tensor_view(

@@ -1,0 +1,57 @@
+"""Checkpoints made here, where a test needs sizes that no published one has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import weights
+
+CONFIG = {"architectures": ["SomeForCausalLM"], "model_type": "some", "tie_word_embeddings": False, "torch_dtype": "float32"}
+Shapes = dict[str, tuple[int, ...]]
+
+# The arguments of `ingot merge` for every method and for the variants that need other memory or take other steps. {0} is the base.
+METHODS: dict[str, list[str]] = {
+    "linear": ["-m", "linear", "{0}=0.4", "{1}=0.3", "{2}=0.3"],
+    "slerp": ["-m", "slerp", "-b", "{0}", "{1}", "-p", "t=0.3"],
+    "task_arithmetic": ["-m", "task_arithmetic", "-b", "{0}", "{1}=0.5", "{2}=0.3"],
+    "ties": ["-m", "ties", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "ties-model": ["-m", "ties", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4", "-p", "scope=model"],
+    "dare_linear": ["-m", "dare_linear", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "dare_ties": ["-m", "dare_ties", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "della": ["-m", "della", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4", "-p", "epsilon=0.1"],
+    "passthrough": ["-m", "passthrough", "{0}"],
+}
+
+
+def arguments(method: str, models: list[Path]) -> list[str]:
+    return [word.format(*models) for word in METHODS[method]]
+
+
+def layered(layers: int, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    return {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in shapes.items()}
+
+
+def floats(folder: Path, shapes: Shapes, layers: int, seed: int) -> Path:
+    """A float32 model of normal values."""
+    generator = np.random.default_rng(seed)
+    tensors = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    return weights.write_model(folder, tensors, {**CONFIG, "num_hidden_layers": layers})
+
+
+def large(folder: Path, shapes: Shapes, layers: int, seed: int) -> Path:
+    """A bfloat16 model, written from one run of a few million values so that gigabytes take seconds."""
+    folder.mkdir(parents=True)
+    config = {**CONFIG, "num_hidden_layers": layers, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    values = np.random.default_rng(seed).standard_normal(4_194_301, dtype=np.float32).astype(ml_dtypes.bfloat16).tobytes()
+    sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(weights.header_bytes({name: ("BF16", shape, sizes[name]) for name, shape in shapes.items()}))
+        left = sum(sizes.values())
+        while left > 0:
+            left -= file.write(values[:left])
+    return folder
