@@ -23,6 +23,7 @@ package struct ModelStock: MergeMethod {
     scopes: [.tensor, .row], notes: ["task vectors that cancel out exactly are an error"])
 
   private let count: Int
+  private let ones: [Float]
   private let isFilterWise: Bool
   private let name: String
 
@@ -34,6 +35,7 @@ package struct ModelStock: MergeMethod {
         hint: "list two models or more besides base_model", subject: segment.name)
     }
     count = request.modelCount
+    ones = [Float](repeating: 1, count: count)
     isFilterWise = segment.flag("filter_wise", default: false)
     name = segment.name
   }
@@ -53,18 +55,20 @@ package struct ModelStock: MergeMethod {
     GramMatrix.accumulate(subtractBase(tile), tile, statistic)
   }
 
-  /// t for these task vectors; not finite when they cancel out.
-  private func share(_ gram: GramMatrix) -> Double {
+  /// t for task vectors of these inner products; not finite when they cancel out.
+  private func share(_ product: (_ low: Int, _ high: Int) -> Double) -> Double {
+    func norm(_ i: Int) -> Double { max(product(i, i), 0).squareRoot() }
     var sum = 0.0
     for j in 1..<count {
-      for i in 0..<j { sum += min(max(gram[i, j] / max(gram.norm(i) * gram.norm(j), 1e-6), -1), 1) }
+      for i in 0..<j { sum += min(max(product(i, j) / max(norm(i) * norm(j), 1e-6), -1), 1) }
     }
     let cosine = sum / Double(count * (count - 1) / 2)
     return Double(count) * cosine / (1 + Double(count - 1) * cosine)
   }
 
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    let t = share(GramMatrix(count: count, sums: statistics.sums))
+    let gram = GramMatrix(count: count, sums: statistics.sums)
+    let t = share { gram[$0, $1] }
     guard t.isFinite else {
       throw IngotError(
         .unsupported, "the task vectors cancel out at tensor \(name), so their mean angle gives no interpolation",
@@ -75,7 +79,6 @@ package struct ModelStock: MergeMethod {
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     let deltas = subtractBase(tile)
-    let ones = [Float](repeating: 1, count: count)
     tile.kernels.weightedSum(deltas, weights: ones, divisor: Float(count), into: output)
     if let t = state.t {
       tile.kernels.addDelta(output, scaledBy: t, to: tile.inputs[0], into: output)
@@ -83,20 +86,27 @@ package struct ModelStock: MergeMethod {
     }
     var start = 0
     while start + tile.rowLength <= tile.count {
-      var sums: [Double] = []
-      for high in 0..<count {
-        for low in 0...high {
-          sums.append(
-            tile.dot(
-              deltas[low].slice(from: start, count: tile.rowLength), deltas[high].slice(from: start, count: tile.rowLength)))
-        }
-      }
-      let t = share(GramMatrix(count: count, sums: sums))
+      let t = share(of: deltas, from: start, tile)
       let part = output.slice(from: start, count: tile.rowLength)
       // A row whose task vectors cancel out keeps the base.
       tile.kernels.addDelta(
         part, scaledBy: t.isFinite ? Float(t) : 0, to: tile.inputs[0].slice(from: start, count: tile.rowLength), into: part)
       start += tile.rowLength
+    }
+  }
+
+  /// t of one row of the tile. Rows are many: nothing is allocated on the heap for a dozen models.
+  private func share(of deltas: FloatTable, from start: Int, _ tile: Tile) -> Double {
+    // SAFETY: every product is stored before one is read, at an index below the capacity, and the memory does not leave the closure.
+    unsafe withUnsafeTemporaryAllocation(of: Double.self, capacity: GramMatrix.sums(count)) { products in
+      for high in 0..<count {
+        for low in 0...high {
+          let dot = tile.dot(
+            deltas[low].slice(from: start, count: tile.rowLength), deltas[high].slice(from: start, count: tile.rowLength))
+          unsafe products.initializeElement(at: high * (high + 1) / 2 + low, to: dot)
+        }
+      }
+      return share { unsafe products[$1 * ($1 + 1) / 2 + $0] }
     }
   }
 
