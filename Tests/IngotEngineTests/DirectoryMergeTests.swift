@@ -237,7 +237,9 @@ import Testing
     for threads in [1, 3] {
       var options = DirectoryOptions.quick
       options.resume = threads == 3
-      let error = #expect(throws: IngotError.self) { try Self.engine(threads: threads).merge(plan, to: scratch("OUT"), options: options, watcher: watcher) }
+      let error = #expect(throws: IngotError.self) {
+        try Self.engine(threads: threads).merge(plan, to: scratch("OUT"), options: options, watcher: watcher)
+      }
       #expect(error?.status == .cancelled)
       #expect(!scratch.exists("OUT"))
       #expect(Self.journalled(scratch).isEmpty)
@@ -327,7 +329,9 @@ import Testing
   // MARK: Sources that change
 
   /// Reads of files by position, with one hook before each.
-  private func plan(_ scratch: Scratch, _ recipe: String, onRead: @escaping @Sendable (Range<Int>) throws(IngotError) -> Void) throws -> Plan {
+  private func plan(_ scratch: Scratch, _ recipe: String, onRead: @escaping @Sendable (Range<Int>) throws(IngotError) -> Void) throws
+    -> Plan
+  {
     try scratch.plan(recipe, models: TestModels(inner: LocalModels(environment: [:]), onRead: onRead))
   }
 
@@ -336,7 +340,9 @@ import Testing
     let path = scratch("b/model.safetensors")
     let isFirst = Mutex(true)
     let plan = try plan(scratch, recipe) { _ in
-      if isFirst.withLock({ first in defer { first = false }; return first }) {
+      if isFirst.withLock({ first in
+        defer { first = false }; return first
+      }) {
         try? FileManager.default.setAttributes([.modificationDate: Date(timeIntervalSince1970: 5)], ofItemAtPath: path)
       }
     }
@@ -350,7 +356,11 @@ import Testing
     let path = scratch("b/model.safetensors")
     let reads = Mutex(0)
     let plan = try plan(scratch, recipe) { _ in
-      if reads.withLock({ $0 += 1; return $0 }) == 6 { unsafe truncate(path, 5000) }
+      if reads.withLock({
+        $0 += 1; return $0
+      }) == 6 {
+        unsafe truncate(path, 5000)
+      }
     }
     let error = #expect(throws: IngotError.self) { try Self.engine(threads: 2).merge(plan, to: scratch("OUT"), options: .quick) }
     #expect(error?.status == .io && error?.subject == path)
@@ -365,7 +375,9 @@ import Testing
     let reads = Mutex(0)
     let failing = Mutex(Int.max)
     let plan = try plan(scratch, recipe) { (_) throws(IngotError) in
-      let number = reads.withLock { $0 += 1; return $0 }
+      let number = reads.withLock {
+        $0 += 1; return $0
+      }
       if number == failing.withLock({ $0 }) { throw IngotError(.io, "the medium failed", subject: "test") }
     }
     _ = try Self.engine().run(plan, into: NullSink())
@@ -374,7 +386,9 @@ import Testing
     for number in 1...total {
       reads.withLock { $0 = 0 }
       failing.withLock { $0 = number }
-      let error = #expect(throws: IngotError.self) { try Self.engine(threads: 1 + number % 3).merge(plan, to: scratch("OUT"), options: .quick) }
+      let error = #expect(throws: IngotError.self) {
+        try Self.engine(threads: 1 + number % 3).merge(plan, to: scratch("OUT"), options: .quick)
+      }
       #expect(error?.message == "the medium failed")
       #expect(!scratch.exists("OUT"))
       failing.withLock { $0 = .max }

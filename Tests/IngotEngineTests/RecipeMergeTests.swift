@@ -22,7 +22,8 @@ import Testing
     try scratch.model(
       "b", languageModel(layers: 2, value: 3), config: languageConfig(layers: 2),
       extra: ["b-only.txt": "no", "README.md": "---\nlicense: apache-2.0\n---\n"])
-    let recipe = "merge_method: linear\nmodels:\n- {model: @a, parameters: {weight: 1}}\n- {model: @b, parameters: {weight: 3}}\ndtype: bfloat16\n"
+    let recipe =
+      "merge_method: linear\nmodels:\n- {model: @a, parameters: {weight: 1}}\n- {model: @b, parameters: {weight: 3}}\ndtype: bfloat16\n"
     let (plan, report) = try scratch.merge(recipe)
     let tensors = try scratch.tensors()
     #expect(Set(tensors.keys) == Set(languageModel(layers: 2, value: 0).map(\.name)))
@@ -247,10 +248,14 @@ import Testing
       ("k.scalar", .bf16, []), ("l.u8", .u8, [1, 1]),
     ] {
       let tensor = TestTensor(name, dtype, shape)
-      for byte in 0..<tensor.count * dtype.bits / 8 { unsafe tensor.bytes.storeBytes(of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: byte, as: UInt8.self) }
+      for byte in 0..<tensor.count * dtype.bits / 8 {
+        unsafe tensor.bytes.storeBytes(of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: byte, as: UInt8.self)
+      }
       tensors.append(tensor)
     }
-    for index in 0..<10_000 { unsafe tensors[0].bytes.storeBytes(of: 0x7f80_0001 + UInt32(index), toByteOffset: 4 * index, as: UInt32.self) }
+    for index in 0..<10_000 {
+      unsafe tensors[0].bytes.storeBytes(of: 0x7f80_0001 + UInt32(index), toByteOffset: 4 * index, as: UInt32.self)
+    }
     try scratch.model("a", tensors, shards: 2)
     let (_, report) = try scratch.merge("merge_method: passthrough\nmodels: [{model: @a}]\n")
     let copies = try scratch.tensors()

@@ -37,7 +37,8 @@ import Testing
   @Test func missingModel() throws {
     let scratch = try arrange()
     expect(.notFound, ["recipe.yml:2:"], "merge_method: linear\nmodels: [{model: @nowhere, parameters: {weight: 1}}]\n", in: scratch)
-    expect(.notFound, ["hf download some-org/some-model"], "merge_method: passthrough\nmodels: [{model: some-org/some-model}]\n", in: scratch)
+    expect(
+      .notFound, ["hf download some-org/some-model"], "merge_method: passthrough\nmodels: [{model: some-org/some-model}]\n", in: scratch)
     try scratch.write("bare/config.json", "{}".utf8)
     expect(.notFound, ["model.safetensors"], "merge_method: passthrough\nmodels: [{model: @bare}]\n", in: scratch)
     try scratch.write("pickled/pytorch_model.bin", "x".utf8)
@@ -88,7 +89,8 @@ import Testing
 
   @Test func absentTensors() throws {
     let scratch = try arrange()
-    try scratch.model("b", languageModel(layers: 3, value: 1).filter { $0.name != "model.layers.1.mlp.weight" }, config: languageConfig(layers: 3))
+    try scratch.model(
+      "b", languageModel(layers: 3, value: 1).filter { $0.name != "model.layers.1.mlp.weight" }, config: languageConfig(layers: 3))
     expect(.shape, ["model.layers.1.mlp.weight", "absent", "/a", "/b"], in: scratch)
     try scratch.model("b", languageModel(layers: 3, value: 1) + [TestTensor("extra.weight", .f32, [2])], config: languageConfig(layers: 3))
     expect(.shape, ["extra.weight", "absent", "/a", "/b"], in: scratch)
@@ -140,10 +142,16 @@ import Testing
     ("merge_method: liner\nmodels: [{model: @a}]\n", ["liner", "linear", "recipe.yml:1:15"]),
     ("merge_method: alchemy\nmodels: [{model: @a}]\n", ["alchemy", "linear"]),
     ("merge_method: linear\nmodels: [{model: @a}, {model: @b}]\n", ["weight"]),
-    ("merge_method: ties\nbase_model: @a\nmodels: [{model: @b, parameters: {weight: 1, density: 1.5}}]\n", ["density", "1.5", "from 0 to 1", ":3:"]),
+    (
+      "merge_method: ties\nbase_model: @a\nmodels: [{model: @b, parameters: {weight: 1, density: 1.5}}]\n",
+      ["density", "1.5", "from 0 to 1", ":3:"]
+    ),
     ("merge_method: ties\nmodels: [{model: @b, parameters: {weight: 1}}]\n", ["base_model"]),
     ("merge_method: slerp\nbase_model: @a\nmodels: [{model: @b}]\n", ["t"]),
-    ("merge_method: linear\nmodels: [{model: @a, parameters: {weight: 1}}, {model: @b, parameters: {weight: -1}}]\n", ["zero", "normalize"]),
+    (
+      "merge_method: linear\nmodels: [{model: @a, parameters: {weight: 1}}, {model: @b, parameters: {weight: -1}}]\n",
+      ["zero", "normalize"]
+    ),
     ("merge_method: linear\nmodels: [{model: @a, parameters: {weight: .nan}}]\n", ["weight", "nan"]),
     (
       "merge_method: della\nbase_model: @a\nmodels: [{model: @b, parameters: {weight: 1, density: 0.1, epsilon: 0.2}}]\n",

@@ -30,7 +30,8 @@ import Testing
   ) {
     let outcome = harness.run()
     let isRight = outcome.kept == harness.expected()
-    #expect(isRight, "\(outcome.kept.count) kept of \(harness.keep), rounds \(outcome.rounds), \(outcome.cut)", sourceLocation: sourceLocation)
+    #expect(
+      isRight, "\(outcome.kept.count) kept of \(harness.keep), rounds \(outcome.rounds), \(outcome.cut)", sourceLocation: sourceLocation)
     if harness.ties != .ge { #expect(outcome.kept.count == harness.keep, sourceLocation: sourceLocation) }
     if let rounds { #expect(outcome.rounds == rounds, sourceLocation: sourceLocation) }
   }
@@ -105,7 +106,9 @@ import Testing
     ]
     let first = poolLimit == .max ? "c" : "chhhh"
     // 10 of magnitude 3, then three of every key.
-    for (keep, rounds) in [(5, first), (10, first), (11, first + "b"), (12, first + "b"), (13, first), (1511, first + "b"), (3009, first + "b")] {
+    for (keep, rounds) in [
+      (5, first), (10, first), (11, first + "b"), (12, first + "b"), (13, first), (1511, first + "b"), (3009, first + "b"),
+    ] {
       check(SearchHarness(segments: segments, keep: keep, ties: .index, poolLimit: poolLimit), rounds: rounds)
     }
   }
