@@ -173,7 +173,7 @@ static void context_options(void) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "UTF-8", ingot_context_create(&c, &options, &error));
   options.isa = NULL;
   options.memory_budget_bytes = 1;
-  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "budget", ingot_context_create(&c, &options, &error));
+  CHECK_ERROR(INGOT_E_MEMORY, "budget", ingot_context_create(&c, &options, &error));
   options.memory_budget_bytes = UINT64_MAX;
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "memory_budget_bytes", ingot_context_create(&c, &options, &error));
   options.memory_budget_bytes = 0;
