@@ -37,6 +37,7 @@ int64_t ingot_sys_open(int at, const char *path, int how) {
   case INGOT_OPEN_APPEND: flags |= O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_APPEND; break;
   case INGOT_OPEN_DIRECTORY: flags |= O_RDONLY | O_DIRECTORY; break;
   case INGOT_OPEN_DIRECTORY_NOFOLLOW: flags |= O_RDONLY | O_DIRECTORY | O_NOFOLLOW; break;
+  case INGOT_OPEN_WRITE_DIRECT: flags |= O_WRONLY | O_DIRECT | O_NOFOLLOW | O_NONBLOCK; break;
   default: return -EINVAL;
   }
   return answer(openat(at, path, flags, 0666));
@@ -79,6 +80,19 @@ int64_t ingot_sys_status_at(int at, const char *path, int follow_link, ingot_fil
   if (fstatat(at, path, &s, follow_link ? 0 : AT_SYMLINK_NOFOLLOW) != 0) return -(int64_t)errno;
   fill(&s, out);
   return 0;
+}
+
+int64_t ingot_sys_direct_alignment(int fd) {
+  // Linux 6.1 and later; the numbers are of the kernel's interface, which older headers do not have.
+  enum { DIOALIGN = 0x2000, MEMORY_AT = 152, OFFSET_AT = 156 };
+  struct statx s;
+  memset(&s, 0, sizeof s);
+  if (statx(fd, "", AT_EMPTY_PATH, DIOALIGN, &s) != 0) return -(int64_t)errno;
+  uint32_t memory, offset;
+  memcpy(&memory, (const char *)&s + MEMORY_AT, sizeof memory);
+  memcpy(&offset, (const char *)&s + OFFSET_AT, sizeof offset);
+  if (!(s.stx_mask & DIOALIGN) || memory == 0 || offset == 0) return 0;
+  return memory > offset ? memory : offset;
 }
 
 int64_t ingot_sys_truncate(int fd, uint64_t bytes) { return fits(bytes) ? answer(ftruncate(fd, (off_t)bytes)) : -EFBIG; }

@@ -149,7 +149,7 @@ extension OutputRequest {
 
   /// First components of the planned files: what a resumed run keeps.
   private func keptNames() -> Set<String> {
-    Set(files.compactMap { $0.name.split(separator: "/").first.map(String.init) })
+    Set(files.compactMap { $0.name.split(separator: "/").first.map(String.init) } + (scratchName.map { [$0] } ?? []))
   }
 
   /// Opens or makes a file and the directories on its way.
@@ -172,6 +172,7 @@ extension OutputRequest {
   func makeFiles(in directory: Descriptor) throws(IngotError) -> [OutputFile] {
     var made: [OutputFile] = []
     made.reserveCapacity(files.count)
+    let writing = DirectWriting(waitsForMedium: sync == .all)
     for file in files {
       let path = destination.partialPath + "/" + file.name
       let descriptor = try openFile(file.name, in: directory)
@@ -181,9 +182,27 @@ extension OutputRequest {
         if now.size > file.size { try system.truncate(descriptor, to: file.size) }
         try system.allocate(descriptor, size: file.size)
       }
-      made.append(OutputFile(name: file.name, size: file.size, path: path, descriptor: descriptor, system: system))
+      made.append(
+        OutputFile(
+          name: file.name, size: file.size, path: path, descriptor: descriptor, direct: openDirect(file, in: directory, writing),
+          system: system))
     }
     return made
+  }
+
+  /// The file once more, for writes past the page cache; nil where the file system has none or the file is small. Never an error: the
+  /// page cache does it as well.
+  private func openDirect(
+    _ file: PlannedFile, in directory: Descriptor, _ writing: DirectWriting
+  ) -> (descriptor: Descriptor, writing: DirectWriting)? {
+    guard isDirect, file.size >= DirectWriting.leastBytes, writing.isOn else { return nil }
+    guard let descriptor = try? system.open(file.name, in: directory, .writeDirect),
+      let alignment = system.directAlignment(descriptor), DirectWriting.alignment % alignment == 0
+    else {
+      writing.refuse()
+      return nil
+    }
+    return (descriptor, writing)
   }
 
   /// Undoes an opening that failed: removes the directory if this run made it, and a journal that says nothing.

@@ -72,13 +72,54 @@ package final class OutputDirectory: Sendable {
 
   /// Writes a whole file, such as config.json, replacing what an earlier run left of it.
   package func writeSmallFile(_ name: String, _ bytes: [UInt8]) throws(IngotError) {
+    try writeSideFile(name, size: bytes.count) { (file) throws(IngotError) in try file.write(bytes, at: 0) }
+  }
+
+  /// Copies a whole file in pieces of 1 MiB, replacing what an earlier run left of it. Throws `.io` when it cannot be read, `.stale` when it
+  /// changes meanwhile.
+  package func copyFile(_ name: String, from source: StoredFile) throws(IngotError) {
+    try writeSideFile(name, size: source.size) { (file) throws(IngotError) in
+      var done = 0
+      while done < source.size {
+        let piece = try source.readBytes(at: done, count: min(Self.pieceBytes, source.size - done), limit: Self.pieceBytes)
+        try file.write(piece, at: done)
+        done += piece.count
+      }
+      try source.checkUnchanged()
+    }
+  }
+
+  private static let pieceBytes = 1 << 20
+
+  private func writeSideFile(_ name: String, size: Int, _ write: (OutputFile) throws(IngotError) -> Void) throws(IngotError) {
     let path = destination.partialPath + "/" + name
     let descriptor = try request.openFile(name, in: partial)
-    let file = OutputFile(name: name, size: bytes.count, path: path, descriptor: descriptor, system: system)
-    try output(path, "set the file's size") { () throws(SystemError) in try system.truncate(descriptor, to: bytes.count) }
-    try file.write(bytes, at: 0)
+    let file = OutputFile(name: name, size: size, path: path, descriptor: descriptor, system: system)
+    try output(path, "set the file's size") { () throws(SystemError) in try system.truncate(descriptor, to: size) }
+    try write(file)
     if request.sync == .all { try file.sync() }
     smallFiles.withLock { _ = $0.insert(name) }
+  }
+
+  /// Makes the request's scratch directory if it is not there, and returns its path; nil when the request names none.
+  package func makeScratch() throws(IngotError) -> String? {
+    guard let name = request.scratchName else { return nil }
+    let path = destination.partialPath + "/" + name
+    try output(path, "make the scratch directory") { () throws(SystemError) in
+      do throws(SystemError) { try system.makeDirectory(name, in: partial) } catch {
+        if error.code != EEXIST { throw error }
+      }
+    }
+    return path
+  }
+
+  private func removeScratch() throws(IngotError) {
+    guard let name = request.scratchName else { return }
+    try output(destination.partialPath + "/" + name, "remove the scratch directory") { () throws(SystemError) in
+      do throws(SystemError) { try system.removeTree(name, in: partial) } catch {
+        if error.code != ENOENT { throw error }
+      }
+    }
   }
 
   /// Leaves the partial output as it is and gives the lock back; for a run that failed or was cancelled. May be called twice.
@@ -96,6 +137,7 @@ package final class OutputDirectory: Sendable {
     guard stage.withLock({ $0 == .writing }) else {
       throw IngotError(.internalError, "an output directory is published once and not after it was abandoned")
     }
+    try removeScratch()
     if request.sync == .all {
       for file in files { try file.sync() }
       try syncDirectories(of: files.map(\.name) + smallFiles.withLock { $0 })

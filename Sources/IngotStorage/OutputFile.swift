@@ -1,3 +1,4 @@
+import Glibc
 package import IngotErrors
 
 /// One file of an output directory, of its final size from the start. Any thread may write any range; ranges of different
@@ -11,12 +12,18 @@ package final class OutputFile: Sendable {
   package let path: String
   private let system: System
   private let descriptor: Descriptor
+  /// For writes past the page cache, and whether they are on.
+  private let direct: (descriptor: Descriptor, writing: DirectWriting)?
 
-  init(name: String, size: Int, path: String, descriptor: Descriptor, system: System) {
+  init(
+    name: String, size: Int, path: String, descriptor: Descriptor, direct: (descriptor: Descriptor, writing: DirectWriting)? = nil,
+    system: System
+  ) {
     self.name = name
     self.size = size
     self.path = path
     self.descriptor = descriptor
+    self.direct = direct
     self.system = system
   }
 
@@ -26,11 +33,36 @@ package final class OutputFile: Sendable {
     try check(offset: offset, count: bytes.count)
     do throws(SystemError) {
       // SAFETY: the caller keeps the bytes alive for the call.
-      try unsafe system.write(descriptor, bytes, at: offset)
+      try unsafe writeAll(bytes, at: offset)
     } catch {
       throw error.asOutput(path, "write \(bytes.count) bytes at offset \(offset)")
     }
   }
+
+  /// Past the page cache as far as whole pages go, the rest through it.
+  private func writeAll(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws(SystemError) {
+    guard let direct, direct.writing.isOn,
+      let stretch = DirectWriting.stretch(address: UInt(bitPattern: bytes.baseAddress), offset: offset, count: bytes.count)
+    else { return try unsafe system.write(descriptor, bytes, at: offset) }
+    // SAFETY: the stretch lies inside the bytes, which the caller keeps alive.
+    let middle = unsafe UnsafeRawBufferPointer(rebasing: bytes[stretch])
+    do throws(SystemError) {
+      let start = DirectWriting.now()
+      try unsafe system.write(direct.descriptor, middle, at: offset + stretch.lowerBound)
+      direct.writing.note(bytes: middle.count, nanoseconds: DirectWriting.now() - start)
+    } catch {
+      // A file system that opens so and then wants another alignment, or a transfer that ended in the middle of a page.
+      guard [EINVAL, EOPNOTSUPP].contains(error.code) else { throw error }
+      direct.writing.refuse()
+      try unsafe system.write(descriptor, middle, at: offset + stretch.lowerBound)
+    }
+    // SAFETY: as above.
+    try unsafe system.write(descriptor, UnsafeRawBufferPointer(rebasing: bytes[..<stretch.lowerBound]), at: offset)
+    try unsafe system.write(descriptor, UnsafeRawBufferPointer(rebasing: bytes[stretch.upperBound...]), at: offset + stretch.upperBound)
+  }
+
+  /// True when a large write waits for the device and not for memory.
+  package var waitsForDevice: Bool { direct?.writing.isOn ?? false }
 
   package func write(_ bytes: [UInt8], at offset: Int) throws(IngotError) {
     var failure: IngotError?

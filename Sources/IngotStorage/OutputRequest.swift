@@ -30,16 +30,21 @@ package struct OutputRequest: Sendable {
   /// Discard a partial output, and replace the destination if it is there.
   package var force: Bool
   package var sync: Sync
+  /// Large files are written past the page cache where the file system can.
+  package var isDirect: Bool
   /// `force` replaces only a directory that is empty or holds one of these names, so that a slip of the keyboard does not
   /// delete a home directory. Empty: any directory.
   package var replaceableMarkers: [String]
   /// Bytes of the small files that are written whole later, for the check of free space.
   package var otherBytes: Int
+  /// A directory inside the partial output for what is needed only while the run lasts. It is kept for a run that resumes, and removed before
+  /// the output is published.
+  package var scratchName: String?
   package var system: System
 
   package init(
     destination: DestinationPath, files: [PlannedFile], identity: RunIdentity, resume: Bool = false, force: Bool = false,
-    sync: Sync = .all, replaceableMarkers: [String] = [], otherBytes: Int = 0, system: System = .live
+    sync: Sync = .all, isDirect: Bool = true, replaceableMarkers: [String] = [], otherBytes: Int = 0, system: System = .live
   ) {
     self.destination = destination
     self.files = files
@@ -47,6 +52,7 @@ package struct OutputRequest: Sendable {
     self.resume = resume
     self.force = force
     self.sync = sync
+    self.isDirect = isDirect
     self.replaceableMarkers = replaceableMarkers
     self.otherBytes = otherBytes
     self.system = system

@@ -69,7 +69,7 @@ package struct System: Sendable {
   // MARK: files
 
   enum Opening: Int {
-    case read, write, append, directory, directoryWithoutLink
+    case read, write, append, directory, directoryWithoutLink, writeDirect
 
     var flag: Int32 {
       switch self {
@@ -78,6 +78,7 @@ package struct System: Sendable {
       case .append: Int32(INGOT_OPEN_APPEND)
       case .directory: Int32(INGOT_OPEN_DIRECTORY)
       case .directoryWithoutLink: Int32(INGOT_OPEN_DIRECTORY_NOFOLLOW)
+      case .writeDirect: Int32(INGOT_OPEN_WRITE_DIRECT)
       }
     }
   }
@@ -171,6 +172,12 @@ package struct System: Sendable {
       guard [EOPNOTSUPP, ENOSYS, EINVAL].contains(error.code) else { throw error }
       try truncate(file, to: size)
     }
+  }
+
+  /// The multiple that offsets and addresses of writes past the page cache must be of; nil where there are none.
+  func directAlignment(_ file: Descriptor) -> Int? {
+    guard let found = try? perform(.status, { ingot_sys_direct_alignment(file.number) }), found > 0 else { return nil }
+    return Int(clamping: found)
   }
 
   func sync(_ file: Descriptor) throws(SystemError) {

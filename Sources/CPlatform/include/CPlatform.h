@@ -47,6 +47,7 @@ enum {
   INGOT_OPEN_APPEND = 2,    // as WRITE, each write at the end
   INGOT_OPEN_DIRECTORY = 3, // a directory, final symbolic link followed
   INGOT_OPEN_DIRECTORY_NOFOLLOW = 4,
+  INGOT_OPEN_WRITE_DIRECT = 5, // an existing file, for writes past the page cache (O_DIRECT); -EINVAL where there is no such thing
 };
 int64_t ingot_sys_open(int at, const char *path, int how);
 int64_t ingot_sys_close(int fd);
@@ -56,6 +57,9 @@ int64_t ingot_sys_write_at(int fd, const void *data, size_t bytes, uint64_t offs
 int64_t ingot_sys_append(int fd, const void *data, size_t bytes);
 int64_t ingot_sys_status(int fd, ingot_file_status *out);
 int64_t ingot_sys_status_at(int at, const char *path, int follow_link, ingot_file_status *out);
+/// The multiple that offsets and addresses of writes past the page cache must be of; 0 where the file system has no such writes or does
+/// not say.
+int64_t ingot_sys_direct_alignment(int fd);
 int64_t ingot_sys_truncate(int fd, uint64_t bytes);
 /// Reserves blocks for the whole length and sets the size (fallocate, never the emulation that writes).
 int64_t ingot_sys_allocate(int fd, uint64_t bytes);
@@ -86,6 +90,14 @@ int64_t ingot_sys_rewind(int fd);
 int32_t ingot_sys_process(void);
 /// The host's name in `out`, "" when it is not known; returns `out`.
 const char *ingot_sys_host_name(char *out, size_t out_bytes);
+
+// ---- threads ----------------------------------------------------------------------------------------------------------
+
+/// A thread that runs `body(context)` once, with all signals blocked: they are for the host's threads. Null when there can be none.
+typedef struct ingot_thread ingot_thread;
+ingot_thread *ingot_thread_start(void (*body)(void *), void *context);
+/// Waits for the thread's end and frees it; takes null.
+void ingot_thread_join(ingot_thread *thread);
 
 // ---- xxHash -----------------------------------------------------------------------------------------------------------
 
