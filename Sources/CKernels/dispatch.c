@@ -64,6 +64,14 @@ static inline const struct ingot_kernels *enter(int32_t set) {
 
 size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n) { return enter(set)->load(dtype, source, out, n); }
 void ingotk_store(int32_t set, int32_t dtype, const float *x, void *out, size_t n) { enter(set)->store(dtype, x, out, n); }
+void ingotk_load_scaled(int32_t set, int32_t dtype, const void *source, const float *scales, size_t first, size_t block, float *out,
+                        size_t n) {
+  enter(set)->load_scaled(dtype, source, scales, first, block, out, n);
+}
+void ingotk_load_powers(int32_t set, const void *source, float *out, size_t n) { enter(set)->load_powers(source, out, n); }
+void ingotk_load_mxfp4(int32_t set, const void *blocks, size_t stride, size_t index, const void *scales, float *out, size_t n) {
+  enter(set)->load_mxfp4(blocks, stride, index, scales, out, n);
+}
 void ingotk_linear(int32_t set, ingotk_rows x, size_t rows, const float *weights, float divisor, float *out, size_t n) {
   enter(set)->linear(x, rows, weights, divisor, out, n);
 }
@@ -88,10 +96,6 @@ size_t ingotk_collect(int32_t set, const float *x, uint64_t first, int32_t ties,
                       uint64_t *keys, size_t capacity, size_t n) {
   return enter(set)->collect(x, first, ties, low, high, above, keys, capacity, n);
 }
-void ingotk_histogram(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
-                      uint64_t *counts, size_t n) {
-  enter(set)->histogram(x, first, ties, prefix, prefix_bits, digit_bits, counts, n);
-}
 void ingotk_trim(int32_t set, float *x, uint64_t first, int32_t ties, uint64_t threshold, bool inclusive, size_t n) {
   enter(set)->trim(x, first, ties, threshold, inclusive, n);
 }
@@ -115,4 +119,57 @@ size_t ingotk_merge_linear(int32_t set, const ingotk_term *terms, size_t rows, f
 size_t ingotk_merge_deltas(int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first,
                            int32_t out_dtype, void *out, size_t n) {
   return enter(set)->merge_deltas(base, terms, rows, rule, first, out_dtype, out, n);
+}
+void ingotk_nearswap(int32_t set, const float *base, const float *other, float t, float *out, size_t n) {
+  enter(set)->nearswap(base, other, t, out, n);
+}
+void ingotk_ram(int32_t set, ingotk_rows deltas, size_t rows, float epsilon, const float *unique, float *out, size_t n) {
+  enter(set)->ram(deltas, rows, epsilon, unique, out, n);
+}
+void ingotk_ram_counts(int32_t set, ingotk_rows deltas, size_t rows, float epsilon, uint64_t *counts, size_t n) {
+  enter(set)->ram_counts(deltas, rows, epsilon, counts, n);
+}
+void ingotk_count_signs(int32_t set, const float *x, uint64_t *counts, size_t n) { enter(set)->count_signs(x, counts, n); }
+void ingotk_select_important(int32_t set, const float *importance, float threshold, const float *base, const float *other, float *out,
+                             size_t n) {
+  enter(set)->select_important(importance, threshold, base, other, out, n);
+}
+size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t rows, float *out, double *lanes, size_t n) {
+  return enter(set)->variance(base, x, rows, out, lanes, n);
+}
+void ingotk_energy(int32_t set, const float *base, const float *x, const float *selected, double *lanes, size_t n) {
+  enter(set)->energy(base, x, selected, lanes, n);
+}
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *selected, const float *weights, float *out,
+                      size_t n) {
+  enter(set)->sce_merge(base, x, rows, selected, weights, out, n);
+}
+void ingotk_exponential(int32_t set, const double *x, double *out, size_t n) { enter(set)->exponential(x, out, n); }
+void ingotk_logarithm(int32_t set, const double *x, double *out, size_t n) { enter(set)->logarithm(x, out, n); }
+double ingotk_row_divergence(int32_t set, const float *base, const float *other, double *scratch, size_t n) {
+  return enter(set)->row_divergence(base, other, scratch, n);
+}
+void ingotk_column_moments(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, double *sums, size_t n) {
+  enter(set)->column_moments(x, y, first, columns, sums, n);
+}
+void ingotk_column_combination(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, const float *weights,
+                               float *out, size_t n) {
+  enter(set)->column_combination(x, y, first, columns, weights, out, n);
+}
+void ingotk_round_to(int32_t set, int32_t dtype, float *x, size_t n) { enter(set)->round_to(dtype, x, n); }
+void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t rows, const float *weights, bool normalize,
+                           int32_t zero_sign, float *out, size_t n) {
+  enter(set)->stepwise_elect(dtype, terms, rows, weights, normalize, zero_sign, out, n);
+}
+void ingotk_compare(int32_t set, const float *x, const float *y, double *lanes, size_t n) { enter(set)->compare(x, y, lanes, n); }
+void ingotk_conflicts(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n) { enter(set)->conflicts(x, y, counts, n); }
+size_t ingotk_distances(int32_t set, size_t width, const void *x, const void *y, uint64_t limit, uint64_t *most, size_t n) {
+  return enter(set)->distances(width, x, y, limit, most, n);
+}
+size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t first, int32_t ties, uint64_t low, uint64_t high,
+                             uint64_t *above, uint64_t *keys, size_t capacity, size_t n, size_t *bad) {
+  return enter(set)->collect_deltas(delta, first, ties, low, high, above, keys, capacity, n, bad);
+}
+size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n) {
+  return enter(set)->masked_absolute_deltas(delta, bits, all, kept, n);
 }

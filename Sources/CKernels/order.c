@@ -31,3 +31,10 @@ uint64_t ingotk_select(uint64_t *keys, size_t count, size_t rank, size_t *equal,
   *larger = rank - wanted;
   return keys[0];
 }
+
+void ingotk_bin_keys(const uint64_t *keys, size_t count, uint64_t low, int32_t shift, uint64_t *counts, size_t bins) {
+  for (size_t i = 0; i < count; i++) {
+    const uint64_t place = (keys[i] - low) >> shift;
+    if (place < bins) counts[place]++;
+  }
+}

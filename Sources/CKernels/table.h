@@ -7,6 +7,9 @@
 struct ingot_kernels {
   size_t (*load)(int32_t, const void *, float *, size_t);
   void (*store)(int32_t, const float *, void *, size_t);
+  void (*load_scaled)(int32_t, const uint8_t *, const float *, size_t, size_t, float *, size_t);
+  void (*load_powers)(const uint8_t *, float *, size_t);
+  void (*load_mxfp4)(const uint8_t *, size_t, size_t, const uint8_t *, float *, size_t);
   void (*linear)(ingotk_rows, size_t, const float *, float, float *, size_t);
   void (*scale)(const float *, float, float *, size_t);
   void (*subtract)(const float *, const float *, float *, size_t);
@@ -17,7 +20,6 @@ struct ingot_kernels {
   void (*absolute)(const float *, double *, size_t);
   void (*moments)(const float *, const float *, double *, double *, double *, size_t);
   size_t (*collect)(const float *, uint64_t, int32_t, uint64_t, uint64_t, uint64_t *, uint64_t *, size_t, size_t);
-  void (*histogram)(const float *, uint64_t, int32_t, uint64_t, int32_t, int32_t, uint64_t *, size_t);
   void (*trim)(float *, uint64_t, int32_t, uint64_t, bool, size_t);
   void (*bernoulli)(uint64_t, uint64_t, uint64_t, uint64_t, uint8_t *, size_t);
   void (*apply_mask)(float *, const uint8_t *, float, size_t);
@@ -26,6 +28,26 @@ struct ingot_kernels {
   void (*divide_kept)(float *, const uint8_t *, const float *, size_t);
   size_t (*merge_linear)(const ingotk_term *, size_t, float, int32_t, void *, size_t);
   size_t (*merge_deltas)(const ingotk_term *, const ingotk_term *, size_t, ingotk_rule, uint64_t, int32_t, void *, size_t);
+  void (*nearswap)(const float *, const float *, float, float *, size_t);
+  void (*ram)(ingotk_rows, size_t, float, const float *, float *, size_t);
+  void (*ram_counts)(ingotk_rows, size_t, float, uint64_t *, size_t);
+  void (*count_signs)(const float *, uint64_t *, size_t);
+  void (*select_important)(const float *, float, const float *, const float *, float *, size_t);
+  size_t (*variance)(const float *, ingotk_rows, size_t, float *, double *, size_t);
+  void (*energy)(const float *, const float *, const float *, double *, size_t);
+  void (*sce_merge)(const float *, ingotk_rows, size_t, const float *, const float *, float *, size_t);
+  void (*exponential)(const double *, double *, size_t);
+  void (*logarithm)(const double *, double *, size_t);
+  double (*row_divergence)(const float *, const float *, double *, size_t);
+  void (*column_moments)(const float *, const float *, uint64_t, size_t, double *, size_t);
+  void (*column_combination)(const float *, const float *, uint64_t, size_t, const float *, float *, size_t);
+  void (*round_to)(int32_t, float *, size_t);
+  void (*stepwise_elect)(int32_t, ingotk_rows, size_t, const float *, bool, int32_t, float *, size_t);
+  void (*compare)(const float *, const float *, double *, size_t);
+  void (*conflicts)(const float *, const float *, uint64_t *, size_t);
+  size_t (*distances)(size_t, const void *, const void *, uint64_t, uint64_t *, size_t);
+  size_t (*collect_deltas)(const ingotk_delta *, uint64_t, int32_t, uint64_t, uint64_t, uint64_t *, uint64_t *, size_t, size_t, size_t *);
+  size_t (*masked_absolute_deltas)(const ingotk_delta *, const uint8_t *, double *, double *, size_t);
 };
 
 extern const struct ingot_kernels ingotk_table_scalar;

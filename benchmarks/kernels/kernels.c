@@ -23,7 +23,7 @@ static char *stream[INPUTS + 1];
 static float *scratch[2 * INPUTS + 2];
 static uint32_t row_scratch[2 * ROW];
 static uint8_t mask[TILE / 8];
-static uint64_t keys[2 * TILE], counts[1 << 16];
+static uint64_t keys[2 * TILE];
 static double lanes[4][16];
 static const float weights[INPUTS] = {0.5f, 0.3f, 0.4f, 0.2f};
 
@@ -73,7 +73,6 @@ static void collect_all(size_t at) {
   uint64_t above = 0;
   ingotk_collect(set, X, at, INGOTK_TIES_HASH, 0, UINT64_MAX, &above, keys, 2 * TILE, TILE);
 }
-static void histogram(size_t at) { ingotk_histogram(set, X, at, INGOTK_TIES_HASH, 0, 0, 16, counts, TILE); }
 static void trim(size_t at) { ingotk_trim(set, X, at, INGOTK_TIES_HASH, (uint64_t)0x3ca3d70a << 32, true, TILE); }
 static void bernoulli(size_t at) { ingotk_bernoulli(set, 1, 2, at, 1u << 31, mask, TILE); }
 static void apply_mask(size_t at) { ingotk_apply_mask(set, X, mask, 1.0f, TILE); }
@@ -191,7 +190,6 @@ static const struct operation {
     {"moments", 8, moments, false},
     {"collect few", 4, collect_few, false},
     {"collect all", 12, collect_all, false},
-    {"histogram", 4, histogram, false},
     {"trim", 8, trim, false},
     {"bernoulli", 0.125, bernoulli, false},
     {"apply_mask", 8.125, apply_mask, false},

@@ -35,6 +35,14 @@ enum { INGOTK_ZERO_POSITIVE = 0, INGOTK_ZERO_NEGATIVE = 1, INGOTK_ZERO_NONE = 2 
 size_t ingotk_load(int32_t set, int32_t dtype, const void *source, float *out, size_t n);
 void ingotk_store(int32_t set, int32_t dtype, const float *x, void *out, size_t n);
 
+/* Quantised storage. `load_scaled`: out[i] = value of the FP8 code i times scales[(first + i) / block]; `dtype` is F8E4M3 or F8E5M2, block > 0.
+ * `load_powers`: 2^(e - 127) of E8M0 codes. `load_mxfp4`: of n blocks of 32 E2M1 codes (16 bytes, the low nibble first), `stride` bytes apart,
+ * code `index` (< 32) times the block's E8M0 scale. */
+void ingotk_load_scaled(int32_t set, int32_t dtype, const void *source, const float *scales, size_t first, size_t block, float *out,
+                        size_t n);
+void ingotk_load_powers(int32_t set, const void *source, float *out, size_t n);
+void ingotk_load_mxfp4(int32_t set, const void *blocks, size_t stride, size_t index, const void *scales, float *out, size_t n);
+
 /* Combination. */
 void ingotk_linear(int32_t set, ingotk_rows x, size_t rows, const float *weights, float divisor, float *out, size_t n);
 void ingotk_scale(int32_t set, const float *x, float by, float *out, size_t n);
@@ -52,8 +60,6 @@ void ingotk_moments(int32_t set, const float *x, const float *y, double *xx, dou
 /* Magnitude selection over keys (|x| bits << 32 | tie). */
 size_t ingotk_collect(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t low, uint64_t high, uint64_t *above,
                       uint64_t *keys, size_t capacity, size_t n);
-void ingotk_histogram(int32_t set, const float *x, uint64_t first, int32_t ties, uint64_t prefix, int32_t prefix_bits, int32_t digit_bits,
-                      uint64_t *counts, size_t n);
 void ingotk_trim(int32_t set, float *x, uint64_t first, int32_t ties, uint64_t threshold, bool inclusive, size_t n);
 
 /* Randomness: Philox4x32-10. `bits` has (n + 7) / 8 bytes; unused high bits are cleared. */
@@ -95,7 +101,66 @@ size_t ingotk_merge_linear(int32_t set, const ingotk_term *terms, size_t rows, f
 size_t ingotk_merge_deltas(int32_t set, const ingotk_term *base, const ingotk_term *terms, size_t rows, ingotk_rule rule, uint64_t first,
                            int32_t out_dtype, void *out, size_t n);
 
+/* Whole steps of single methods. */
+
+/* base + w (other - base), w = clamp(t / max(|other - base|, 1e-6), 0, 1). */
+void ingotk_nearswap(int32_t set, const float *base, const float *other, float t, float *out, size_t n);
+/* The mean of the deltas with |d| > epsilon; where there is one only, that one times its row's factor. */
+void ingotk_ram(int32_t set, ingotk_rows deltas, size_t rows, float epsilon, const float *unique, float *out, size_t n);
+/* Adds two counts for each row: elements in which it alone is above epsilon, and which it shares with others. */
+void ingotk_ram_counts(int32_t set, ingotk_rows deltas, size_t rows, float epsilon, uint64_t *counts, size_t n);
+/* Adds the numbers of values above and below zero to two counts. */
+void ingotk_count_signs(int32_t set, const float *x, uint64_t *counts, size_t n);
+/* `other` where |importance| >= threshold, else `base`. */
+void ingotk_select_important(int32_t set, const float *importance, float threshold, const float *base, const float *other, float *out,
+                             size_t n);
+/* Population variance of x - base over the rows; the squares of x - base go into the lanes. Returns how many variances are not 0. */
+size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t rows, float *out, double *lanes, size_t n);
+/* Adds (x - base)^2 to the lanes where `selected` (null: everywhere) is not 0. */
+void ingotk_energy(int32_t set, const float *base, const float *x, const float *_Nullable selected, double *lanes, size_t n);
+/* base + the weighted mean of the deltas that have the sign of their plain sum; `base` where `selected` is 0. */
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *_Nullable selected, const float *weights,
+                      float *out, size_t n);
+/* exp of numbers up to 700 (0 below -700) and ln of positive normal numbers, to about 2e-16 and 4e-16. */
+void ingotk_exponential(int32_t set, const double *x, double *out, size_t n);
+void ingotk_logarithm(int32_t set, const double *x, double *out, size_t n);
+/* KL divergence of softmax(other) from softmax(base), 1e-8 added to each probability. `scratch` has 2 n doubles. */
+double ingotk_row_divergence(int32_t set, const float *base, const float *other, double *scratch, size_t n);
+/* Element i belongs to column (first + i) mod columns. `sums` has 3 columns of doubles, `weights` 2 columns of floats. */
+void ingotk_column_moments(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, double *sums, size_t n);
+void ingotk_column_combination(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, const float *weights,
+                               float *out, size_t n);
+/* Rounding to F16 or BF16 after every step; other types round nothing. */
+void ingotk_round_to(int32_t set, int32_t dtype, float *x, size_t n);
+void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t rows, const float *weights, bool normalize,
+                           int32_t zero_sign, float *out, size_t n);
+
+/* Comparison. */
+
+/* Adds to five runs of 16 lanes: x·x, x·y, y·y, (x − y)², and the largest |x − y|. Pairs with a NaN or an infinity add nothing. */
+void ingotk_compare(int32_t set, const float *x, const float *y, double *lanes, size_t n);
+/* Adds to four counts: x ≠ 0, y ≠ 0, both, opposite signs. */
+void ingotk_conflicts(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n);
+/* How many elements of `width` bytes (1, 2, 4 or 8) have other bits. `most` grows to the largest distance in units of the last place among
+ * pairs whose magnitudes are both below `limit`. */
+size_t ingotk_distances(int32_t set, size_t width, const void *x, const void *y, uint64_t limit, uint64_t *most, size_t n);
+
+/* A task vector as it is stored: x - base, element by element. */
+typedef struct {
+  const void *source, *base;
+  int32_t dtype, base_dtype;
+} ingotk_delta;
+
+/* As `collect` and `masked_absolute` of the difference, straight from storage; keys may come in another order. `*bad` is raised, or the
+ * result is not 0, where a difference or an input may be NaN or infinite. */
+size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t first, int32_t ties, uint64_t low, uint64_t high,
+                             uint64_t *above, uint64_t *keys, size_t capacity, size_t n, size_t *bad);
+size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n);
+
 #pragma clang assume_nonnull end
+
+/// Adds to counts[(key - low) >> shift] for each key; what lies beyond `bins` is not counted.
+void ingotk_bin_keys(const uint64_t *_Nonnull keys, size_t count, uint64_t low, int32_t shift, uint64_t *_Nonnull counts, size_t bins);
 
 /// The key of rank `rank` counted from the largest (0), among `count` > rank keys, which are reordered. `equal` gets how many keys equal it,
 /// itself included, and `larger` how many are larger.
