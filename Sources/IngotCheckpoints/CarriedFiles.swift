@@ -19,6 +19,15 @@ package enum CarriedFiles {
     "onnx", "openvino", "coreml", "gguf", "original", "runs", "logs", "__pycache__",
   ]
 
+  /// True for the files that make up a tokenizer.
+  package static func isTokenizer(_ name: String) -> Bool {
+    let known: Set<String> = [
+      "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+      "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "chat_template.json",
+    ]
+    return known.contains(name) || name.hasPrefix("additional_chat_templates/")
+  }
+
   /// The names to copy, sorted, and a notice when code is among them.
   ///
   /// `names` are relative to the donor's directory. Left out: weights of any format, indices, the README, what the merge writes

@@ -5,13 +5,18 @@ extension Checkpoint {
   /// The names that libraries look for first.
   package static let singleFileName = "model.safetensors"
   package static let indexFileName = "model.safetensors.index.json"
-  private static let indexSuffix = ".safetensors.index.json"
+  static let indexSuffix = ".safetensors.index.json"
+  private static let torchFileName = "pytorch_model.bin"
+  private static let torchIndexName = "pytorch_model.bin.index.json"
+  private static let torchIndexSuffix = ".bin.index.json"
+  private static let torchEndings = [".bin", ".pt", ".pth"]
 
   /// Reads the headers and the config of a model.
   ///
-  /// The weights are `fileName` when given (a `.safetensors` file or its index), else `model.safetensors`, else the shards that
-  /// `model.safetensors.index.json` names, else the only `*.safetensors` file there is. `digest` gets each header's JSON and gives
-  /// what becomes `CheckpointShard.headerDigest`.
+  /// The weights are `fileName` when given (a weight file or an index), else `model.safetensors`, else the shards that
+  /// `model.safetensors.index.json` names, else the only `*.safetensors` file there is; else the same of PyTorch's files: `pytorch_model.bin`,
+  /// its index, the only `*.bin`, `*.pt` or `*.pth` that is no training state. `digest` gets each header's JSON (of a PyTorch file the pickle)
+  /// and gives what becomes `CheckpointShard.headerDigest`.
   ///
   /// Throws `.notFound` (no weights; a shard that the index names is absent), `.format` (a header, index or config that is not
   /// valid), `.unsupported` (weights of another format; an adapter), and whatever `files` throws.
@@ -20,13 +25,15 @@ extension Checkpoint {
   ) throws(IngotError) -> Checkpoint {
     let (weights, notices) = try locate(files, fileName)
     let config = try readConfig(files)
-    if weights.hasSuffix(indexSuffix) {
+    if weights.hasSuffix(indexSuffix) || weights.hasSuffix(torchIndexSuffix) {
       return try openShards(files, index: weights, config: config, notices: notices, digest: digest)
     }
-    let (shard, header) = try readShard(files, weights, digest)
-    let tensors = header.tensors.map { CheckpointTensor($0, shard: 0) }
-    return try Checkpoint(displayPath: files.displayPath, shards: [shard], tensors: tensors, config: config, notices: notices)
-      .requireTensors()
+    let content = try readShard(files, weights, digest)
+    var tied: [Notice] = []
+    let tensors = withoutTiedCopies(content.tensors, config: config, notices: &tied)
+    return try Checkpoint(
+      displayPath: files.displayPath, shards: [content.shard], tensors: tensors, config: config, notices: notices + content.notices + tied
+    ).requireTensors()
   }
 
   // MARK: - Which file
@@ -36,7 +43,8 @@ extension Checkpoint {
       guard try files.size(of: fileName) != nil else {
         throw IngotError(.notFound, "there is no such file", subject: files.path(of: fileName))
       }
-      if fileName.hasSuffix(".safetensors") || fileName.hasSuffix(indexSuffix) { return (fileName, []) }
+      let endings = [".safetensors", indexSuffix, torchIndexSuffix] + torchEndings
+      if endings.contains(where: fileName.hasSuffix) { return (fileName, []) }
       throw otherFormat([fileName], files)
     }
     let hasIndex = try files.size(of: indexFileName) != nil
@@ -49,7 +57,7 @@ extension Checkpoint {
     if hasIndex { return (indexFileName, []) }
     let names = try files.fileNames().filter { !$0.contains("/") }.sorted()
     let candidates = names.filter { $0.hasSuffix(".safetensors") }
-    if candidates == ["adapter_model.safetensors"] {
+    if candidates == ["adapter_model.safetensors"] || (candidates.isEmpty && names.contains("adapter_model.bin")) {
       throw IngotError(
         .unsupported, "the directory holds a PEFT adapter, expected a model", hint: "name it after its base: BASE+\(files.displayPath)",
         subject: files.displayPath)
@@ -61,30 +69,39 @@ extension Checkpoint {
         "found \(candidates.count) safetensors files (\(list(candidates))) and no \(indexFileName), expected the index or one file",
         hint: "download the index, or name one file", subject: files.displayPath)
     }
+    if let name = try locateTorch(names, files) { return (name, []) }
     throw otherFormat(names, files)
+  }
+
+  /// PyTorch's files, which count only where there are no safetensors.
+  private static func locateTorch(_ names: [String], _ files: some ModelFiles) throws(IngotError) -> String? {
+    // Asked for by name: a caller's own files need not come with a list.
+    for name in [torchFileName, torchIndexName] where try files.size(of: name) != nil { return name }
+    let training = ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states"]
+    let candidates = names.filter { name in
+      torchEndings.contains(where: name.hasSuffix) && !training.contains(where: name.hasPrefix)
+    }
+    guard candidates.count > 1 else { return candidates.first }
+    throw IngotError(
+      .notFound, "found \(candidates.count) PyTorch files (\(list(candidates))) and no \(torchIndexName), expected the index or one file",
+      hint: "download the index, or name one file", subject: files.displayPath)
   }
 
   private static func list(_ names: [String]) -> String {
     names.prefix(3).joined(separator: ", ") + (names.count > 3 ? ", …" : "")
   }
 
-  /// The error when there are no safetensors: `.unsupported` when other weights are there, else `.notFound`.
+  /// The error when there are no weights that can be read: `.unsupported` when other weights are there, else `.notFound`.
   private static func otherFormat(_ names: [String], _ files: some ModelFiles) -> IngotError {
-    let pickles = names.filter { name in [".bin", ".pt", ".pth", ".bin.index.json"].contains { name.hasSuffix($0) } }
-    if !pickles.isEmpty {
-      return IngotError(
-        .unsupported, "the weights are PyTorch pickle files (\(list(pickles))), expected safetensors",
-        hint: "convert them: load the model with transformers and call save_pretrained(…, safe_serialization=True)",
-        subject: files.displayPath)
-    }
     let others = names.filter { name in [".gguf", ".ggml", ".onnx", ".h5", ".msgpack"].contains { name.hasSuffix($0) } }
     if !others.isEmpty {
       return IngotError(
-        .unsupported, "the weights are in another format (\(list(others))), expected safetensors",
+        .unsupported, "the weights are in another format (\(list(others))), expected safetensors or PyTorch files",
         hint: "use the model's safetensors release", subject: files.displayPath)
     }
     return IngotError(
-      .notFound, "no weights: looked for \(singleFileName), \(indexFileName) and one *.safetensors file, found \(names.count) other files",
+      .notFound,
+      "no weights: looked for \(singleFileName), \(indexFileName), one *.safetensors file and PyTorch's files, found \(names.count) other files",
       hint: "is this the model's directory, and is its download complete?", subject: files.displayPath)
   }
 
@@ -98,19 +115,52 @@ extension Checkpoint {
 
   // MARK: - Reading
 
+  private struct ShardContent {
+    var shard: CheckpointShard
+    /// Of the shard 0.
+    var tensors: [CheckpointTensor]
+    var notices: [Notice] = []
+  }
+
   private static func readShard(
     _ files: some ModelFiles, _ name: String, _ digest: ([UInt8]) -> UInt128
-  ) throws(IngotError) -> (CheckpointShard, SafetensorsHeader) {
+  ) throws(IngotError) -> ShardContent {
     let path = files.path(of: name)
     guard let size = try files.size(of: name) else { throw IngotError(.notFound, "there is no such file", subject: path) }
+    let modified = files.modificationTime(of: name)
+    if torchEndings.contains(where: name.hasSuffix) {
+      let file = try TorchFile(files, name, size: size)
+      let shard = CheckpointShard(name: name, size: size, modificationTime: modified, headerDigest: digest(file.header))
+      return ShardContent(shard: shard, tensors: file.tensors, notices: file.notices)
+    }
     let prefixCount = SafetensorsHeader.prefixBytes
     let prefix = size < UInt64(prefixCount) ? [] : try files.read(name, offset: 0, count: prefixCount)
     let length = try SafetensorsHeader.length(prefix: prefix, fileSize: size, origin: path)
     let json = try files.read(name, offset: UInt64(prefixCount), count: length)
     let header = try SafetensorsHeader.parse(json, fileSize: size, origin: path)
     let shard = CheckpointShard(
-      name: name, size: size, modificationTime: files.modificationTime(of: name), headerDigest: digest(json), metadata: header.metadata)
-    return (shard, header)
+      name: name, size: size, modificationTime: modified, headerDigest: digest(json), metadata: header.metadata)
+    return ShardContent(shard: shard, tensors: header.tensors.map { CheckpointTensor($0, shard: 0) })
+  }
+
+  /// A PyTorch file holds a tied head beside its embedding, of the same bytes; safetensors leave it out, and so do we, where the config ties
+  /// them.
+  private static func withoutTiedCopies(
+    _ tensors: [CheckpointTensor], config: JSONValue?, notices: inout [Notice]
+  ) -> [CheckpointTensor] {
+    var places: [String: CheckpointTensor] = [:]
+    return tensors.filter { tensor in
+      guard TensorNames.isTiedHead(tensor.name) else { return true }
+      if places.isEmpty { places = Dictionary(tensors.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first }) }
+      let twin = TensorNames.substitutes(for: tensor.name, config: config).first { name in
+        guard let other = places[name], !TensorNames.isTiedHead(name) else { return false }
+        return (other.shard, other.fileOffset) == (tensor.shard, tensor.fileOffset) && other.shape == tensor.shape
+          && other.dtype == tensor.dtype && other.strides == tensor.strides
+      }
+      guard let twin else { return true }
+      notices.append(Notice(.info, "\(tensor.name) is tied to \(twin), whose bytes it shares, and is left out", subject: tensor.name))
+      return false
+    }
   }
 
   private static func openShards(
@@ -123,19 +173,21 @@ extension Checkpoint {
     var tensors: [CheckpointTensor] = []
     tensors.reserveCapacity(map.shardOf.count)
     for (number, name) in map.shards.enumerated() {
-      let (shard, header) = try readShard(files, name, digest)
-      shards.append(shard)
+      let content = try readShard(files, name, digest)
+      shards.append(content.shard)
+      notices += content.notices
       var found = 0
       var unnamed: [String] = []
-      for tensor in header.tensors {
+      for var tensor in content.tensors {
         if map.shardOf[tensor.name] == number {
-          tensors.append(CheckpointTensor(tensor, shard: number))
+          tensor.shard = number
+          tensors.append(tensor)
           found += 1
         } else {
           unnamed.append(tensor.name)
         }
       }
-      if found != map.counts[number] { throw absentTensor(files, map, index, number, header) }
+      if found != map.counts[number] { throw absentTensor(files, map, index, number, content.tensors) }
       if let first = unnamed.first {
         // The index is what every loader goes by, so it decides; but a person should know that bytes are left behind.
         notices.append(
@@ -145,6 +197,7 @@ extension Checkpoint {
             subject: files.displayPath))
       }
     }
+    tensors = withoutTiedCopies(tensors, config: config, notices: &notices)
     return try Checkpoint(displayPath: files.displayPath, shards: shards, tensors: tensors, config: config, notices: notices)
       .requireTensors()
   }
@@ -160,9 +213,9 @@ extension Checkpoint {
 
   /// The error for a shard that lacks something the index places there.
   private static func absentTensor(
-    _ files: some ModelFiles, _ map: ShardIndex, _ index: String, _ number: Int, _ header: SafetensorsHeader
+    _ files: some ModelFiles, _ map: ShardIndex, _ index: String, _ number: Int, _ tensors: [CheckpointTensor]
   ) -> IngotError {
-    let present = Set(header.tensors.map(\.name))
+    let present = Set(tensors.map(\.name))
     let absent = map.shardOf.filter { $0.value == number && !present.contains($0.key) }.keys.sorted()
     return IngotError(
       .format,

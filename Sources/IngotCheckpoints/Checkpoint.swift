@@ -28,11 +28,21 @@ package struct CheckpointTensor: Sendable, Hashable {
   package var shape: Shape
   /// Index into the checkpoint's shards.
   package var shard: Int
-  /// From the start of the shard's file.
+  /// From the start of the shard's file; of a strided tensor, where the element (0, …, 0) is.
   package var fileOffset: UInt64
+  /// Of the elements in row-major order without gaps.
   package var byteCount: Int
+  /// Steps in elements, one per axis, none negative; nil for row-major without gaps. Only files of PyTorch have others.
+  package var strides: [Int]?
+  /// The type that the tensor is written in when a recipe names none, where it is not `dtype`: for tensors that are computed when read.
+  package var nominalDType: DType?
 
-  package init(name: String, dtype: DType, shape: Shape, shard: Int, fileOffset: UInt64, byteCount: Int) {
+  package init(
+    name: String, dtype: DType, shape: Shape, shard: Int, fileOffset: UInt64, byteCount: Int, strides: [Int]? = nil,
+    nominalDType: DType? = nil
+  ) {
+    self.strides = strides
+    self.nominalDType = nominalDType
     self.name = name
     self.dtype = dtype
     self.shape = shape
@@ -52,6 +62,8 @@ package struct Checkpoint: Sendable {
   /// The content of config.json, where there is one.
   package let config: JSONValue?
   package let notices: [Notice]
+  /// The distinct first components of names, in the order of first mention; the first 64 of them.
+  package let leadingComponents: [String]
   private let places: [String: Int]
 
   /// Throws `.format` when two tensors have one name.
@@ -62,6 +74,14 @@ package struct Checkpoint: Sendable {
     for (place, tensor) in tensors.enumerated() where places.updateValue(place, forKey: tensor.name) != nil {
       throw IngotError(.format, "\(displayPath) has two tensors of this name, expected one", subject: tensor.name)
     }
+    var leading: [String] = []
+    for tensor in tensors where leading.count < 64 {
+      let first = tensor.name.utf8.prefix { $0 != UInt8(ascii: ".") }
+      if let last = leading.last, last.utf8.elementsEqual(first) { continue }
+      let component = String(Substring(first))
+      if !leading.contains(component) { leading.append(component) }
+    }
+    leadingComponents = leading
     self.displayPath = displayPath
     self.shards = shards
     self.tensors = tensors
@@ -74,12 +94,4 @@ package struct Checkpoint: Sendable {
   package func index(of name: String) -> Int? { places[name] }
 
   package subscript(name: String) -> CheckpointTensor? { places[name].map { tensors[$0] } }
-
-  /// Throws `.unsupported`, naming the scheme, when the weights are quantised: their numbers mean nothing without the scheme.
-  package func requireUnquantised() throws(IngotError) {
-    guard let found = Quantisation.detect(config: config, names: tensors.lazy.map(\.name)) else { return }
-    throw IngotError(
-      .unsupported, "the checkpoint is quantised with \(found.scheme) (\(found.evidence)), expected plain weights",
-      hint: "use the model's original weights, or dequantise it first", subject: displayPath)
-  }
 }

@@ -8,16 +8,34 @@ package struct ConfigEdit: Sendable {
   package struct LayerSource: Sendable {
     /// The config of the model it comes from; nil means the donor's.
     package var config: JSONValue?
+    /// Where that config counts the stack; nil: at its main place.
+    package var place: LayerIndex.CountPlace?
     package var layer: Int
 
-    package init(config: JSONValue? = nil, layer: Int) {
+    package init(config: JSONValue? = nil, place: LayerIndex.CountPlace? = nil, layer: Int) {
       self.config = config
+      self.place = place
       self.layer = layer
     }
   }
 
-  /// One per output layer, when layers were moved, dropped or repeated; nil leaves layers alone.
-  package var layers: [LayerSource]?
+  /// The layers of one stack of the output.
+  package struct StackLayers: Sendable {
+    /// Where the donor counts the stack; nil: at its main place.
+    package var place: LayerIndex.CountPlace?
+    package var part: ModelPart
+    /// One per output layer.
+    package var layers: [LayerSource]
+
+    package init(place: LayerIndex.CountPlace? = nil, part: ModelPart = .text, layers: [LayerSource]) {
+      self.place = place
+      self.part = part
+      self.layers = layers
+    }
+  }
+
+  /// The stacks whose layers were moved, dropped or repeated.
+  package var stacks: [StackLayers]
   /// Rows of the output's input embedding.
   package var vocabularySize: Int?
   /// The output's dtype, when the whole output has one.
@@ -25,9 +43,10 @@ package struct ConfigEdit: Sendable {
   package var tieWordEmbeddings: Bool?
 
   package init(
-    layers: [LayerSource]? = nil, vocabularySize: Int? = nil, dtype: DType? = nil, tieWordEmbeddings: Bool? = nil
+    layers: [LayerSource]? = nil, stacks: [StackLayers] = [], vocabularySize: Int? = nil, dtype: DType? = nil,
+    tieWordEmbeddings: Bool? = nil
   ) {
-    self.layers = layers
+    self.stacks = (layers.map { [StackLayers(layers: $0)] } ?? []) + stacks
     self.vocabularySize = vocabularySize
     self.dtype = dtype
     self.tieWordEmbeddings = tieWordEmbeddings
@@ -40,7 +59,7 @@ package struct ConfigEdit: Sendable {
   package func apply(to donor: JSONValue, origin: String) throws(IngotError) -> (config: JSONValue, notices: [Notice]) {
     var config = donor
     var notices: [Notice] = []
-    if let layers { try LayerEdit(donor: donor, layers: layers, origin: origin).apply(to: &config, notices: &notices) }
+    for stack in stacks { try LayerEdit(donor: donor, stack: stack, origin: origin).apply(to: &config, notices: &notices) }
     if let vocabularySize { Self.setVocabularySize(vocabularySize, in: &config) }
     if let name = dtype?.torchName { Self.setDType(name, in: &config) }
     if let tieWordEmbeddings, tieWordEmbeddings != TensorNames.tiesEmbeddings(donor) {
@@ -79,17 +98,19 @@ package struct ConfigEdit: Sendable {
 /// The layer part: count, lists with an entry per layer, lists of layer numbers.
 private struct LayerEdit {
   let donor: JSONValue
-  let layers: [ConfigEdit.LayerSource]
+  let stack: ConfigEdit.StackLayers
   let origin: String
 
+  private var layers: [ConfigEdit.LayerSource] { stack.layers }
+
   func apply(to config: inout JSONValue, notices: inout [Notice]) throws(IngotError) {
-    guard let place = LayerIndex.countPlace(in: donor) else {
+    guard let place = stack.place ?? LayerIndex.countPlace(in: donor) else {
       throw IngotError(.format, "no layer count, expected one of \(NameTables.layerCountKeys.joined(separator: ", "))", subject: origin)
     }
     let unchanged = layers.count == place.count && layers.enumerated().allSatisfy { $0.offset == $0.element.layer }
     if unchanged { return }
-    var block = section(place, of: config) ?? config
-    for key in NameTables.layerCountKeys where block[key]?.asInt == place.count { block[key] = .int(layers.count) }
+    var block = config.block(place.sections) ?? config
+    for key in countKeys(place, in: block) { block[key] = .int(layers.count) }
     for key in NameTables.perLayerLists {
       guard let node = block[key], let list = entries(node), list.count == place.count else { continue }
       block[key] = try reindexed(list, key: key, place: place, asText: node.asString != nil)
@@ -103,11 +124,18 @@ private struct LayerEdit {
       notices.append(
         Notice(.warning, "\(key) = \(JSON.text(node)) depends on where layers stand and was left as it is; check it", subject: origin))
     }
-    if let name = place.section { config[name] = block } else { config = block }
+    config.setBlock(place.sections, to: block)
   }
 
-  private func section(_ place: LayerIndex.CountPlace, of config: JSONValue) -> JSONValue? {
-    place.section.map { config[$0] } ?? config
+  /// The keys that hold this stack's count. A decoder that the config counts with its encoder (T5 without `num_decoder_layers`) gets a key of its own.
+  private func countKeys(_ place: LayerIndex.CountPlace, in block: JSONValue) -> [String] {
+    let main = NameTables.layerCountKeys.filter { block[$0]?.asInt == place.count }
+    let isMain = NameTables.layerCountKeys.contains(place.key)
+    switch stack.part {
+    case .decoder: return isMain ? ["num_decoder_layers"] : [place.key]
+    case .encoder: return isMain ? main : [place.key] + main
+    default: return isMain ? main : [place.key]
+    }
   }
 
   /// The entries of an array, or the letters of a string.
@@ -118,8 +146,8 @@ private struct LayerEdit {
 
   /// The list `key` of the model that a layer comes from, when it has one entry per layer there.
   private func list(_ key: String, of source: ConfigEdit.LayerSource) -> [JSONValue]? {
-    guard let config = source.config, let place = LayerIndex.countPlace(in: config) else { return nil }
-    guard let list = section(place, of: config)?[key].flatMap(entries), list.count == place.count else { return nil }
+    guard let config = source.config, let place = source.place ?? LayerIndex.countPlace(in: config) else { return nil }
+    guard let list = config.block(place.sections)?[key].flatMap(entries), list.count == place.count else { return nil }
     return list
   }
 
@@ -144,7 +172,7 @@ private struct LayerEdit {
     var result: [JSONValue] = []
     for (number, source) in layers.enumerated() {
       let own = source.config.flatMap { config in
-        LayerIndex.countPlace(in: config).flatMap { section($0, of: config)?[key]?.asArray }
+        (source.place ?? LayerIndex.countPlace(in: config)).flatMap { config.block($0.sections)?[key]?.asArray }
       }
       let numbers = own.map { Set($0.compactMap(\.asInt)) } ?? donorNumbers
       if numbers.contains(source.layer) { result.append(.int(number)) }

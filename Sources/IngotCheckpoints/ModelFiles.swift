@@ -45,4 +45,15 @@ package enum CheckpointLimit {
   package static let indexBytes: UInt64 = 256 << 20
   /// A config.json, in bytes.
   package static let configBytes: UInt64 = 16 << 20
+  /// A pickle inside a PyTorch file, in bytes; one of 100,000 tensors has about 25 MB.
+  package static let pickleBytes = 64 << 20
+  /// Opcodes of one pickle. A tensor takes about 45.
+  package static let pickleOpcodes = 16 << 20
+  /// A module or a name in a pickle, in bytes.
+  package static let globalBytes = 1 << 10
+  /// Entries of a zip archive, and bytes of its directory.
+  package static let archiveEntries = 1 << 20
+  package static let archiveDirectoryBytes = 128 << 20
+  /// Bytes of a tensor whose elements share memory (an expanded one), beyond those that its storage has.
+  package static let expandedBytes = 64 << 20
 }

@@ -60,6 +60,25 @@ enum NameTables {
     ("LayerNorm.bias", "LayerNorm.beta"),
   ]
 
+  /// Prefixes of one and the same part in different layouts of multi-modal models.
+  static let interchangeable: [[String]] = [
+    ["model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "model."],
+    ["language_model.lm_head.", "lm_head."],
+    ["model.visual.", "visual."],
+    ["model.vision_tower.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model."],
+    ["model.multi_modal_projector.", "multi_modal_projector."],
+    ["model.audio_tower.", "audio_tower."],
+  ]
+
+  /// Endings of buffers, with the rank where a weight may have the same ending.
+  static let buffers: [(ending: String, rank: Int?)] = [
+    ("rotary_emb.inv_freq", nil), (".attn.masked_bias", nil), (".attention.masked_bias", nil), (".attn.bias", 4), (".attention.bias", 4),
+    ("position_ids", nil),
+  ]
+
+  /// Endings of tensors that the first layer of a stack holds for all of them.
+  static let firstLayerEndings = [".layer.0.SelfAttention.relative_attention_bias.weight"]
+
   // MARK: - Embeddings
 
   /// 2-D tensors with one row per token (or position) whose row counts may differ between models of one family.
@@ -75,6 +94,12 @@ enum NameTables {
     "model.decoder.embed_tokens.weight", "model.visual.pos_embed.weight",
   ]
 
+  /// 1-D tensors with one element per token.
+  static let vocabularyBiases = [
+    "lm_head.bias", "lm_head.decoder.bias", "lm_head.linear.bias", "cls.predictions.bias", "cls.predictions.decoder.bias",
+    "vocab_projector.bias", "generator_lm_head.bias",
+  ]
+
   /// Prefixes under which a multi-modal model keeps a whole language model.
   static let languageModelPrefixes = ["language_model.", "model.language_model.", "thinker."]
 
@@ -83,6 +108,37 @@ enum NameTables {
   /// Keys of the layer count, in the order they are looked for; then the same under `text_config`.
   static let layerCountKeys = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"]
   static let textSection = "text_config"
+
+  /// Keys that count the layers of one part of a model, or of a tower.
+  static let partLayerCountKeys = [
+    "encoder_layers", "num_encoder_layers", "decoder_layers", "num_decoder_layers", "depth", "num_global_layers", "vision_layers",
+    "num_blocks",
+  ]
+
+  /// Keys of nested configs that describe a language model.
+  static let textSections: Set<String> = ["text_config", "llm_config", "language_config", "text_model_config", "language_model_config"]
+
+  // MARK: - Parts of a model
+
+  /// Beginnings of name components (and of config keys) that tell a tower.
+  static let visionStems = ["vision", "visual", "vit", "image_encoder", "image_tower", "img_"]
+  static let audioStems = ["audio", "speech", "talker", "token2wav", "code2wav"]
+
+  /// Name components of what joins towers to the text.
+  static let projectorComponents: Set<String> = [
+    "multi_modal_projector", "mm_projector", "merger", "merger_list", "deepstack_merger_list", "connector", "projector", "embed_vision",
+    "embed_audio", "modality_projection", "visual_projector", "img_projector", "aligner", "resampler", "mlp1", "image_newline",
+    "mm_soft_emb_norm",
+  ]
+
+  /// Name components of blocks that are no layers of the model: multi-token prediction.
+  static let extraComponents: Set<String> = ["mtp", "mtp_layers", "mtp_block", "nextn"]
+
+  /// What recipes may call a part besides its own name.
+  static let partNames: [(part: ModelPart, names: Set<String>)] = [
+    (.text, ["default", "language_model", "text_model", "text"]), (.vision, ["vision_model", "vision"]),
+    (.audio, ["audio_model", "audio"]), (.projector, ["projector", "connector"]),
+  ]
 
   /// Arrays (or strings, one letter each) with one entry per layer.
   static let perLayerLists = [

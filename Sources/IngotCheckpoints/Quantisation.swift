@@ -1,6 +1,6 @@
 package import IngotJSON
 
-/// A quantisation scheme found in a checkpoint: such weights are refused, never merged or copied as plain numbers.
+/// A quantisation scheme found in a checkpoint: such weights are decoded (see `Decoding`) or refused, never merged or copied as plain numbers.
 package struct Quantisation: Sendable, Hashable {
   package var scheme: String
   /// What gave it away.
@@ -12,8 +12,22 @@ package struct Quantisation: Sendable, Hashable {
     return detect(names: names)
   }
 
+  /// Where a config tells the scheme.
+  static let configPaths = ["quantization_config", "compression_config", "text_config.quantization_config"]
+
+  /// The config without what tells the scheme.
+  package static func removed(from config: JSONValue) -> JSONValue {
+    var config = config
+    for path in configPaths {
+      let keys = path.split(separator: ".").map(String.init)
+      if keys.count == 1, config[keys[0]] != nil { config[keys[0]] = nil }
+      if keys.count == 2, config[keys[0]]?[keys[1]] != nil { config[keys[0]]?[keys[1]] = nil }
+    }
+    return config
+  }
+
   private static func detect(config: JSONValue) -> Quantisation? {
-    for path in ["quantization_config", "compression_config", "text_config.quantization_config"] {
+    for path in configPaths {
       guard let block = config[path: path]?.asObject, block.count > 0 else { continue }
       let method = block["quant_method"]?.asString ?? block["quantization_type"]?.asString
       let fallback = path == "compression_config" ? "compressed-tensors" : "an unnamed scheme"

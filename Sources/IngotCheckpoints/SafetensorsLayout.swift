@@ -20,7 +20,8 @@ package struct TensorDescription: Sendable, Hashable {
 /// Inside the file wider element types come first, otherwise the given order holds: each tensor then begins at a multiple of its
 /// element size, which torch demands of a mapped file.
 package struct SafetensorsLayout: Sendable {
-  /// The file's first bytes: length prefix, JSON, spaces up to a multiple of 8.
+  /// The file's first bytes: length prefix, JSON, spaces up to a multiple of 8; of a page where the tensors take a megabyte or more, so that
+  /// they can be written past the page cache whole pages at a time.
   package let header: [UInt8]
   /// Offset of each tensor from the start of the file, in the order the tensors were given.
   package let fileOffsets: [UInt64]
@@ -53,7 +54,8 @@ package struct SafetensorsLayout: Sendable {
       }
       end = sum
     }
-    header = try Self.header(tensors: tensors, order: order, begins: begins, byteCounts: byteCounts, metadata: metadata)
+    header = try Self.header(
+      tensors: tensors, order: order, begins: begins, byteCounts: byteCounts, metadata: metadata, alignment: end < 1 << 20 ? 8 : 4096)
     let start = UInt64(header.count)
     fileOffsets = begins.map { start + $0 }
     self.byteCounts = byteCounts
@@ -71,7 +73,8 @@ package struct SafetensorsLayout: Sendable {
   }
 
   private static func header(
-    tensors: [TensorDescription], order: [Int], begins: [UInt64], byteCounts: [Int], metadata: [MetadataEntry]
+    tensors: [TensorDescription], order: [Int], begins: [UInt64], byteCounts: [Int], metadata: [MetadataEntry],
+    alignment: Int
   ) throws(IngotError) -> [UInt8] {
     var writer = JSONWriter(reserving: 128 * (tensors.count + 1))
     writer.raw("{")
@@ -107,7 +110,7 @@ package struct SafetensorsLayout: Sendable {
     }
     writer.raw("}")
     let json = writer.bytes
-    let padding = (8 - json.count % 8) % 8
+    let padding = (alignment - (8 + json.count) % alignment) % alignment
     let length = json.count + padding
     guard length <= CheckpointLimit.headerBytes else {
       throw IngotError(

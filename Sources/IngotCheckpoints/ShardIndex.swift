@@ -1,7 +1,7 @@
 import IngotErrors
 import IngotJSON
 
-/// The content of a `….safetensors.index.json`, checked: which shard each tensor is in.
+/// The content of a `….safetensors.index.json` or `….bin.index.json`, checked: which shard each tensor is in.
 struct ShardIndex {
   /// File names, sorted by their bytes.
   let shards: [String]
@@ -19,10 +19,11 @@ struct ShardIndex {
     guard let node = root["weight_map"] else {
       throw IngotError(.format, "no \"weight_map\", expected an object that gives each tensor its file", subject: origin)
     }
-    return try ShardIndex(try node.requireObject("weight_map", in: origin), origin: origin)
+    let ending = name.hasSuffix(Checkpoint.indexSuffix) ? ".safetensors" : ".bin"
+    return try ShardIndex(try node.requireObject("weight_map", in: origin), ending: ending, origin: origin)
   }
 
-  private init(_ map: JSONObject, origin: String) throws(IngotError) {
+  private init(_ map: JSONObject, ending: String, origin: String) throws(IngotError) {
     var checked: [String: Int] = [:]
     var names: [String] = []
     var places: [(name: String, shard: Int)] = []
@@ -33,7 +34,7 @@ struct ShardIndex {
         places.append((member.key, known))
         continue
       }
-      try Self.checkFileName(file, tensor: member.key, position: member.value.position(in: origin))
+      try Self.checkFileName(file, ending: ending, tensor: member.key, position: member.value.position(in: origin))
       checked[file] = names.count
       places.append((member.key, names.count))
       names.append(file)
@@ -53,7 +54,7 @@ struct ShardIndex {
   }
 
   /// A shard is a file beside its index and nothing else: an index from a stranger must not reach another place of the disk.
-  private static func checkFileName(_ file: String, tensor: String, position: SourcePosition?) throws(IngotError) {
+  private static func checkFileName(_ file: String, ending: String, tensor: String, position: SourcePosition?) throws(IngotError) {
     let forbidden: Set<UInt8> = [UInt8(ascii: "/"), UInt8(ascii: "\\"), 0]
     guard !file.utf8.contains(where: { forbidden.contains($0) || $0 < 0x20 }), file != "..", file != "." else {
       throw IngotError(
@@ -61,9 +62,9 @@ struct ShardIndex {
         "the index names the file \"\(JSON.text(.string(file)).dropFirst().dropLast())\", expected a plain name in its own directory",
         hint: "do not use this checkpoint unless you know who made it", subject: tensor, position: position)
     }
-    guard file.hasSuffix(".safetensors") else {
+    guard file.hasSuffix(ending) else {
       throw IngotError(
-        .format, "the index names the file \"\(file)\", expected one that ends in .safetensors", subject: tensor, position: position)
+        .format, "the index names the file \"\(file)\", expected one that ends in \(ending)", subject: tensor, position: position)
     }
   }
 }

@@ -51,6 +51,45 @@ package enum TensorNames {
     return Array(spellings.dropFirst())
   }
 
+  /// Where the same tensor stands in other layouts of the same model: a language model on its own or inside a multi-modal one, towers with or
+  /// without `model.` before them, a base model with or without the prefix of the full one. Best first, without `name` itself. `leading`
+  /// are the first components of names in the checkpoint that is searched: a prefix that nothing there has is not tried.
+  package static func respellings(of name: String, leading: [String]) -> [String] {
+    var found: [String] = []
+    func add(_ candidate: String) {
+      if candidate != name, !found.contains(candidate) { found.append(candidate) }
+    }
+    for group in NameTables.interchangeable {
+      for from in group where name.hasPrefix(from) {
+        for to in group where to != from { add(to + name.dropFirst(from.count)) }
+      }
+    }
+    if let dot = name.utf8.firstIndex(of: UInt8(ascii: ".")) {
+      let first = name[..<dot]
+      if first.utf8.contains(where: { !($0 >= UInt8(ascii: "0") && $0 <= UInt8(ascii: "9")) }) {
+        let bare = String(name[name.utf8.index(after: dot)...])
+        let next = bare.utf8.prefix { $0 != UInt8(ascii: ".") }
+        if leading.contains(String(Substring(next))) { add(bare) }
+      }
+    }
+    return found
+  }
+
+  /// `name` below the one leading component under which it exists; nil when there is none, or more than one.
+  package static func respelledUniquely(_ name: String, leading: [String], has: (String) -> Bool) -> String? {
+    let found = leading.lazy.map { $0 + "." + name }.filter(has)
+    guard let first = found.first, found.count == 1 else { return nil }
+    return first
+  }
+
+  /// True for buffers that libraries of different age save or leave out: they hold no weights.
+  package static func isBuffer(_ name: String, rank: Int) -> Bool {
+    NameTables.buffers.contains { name.hasSuffix($0.ending) && ($0.rank == nil || $0.rank == rank) }
+  }
+
+  /// True for tensors of a first layer that all layers use, such as T5's table of relative positions.
+  package static func isOfFirstLayer(_ name: String) -> Bool { NameTables.firstLayerEndings.contains(where: name.hasSuffix) }
+
   /// True for names of 2-D tensors with one row per token: input embeddings and output heads. Their row counts may differ between
   /// models that can be merged. The caller checks the rank.
   package static func isEmbedding(_ name: String) -> Bool {
@@ -58,5 +97,11 @@ package enum TensorNames {
     return NameTables.languageModelPrefixes.contains { prefix in
       name.hasPrefix(prefix) && NameTables.embeddings.contains(String(name.dropFirst(prefix.count)))
     }
+  }
+
+  /// True for tensors with one row (or one element) per token of the vocabulary: input embeddings, output heads and the biases of heads.
+  package static func isVocabulary(_ name: String, rank: Int) -> Bool {
+    if rank == 1 { return NameTables.vocabularyBiases.contains { name == $0 || name.hasSuffix("." + $0) } }
+    return rank == 2 && isEmbedding(name) && !name.hasSuffix("pos_embed.weight")
   }
 }

@@ -3,8 +3,15 @@ package struct JSONDocument {
   private var writer = JSONWriter()
   private var depth = 0
   private var isFirst = true
+  private let drain: (([UInt8]) -> Void)?
 
-  package init() {}
+  /// Bytes that a document with a drain holds before it gives them away.
+  private static let pieceBytes = 1 << 16
+
+  package init() { drain = nil }
+
+  /// A document that gives its text away piece by piece: one of 100,000 tensors is tens of megabytes. End it with `finish`.
+  package init(drain: @escaping ([UInt8]) -> Void) { self.drain = drain }
 
   package var bytes: [UInt8] { writer.bytes }
   package var text: String { String(decoding: writer.bytes, as: UTF8.self) }
@@ -15,7 +22,14 @@ package struct JSONDocument {
     return String(decoding: writer.bytes, as: UTF8.self)
   }
 
+  /// Gives away what is left, with a line feed at its end.
+  package consuming func finish() {
+    writer.raw("\n")
+    drain?(writer.take())
+  }
+
   private mutating func begin(_ key: String?) {
+    if let drain, writer.bytes.count >= Self.pieceBytes { drain(writer.take()) }
     if depth > 0 {
       writer.raw(isFirst ? "\n" : ",\n")
       writer.raw(String(repeating: "  ", count: depth))

@@ -52,7 +52,7 @@ extension JSONValue: Equatable {
     case (.null, .null): true
     case (.bool(let x), .bool(let y)): x == y
     case (.number(let x), .number(let y)): x == y
-    case (.string(let x), .string(let y)): x == y
+    case (.string(let x), .string(let y)): x.utf8.elementsEqual(y.utf8)
     case (.array(let x), .array(let y)): x == y
     case (.object(let x), .object(let y)): x == y
     default: false
@@ -74,16 +74,18 @@ package struct JSONMember: Sendable, Equatable {
     self.column = column
   }
 
-  package static func == (a: JSONMember, b: JSONMember) -> Bool { a.key == b.key && a.value == b.value }
+  package static func == (a: JSONMember, b: JSONMember) -> Bool {
+    a.key.utf8.elementsEqual(b.key.utf8) && a.value == b.value
+  }
 }
 
-/// The members of a JSON object in the order of the text. Lookup is by hash in large objects, by comparison in small ones.
+/// The members of a JSON object in the order of the text. Keys are compared byte by byte. Lookup is by hash in large objects, by comparison in small ones.
 package struct JSONObject: Sendable, Equatable {
   /// Objects up to this size are searched member by member: cheaper than a table, and most objects are small.
   private static let scanLimit = 8
 
   package private(set) var members: [JSONMember] = []
-  private var places: [String: Int] = [:]
+  private var places: [ExactText: Int] = [:]
 
   package init() {}
 
@@ -93,8 +95,8 @@ package struct JSONObject: Sendable, Equatable {
   package static func == (a: JSONObject, b: JSONObject) -> Bool { a.members == b.members }
 
   package func index(of key: String) -> Int? {
-    if places.isEmpty { return members.firstIndex { $0.key == key } }
-    return places[key]
+    if places.isEmpty { return members.firstIndex { $0.key.utf8.elementsEqual(key.utf8) } }
+    return places[ExactText(key)]
   }
 
   /// The value of `key`. Setting replaces in place or appends; setting nil removes.
@@ -117,15 +119,16 @@ package struct JSONObject: Sendable, Equatable {
   /// Adds a member at the end, or returns false and changes nothing when the key is there already.
   package mutating func append(_ member: JSONMember) -> Bool {
     if members.count < Self.scanLimit {
-      if members.contains(where: { $0.key == member.key }) { return false }
+      if members.contains(where: { $0.key.utf8.elementsEqual(member.key.utf8) }) { return false }
       members.append(member)
       return true
     }
     if places.isEmpty { rebuildPlaces(evenIfSmall: true) }
     let place = members.count
-    let taken = places.updateValue(place, forKey: member.key)
+    let key = ExactText(member.key)
+    let taken = places.updateValue(place, forKey: key)
     if let taken {
-      places[member.key] = taken
+      places[key] = taken
       return false
     }
     members.append(member)
@@ -135,6 +138,6 @@ package struct JSONObject: Sendable, Equatable {
   private mutating func rebuildPlaces(evenIfSmall: Bool = false) {
     places.removeAll(keepingCapacity: true)
     guard evenIfSmall || members.count > Self.scanLimit else { return }
-    for (place, member) in members.enumerated() { places[member.key] = place }
+    for (place, member) in members.enumerated() { places[ExactText(member.key)] = place }
   }
 }

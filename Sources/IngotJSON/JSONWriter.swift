@@ -24,6 +24,14 @@ package struct JSONWriter {
 
   package init(reserving capacity: Int = 0) { bytes.reserveCapacity(capacity) }
 
+  /// Gives the text so far away and begins anew.
+  package mutating func take() -> [UInt8] {
+    let taken = bytes
+    bytes = []
+    bytes.reserveCapacity(taken.count)
+    return taken
+  }
+
   /// Appends `text` as it is.
   package mutating func raw(_ text: String) { bytes.append(contentsOf: text.utf8) }
 

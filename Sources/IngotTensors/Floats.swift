@@ -14,6 +14,12 @@ import CKernels
     self.count = max(count, 0)
   }
 
+  /// A run of no values.
+  package static var empty: Floats {
+    // SAFETY: a static address that no run of 0 elements touches.
+    unsafe Floats(unsafe: ingotk_nothing(), count: 0)
+  }
+
   package func prefix(_ length: Int) -> Floats { slice(from: 0, count: length) }
 
   /// The part that begins at `start`; clipped to this run.
@@ -203,7 +209,7 @@ import CKernels
   mutating func grow(by added: Int) { count = min(count + max(added, 0), capacity) }
 }
 
-/// A table of 64-bit counters: see `Kernels.histogram`.
+/// A table of 64-bit counters: see `Kernels.bin`.
 @safe package struct Counters {
   let base: UnsafeMutablePointer<UInt64>
   package let count: Int

@@ -27,6 +27,16 @@ extension Kernels {
     unsafe ingotk_masked_absolute(set, x.base, bits.base, all.base, kept.base, min(x.count, bits.count))
   }
 
+  /// As `accumulateMaskedAbsolute` of x − base, straight from storage. Returns more than 0 where one of the inputs may be NaN or infinite.
+  package func accumulateMaskedAbsolute(
+    _ x: ElementSlice, minus base: ElementSlice, _ bits: KeepBits, all: Lanes, kept: Lanes
+  ) -> Int {
+    // SAFETY: the views' own promises; all cover n elements, lanes hold 16 each.
+    var delta = unsafe ingotk_delta(source: x.address, base: base.address, dtype: x.dtype.rawValue, base_dtype: base.dtype.rawValue)
+    return unsafe ingotk_masked_absolute_deltas(
+      set, &delta, bits.base, all.base, kept.base, min(x.count, base.count, bits.count))
+  }
+
   /// Words of scratch that `dellaRow` needs for a row.
   package static func dellaScratch(rowLength: Int) -> Int { 2 * rowLength }
 

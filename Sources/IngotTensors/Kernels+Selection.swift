@@ -54,17 +54,26 @@ extension Kernels {
     return found <= room
   }
 
-  /// Adds to `counts[d]` the number of elements whose key begins with `prefix` (its leading `prefixBits` bits, right-aligned) and goes on
-  /// with the `digitBits` bits d. Keys are 64 bits wide and their first bit is always 0.
-  ///
-  /// `digitBits` is 1...16, `prefixBits` + `digitBits` at most 64 and `counts` has 2^digitBits counters; otherwise nothing is counted.
-  package func histogram(
-    _ x: Floats, firstIndex: UInt64, ties: TieRule, prefix: UInt64, prefixBits: Int, digitBits: Int, into counts: Counters
-  ) {
-    guard digitBits >= 1, digitBits <= 16, prefixBits >= 0, prefixBits <= 64 - digitBits, counts.count >= 1 << digitBits else { return }
-    // SAFETY: the kernel masks its indices to digitBits.
-    unsafe ingotk_histogram(
-      set, x.base, firstIndex, ties.rawValue, prefix, Int32(prefixBits), Int32(digitBits), counts.base, x.count)
+  /// As `collect` of x − base, straight from storage; keys come in no particular order. `bad` is raised where one of the inputs may be NaN or
+  /// infinite.
+  package func collect(
+    _ x: ElementSlice, minus base: ElementSlice, firstIndex: UInt64, ties: TieRule, low: UInt64, high: UInt64, above: inout UInt64,
+    into keys: inout KeyBuffer, bad: inout Int
+  ) -> Bool {
+    let room = keys.capacity - keys.count
+    // SAFETY: the views' own promises; at most room keys are written behind the last one.
+    var delta = unsafe ingotk_delta(source: x.address, base: base.address, dtype: x.dtype.rawValue, base_dtype: base.dtype.rawValue)
+    let found = unsafe ingotk_collect_deltas(
+      set, &delta, firstIndex, ties.rawValue, low, high, &above, keys.base + keys.count, room, min(x.count, base.count), &bad)
+    keys.grow(by: min(Int(found), room))
+    return found <= room
+  }
+
+  /// Adds to `counts[(key − low) >> shift]` for each key; ranges beyond the counters are not counted. `shift` is 0 ... 63.
+  package static func bin(_ keys: KeyBuffer, low: UInt64, shift: Int, into counts: Counters) {
+    guard shift >= 0, shift < 64 else { return }
+    // SAFETY: the first count keys are initialised, and the kernel compares each place with the number of counters.
+    unsafe ingotk_bin_keys(keys.base, keys.count, low, Int32(shift), counts.base, counts.count)
   }
 
   /// In place: zero (+0) where the key is below `threshold`, or equal to it when not `inclusive`.
