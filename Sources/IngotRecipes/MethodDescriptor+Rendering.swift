@@ -8,6 +8,7 @@ extension MethodDescriptor {
     fields.append("\"base\": \(jsonText(base.rawValue))")
     fields.append("\"models\": {\"min\": \(models.lowerBound), \"max\": \(jsonCount(models.upperBound))}")
     fields.append("\"scopes\": [" + scopes.map { jsonText($0.rawValue) }.joined(separator: ", ") + "]")
+    fields.append("\"stepwise\": \(hasStepwiseNumerics)")
     fields.append("\"parameters\": [" + parameters.map(\.json).joined(separator: ", ") + "]")
     fields.append("\"notes\": [" + notes.map { jsonText($0) }.joined(separator: ", ") + "]")
     return "{" + fields.joined(separator: ", ") + "}"
@@ -30,6 +31,7 @@ extension MethodDescriptor {
       }
     lines += [""] + folded("Models: \(modelsExpectation); \(base)", width: width, indent: 2)
     if !scopes.isEmpty { lines += folded("Scope: " + scopes.map(\.rawValue).joined(separator: ", "), width: width, indent: 2) }
+    if hasStepwiseNumerics { lines += folded("Numerics: once (default) or stepwise", width: width, indent: 2) }
     lines += ["", parameters.isEmpty ? "  No parameters" : "  Parameters"]
     for parameter in parameters { lines += parameter.help(width: width) }
     if !notes.isEmpty {

@@ -60,7 +60,11 @@ package struct ParameterDescriptor: Sendable, Hashable {
   {
     switch kind {
     case .number(let range):
-      if let number = number(in: value), range.contains(number) { return .number(number) }
+      if let number = number(in: value), range.contains(number) {
+        // Arithmetic is f32: a finite number must not become an infinite weight.
+        guard abs(number) <= Double(Float.greatestFiniteMagnitude) else { throw tooLarge(number, subject: subject, position: position) }
+        return .number(number)
+      }
     case .integer(let range):
       if let number = number(in: value), let whole = Int(exactly: number), range.contains(whole) { return .number(number) }
     case .boolean:
@@ -84,6 +88,12 @@ package struct ParameterDescriptor: Sendable, Hashable {
     case .boolean(let flag): flag ? 1 : 0
     case .text(let text): ScalarValue.number(inText: text)
     }
+  }
+
+  private func tooLarge(_ number: Double, subject: String?, position: SourcePosition?) -> IngotError {
+    IngotError(
+      position == nil ? .invalidArgument : .recipe, "\(name) is \(shortest(number)), which is beyond what float32 holds",
+      hint: "the largest number is \(Float.greatestFiniteMagnitude)", subject: subject ?? name, position: position)
   }
 
   private func rejection(of value: ParameterValue, subject: String?, position: SourcePosition?) -> IngotError {
@@ -141,12 +151,14 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var models: ClosedRange<Int>
   package var parameters: [ParameterDescriptor]
   package var scopes: [Scope]
+  /// True when the method can round to the tensors' type after every step (`numerics: stepwise`).
+  package var hasStepwiseNumerics: Bool
   /// What happens in degenerate cases (zero norm, one model, parallel vectors) and where mergekit differs, one sentence each.
   package var notes: [String]
 
   package init(
     name: String, title: String, summary: String, reference: Reference? = nil, base: BaseRole, models: ClosedRange<Int>,
-    parameters: [ParameterDescriptor], scopes: [Scope], notes: [String] = []
+    parameters: [ParameterDescriptor], scopes: [Scope], hasStepwiseNumerics: Bool = false, notes: [String] = []
   ) {
     self.name = name
     self.title = title
@@ -156,6 +168,7 @@ package struct MethodDescriptor: Sendable, Hashable {
     self.models = models
     self.parameters = parameters
     self.scopes = scopes
+    self.hasStepwiseNumerics = hasStepwiseNumerics
     self.notes = notes
   }
 
@@ -197,6 +210,17 @@ package struct MethodCatalog: Sendable {
     guard found.utf8.count <= 100 else { return nil }
     let usual = String(found.lowercased().map { $0 == "-" || $0 == " " ? "_" : $0 })
     return method(usual) ?? nearestName(to: usual, among: methods.map(\.name)).flatMap { method($0) }
+  }
+
+  /// Throws `.recipe` (`.invalidArgument` without a position) when the method does not have these numerics.
+  package func require(
+    _ numerics: Recipe.Numerics, of method: MethodDescriptor, position: SourcePosition? = nil
+  ) throws(IngotError) {
+    guard numerics == .stepwise, !method.hasStepwiseNumerics else { return }
+    let others = methods.filter(\.hasStepwiseNumerics).map(\.name).joined(separator: ", ")
+    throw IngotError(
+      position == nil ? .invalidArgument : .recipe, "\(method.name) has no stepwise numerics", hint: "the methods that have are \(others)",
+      subject: "numerics", position: position)
   }
 
   /// The method of that name, or a `.recipe` error (`.invalidArgument` without a position) that names the nearest or all.

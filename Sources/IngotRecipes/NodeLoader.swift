@@ -8,6 +8,8 @@ package struct RecipeLimits: Sendable {
   package var nodes = 250_000
   /// Sequences and mappings inside each other, aliases expanded.
   package var depth = 64
+  /// Documents of one text.
+  package var documents = 256
 
   package init() {}
 }
@@ -16,8 +18,22 @@ extension Node {
   /// Reads one YAML 1.1 document, or JSON, which is nearly YAML's flow style.
   ///
   /// Anchors, aliases and merge keys (`<<`) are resolved. Throws `.recipe` with a position for text that is not UTF-8 or not YAML, a key given
-  /// twice, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`; `.unsupported` for several documents.
+  /// twice, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`; `.unsupported` for several documents
+  /// (see `loadAll`).
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {
+    let documents = try loadAll(text, origin: origin, limits: limits)
+    guard let first = documents.first, documents.count == 1 else {
+      throw IngotError(
+        .unsupported, "a second document begins here, expected one", position: documents.dropFirst().first?.position)
+    }
+    return first
+  }
+
+  /// Reads every document of a YAML stream, under the rules of `load`; there is at least one. Documents without a value are left out, unless
+  /// there is no other. Anchors hold within their document, limits for all together.
+  package static func loadAll(
+    _ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()
+  ) throws(IngotError) -> [Node] {
     guard text.count <= limits.bytes else {
       throw IngotError(
         .recipe, "the text has \(text.count) bytes, at most \(limits.bytes) are read",
@@ -29,7 +45,7 @@ extension Node {
     try checkUTF8(text, origin: origin)
     try checkDirectives(text, origin: origin)
     var loader = try NodeLoader(combiningSurrogatePairs(inJSON: text), origin: origin, limits: limits)
-    return try loader.document()
+    return try loader.documents()
   }
 
   private static func checkUTF8(_ text: [UInt8], origin: String) throws(IngotError) {
@@ -123,22 +139,26 @@ private struct NodeLoader: ~Copyable {
     self.limits = limits
   }
 
-  mutating func document() throws(IngotError) -> Node {
+  mutating func documents() throws(IngotError) -> [Node] {
     _ = try events.next()
-    guard case .documentStart = try events.next().kind else {
+    var found: [Node] = []
+    while true {
+      let event = try events.next()
+      guard case .documentStart = event.kind else { break }
+      guard found.count < limits.documents else {
+        throw IngotError(.recipe, "more than \(limits.documents) documents", hint: "split the recipe", position: event.position)
+      }
+      found.append(try compose(try events.next(), depth: 1).node)
+      _ = try events.next()
+      anchors = [:]
+    }
+    guard let first = found.first else {
       throw IngotError(
         .recipe, "the recipe is empty", hint: "a recipe is a mapping with merge_method and models or slices",
         position: SourcePosition(origin: origin, line: 1, column: 1))
     }
-    let root = try compose(try events.next(), depth: 1).node
-    _ = try events.next()
-    let after = try events.next()
-    guard case .streamEnd = after.kind else {
-      throw IngotError(
-        .unsupported, "a second document begins here; recipes of several documents are not in this version",
-        hint: "put each document into its own file and name the output of one as a model of the next", position: after.position)
-    }
-    return root
+    let present = found.filter { !$0.isNull }
+    return present.isEmpty ? [first] : present
   }
 
   private mutating func compose(_ event: YAMLEvent, depth: Int) throws(IngotError) -> Anchored {

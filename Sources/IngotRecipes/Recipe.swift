@@ -4,38 +4,59 @@ package import IngotTensors
 /// A model as a recipe names it; what the text means (directory, cache, revision) is decided where checkpoints are opened.
 package struct ModelReference: Sendable {
   package enum Location: Sendable, Hashable {
-    /// `PATH` or `PATH@REVISION`, unsplit.
+    /// `PATH[@REVISION][+ADAPTER[@REVISION]]`, unsplit.
     case text(String)
     /// The mapping form `{path: , revision: }`: the path is taken as it stands.
     case fields(path: String, revision: String?)
   }
   package var location: Location
+  /// The adapter of the mapping form's `lora`; in a text it stands behind a `+`, unsplit.
+  package var adapter: Location?
   /// mergekit's `override_architecture`; Ingot takes tensor names from the checkpoints and does not need it.
   package var overrideArchitecture: String?
   package var position: SourcePosition
 
-  package init(_ location: Location, overrideArchitecture: String? = nil, position: SourcePosition) {
+  package init(_ location: Location, adapter: Location? = nil, overrideArchitecture: String? = nil, position: SourcePosition) {
     self.location = location
+    self.adapter = adapter
     self.overrideArchitecture = overrideArchitecture
     self.position = position
   }
 
-  /// How messages name the model: `PATH` or `PATH@REVISION`.
-  package var name: String {
+  /// How messages name the model: `PATH[@REVISION][+ADAPTER[@REVISION]]`.
+  package var name: String { Self.name(location) + (adapter.map { "+" + Self.name($0) } ?? "") }
+
+  private static func name(_ location: Location) -> String {
     switch location {
     case .text(let text): text
     case .fields(let path, let revision): path + (revision.map { "@" + $0 } ?? "")
     }
   }
 
+  /// The reference as a bare name, which may be that of another document; nil with a revision or an adapter of
+  /// its own.
+  package var bareName: String? {
+    if adapter != nil { return nil }
+    return switch location {
+    case .text(let text): text
+    case .fields(let path, nil): path
+    case .fields: nil
+    }
+  }
+
   /// Equal for two references that are the same model to a recipe. Structural, as in mergekit: `./m` and `m` differ.
   package var identity: [String] {
-    let place =
+    func place(_ location: Location) -> [String]? {
       switch location {
       case .text(let text): [text]
-      case .fields(let path, let revision): path.contains("@") || path.contains("+") ? ["", path, revision ?? ""] : [name]
+      case .fields(let path, let revision): path.contains("@") || path.contains("+") ? ["", path, revision ?? ""] : nil
       }
-    return place + (overrideArchitecture.map { ["", $0] } ?? [])
+    }
+    let architecture = overrideArchitecture.map { ["", $0] } ?? []
+    guard let adapter else { return (place(location) ?? [name]) + architecture }
+    // The mapping form of plain parts is the same model as their text.
+    if place(location)?.count != 3, place(adapter)?.count != 3 { return [name] + architecture }
+    return (place(location) ?? [Self.name(location)]) + ["+"] + (place(adapter) ?? [Self.name(adapter)]) + architecture
   }
 }
 
@@ -44,10 +65,21 @@ package struct ModelReference: Sendable {
 /// `models` and `slices` recipes have one form here: a `models` recipe is one slice whose sources have no layer range (all layers).
 /// Tensors before the layers belong to the first slice, tensors after them to the last, both at layer position 0.
 package struct Recipe: Sendable {
-  package enum Form: String, Sendable, Hashable { case models, slices }
+  package enum Form: String, Sendable, Hashable { case models, slices, modules }
 
   /// Which rule gives a parameter's default: mergekit's, or the method's paper.
   package enum Preset: String, Sendable, Hashable, CaseIterable { case mergekit, paper }
+
+  /// Where results are rounded to the tensors' type: once at the end, or after every step as mergekit does on a CPU.
+  package enum Numerics: String, Sendable, Hashable, CaseIterable { case once, stepwise }
+  /// What becomes of tensors that some models lack.
+  package enum Missing: String, Sendable, Hashable, CaseIterable {
+    case error
+    /// They are left out.
+    case intersection
+    /// They are merged from the models that have them, or copied where the method needs more.
+    case union
+  }
 
   /// One input of a slice.
   package struct Source: Sendable {
@@ -72,6 +104,18 @@ package struct Recipe: Sendable {
     /// The number of output layers; nil: as many as the models have.
     package var layerCount: Int? { sources.first?.layers?.count }
     package var position: SourcePosition
+    /// Index into `modules`.
+    package var module = 0
+  }
+
+  /// A part of the model and the slices that make it. `models` and `slices` recipes have one, without a name, for the whole model.
+  package struct Module: Sendable {
+    /// mergekit's name of the part, or the beginning of its tensors' names; nil: the whole model.
+    package var name: String?
+    /// Indices into `slices`, at least one.
+    package var slices: Range<Int>
+    package var settings: Settings
+    package var position: SourcePosition
   }
 
   package let origin: String
@@ -80,21 +124,46 @@ package struct Recipe: Sendable {
   package let method: MethodDescriptor
   package let methodPosition: SourcePosition
   package let form: Form
-  /// Every model once, in the order of first mention among the sources; a base model that is no source comes last. The index is the model's
+  /// Every model once, in the order of first mention among the sources; then a base model that is no source, then models that only the
+  /// tokenizer names. The index is the model's
   /// ordinal, which random draws depend on.
   package let models: [ModelReference]
   /// Index into `models` of the global `base_model`.
   package let baseModel: Int?
-  /// At least one.
+  /// At least one, those of one module together.
   package let slices: [Slice]
+  /// At least one.
+  package let modules: [Module]
   package let settings: Settings
   package let dtype: DType?
   package let outDType: DType?
   package let seed: UInt64?
   package let preset: Preset
+  /// Nil: the donor's tokenizer is carried over, and embeddings are merged row by row as they are.
+  package let tokenizer: TokenizerRequest?
+  package let chatTemplate: ChatTemplateRequest?
+  package let numerics: Numerics
+  package let missing: Missing
+  /// What is different for single tensors.
+  package let rules: [TensorRule]
   /// What the person should know: ignored keys and the like, in the order of the text.
-  package let notices: [Notice]
+  package internal(set) var notices: [Notice]
+  /// What later documents of the same text call this one; nil for the only document, and for the one that is the output.
+  package internal(set) var name: String?
+  /// The documents whose results this one reads, directly or through another, each after those that it reads itself.
+  package internal(set) var stages: [Recipe] = []
+  /// The names of all documents of the text, read or not.
+  package internal(set) var documentNames: [String] = []
 
   /// The type of the output's tensors, where the recipe sets it: `out_dtype`, else `dtype`.
   package var outputDType: DType? { outDType ?? dtype }
+
+  /// The models that the recipe and its stages read, without the stages themselves: what has to be there before the merge.
+  package var externalModels: [ModelReference] {
+    let names = Set(stages.compactMap(\.name))
+    var seen: Set<[String]> = []
+    return (stages + [self]).flatMap(\.models).filter { model in
+      !(model.bareName.map(names.contains) ?? false) && seen.insert(model.identity).inserted
+    }
+  }
 }

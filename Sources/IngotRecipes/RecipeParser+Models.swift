@@ -3,11 +3,11 @@ import IngotErrors
 extension RecipeParser {
   /// The `models` form: one slice of all layers. The base model is added at the end when it is not listed.
   mutating func wholeModels(
-    _ entry: Node.Mapping.Entry, base: ModelReference?, method: MethodDescriptor
+    _ entry: Node.Mapping.Entry, at list: String = "models", base: ModelReference?, method: MethodDescriptor
   ) throws(IngotError) -> Recipe.Slice {
     var sources: [Recipe.Source] = []
-    for (number, node) in try elements(of: entry.value, subject: "models").enumerated() {
-      let place = "models[\(number)]"
+    for (number, node) in try elements(of: entry.value, subject: list).enumerated() {
+      let place = "\(list)[\(number)]"
       let fields = try fields(of: node, subject: place, hint: "write '- model: PATH'")
       try check(fields, at: place, valid: ["model", "parameters"], explaining: { Self.misplaced($0, of: method) })
       try append(
@@ -21,16 +21,16 @@ extension RecipeParser {
     }
     let slice = Recipe.Slice(
       sources: sources, settings: Settings(parameterCount: method.parameters.count), position: entry.keyPosition)
-    try checkCount(of: slice, place: "models", for: method)
+    try checkCount(of: slice, place: list, for: method)
     return slice
   }
 
   mutating func slices(
-    _ entry: Node.Mapping.Entry, base: ModelReference?, method: MethodDescriptor
+    _ entry: Node.Mapping.Entry, at list: String = "slices", base: ModelReference?, method: MethodDescriptor
   ) throws(IngotError) -> [Recipe.Slice] {
     var slices: [Recipe.Slice] = []
-    for (number, node) in try elements(of: entry.value, subject: "slices").enumerated() {
-      let place = "slices[\(number)]"
+    for (number, node) in try elements(of: entry.value, subject: list).enumerated() {
+      let place = "\(list)[\(number)]"
       let fields = try fields(of: node, subject: place, hint: "write '- sources:' and the list of its sources")
       try check(
         fields, at: place, valid: ["sources", "base_model", "parameters"], immaterial: ["residual_weight"],
@@ -162,30 +162,23 @@ extension RecipeParser {
     method.parameter(key) == nil ? nil : "has no effect in this place; it belongs under parameters"
   }
 
-  /// A model: a text, or mergekit's mapping `{model: TEXT or {path, revision}, lora, override_architecture}`.
+  /// A model: a text, or mergekit's mapping `{model: TEXT or {path, revision}, lora: the same, override_architecture}`.
   mutating func reference(_ node: Node, subject: String) throws(IngotError) -> ModelReference {
     guard let fields = node.mapping else {
-      return ModelReference(.text(try modelText(node, subject: subject)), position: node.position)
+      return ModelReference(.text(try plainPath(node, subject: subject)), position: node.position)
     }
     try check(fields, at: subject, valid: ["model", "lora", "override_architecture"])
-    if optional("lora", of: fields) != nil {
-      throw IngotError(
-        .unsupported, "LoRA adapters are not in this version", hint: "merge the adapter into its model first",
-        subject: path(subject, "lora"),
-        position: fields["lora"]?.keyPosition)
-    }
     let model = try required("model", of: fields, at: subject, in: node.position)
-    let inner = path(subject, "model")
-    var location: ModelReference.Location
-    if let parts = model.mapping {
-      try check(parts, at: inner, valid: ["path", "revision"])
-      let pathNode = try required("path", of: parts, at: inner, in: model.position)
-      let revision = try optional("revision", of: parts).map { (node) throws(IngotError) in
-        try self.text(of: node, subject: path(inner, "revision"), expected: "a revision")
+    let location = try location(model, subject: path(subject, "model"))
+    var adapter: ModelReference.Location?
+    if let node = optional("lora", of: fields) {
+      adapter = try self.location(node, subject: path(subject, "lora"))
+      for part in [location, adapter] {
+        guard case .text(let text)? = part, text.utf8.contains(UInt8(ascii: "+")) else { continue }
+        throw IngotError(
+          .recipe, "found \"\(excerpt(text))\" beside lora, expected one adapter", hint: "name the adapter under lora alone",
+          subject: subject, position: node.position)
       }
-      location = .fields(path: try plainPath(pathNode, subject: path(inner, "path")), revision: revision)
-    } else {
-      location = .text(try modelText(model, subject: inner))
     }
     var architecture: String?
     if let node = optional("override_architecture", of: fields) {
@@ -195,7 +188,7 @@ extension RecipeParser {
           .info, "override_architecture is known to mergekit and changes nothing here: tensor names come from the checkpoints",
           subject: path(subject, "override_architecture"), position: node.position))
     }
-    return ModelReference(location, overrideArchitecture: architecture, position: node.position)
+    return ModelReference(location, adapter: adapter, overrideArchitecture: architecture, position: node.position)
   }
 
   private func plainPath(_ node: Node, subject: String) throws(IngotError) -> String {
@@ -209,14 +202,14 @@ extension RecipeParser {
     return text
   }
 
-  private func modelText(_ node: Node, subject: String) throws(IngotError) -> String {
-    let text = try plainPath(node, subject: subject)
-    guard !text.utf8.contains(UInt8(ascii: "+")) else {
-      throw IngotError(
-        .unsupported, "\"\(excerpt(text))\" names a LoRA adapter after +; adapters are not in this version",
-        hint: "a path that contains + is written as {model: {path: \(yamlScalar(excerpt(text)))}}", subject: subject,
-        position: node.position)
+  /// A text, or `{path, revision}`.
+  private mutating func location(_ node: Node, subject: String) throws(IngotError) -> ModelReference.Location {
+    guard let parts = node.mapping else { return .text(try plainPath(node, subject: subject)) }
+    try check(parts, at: subject, valid: ["path", "revision"])
+    let pathNode = try required("path", of: parts, at: subject, in: node.position)
+    let revision = try optional("revision", of: parts).map { (node) throws(IngotError) in
+      try self.text(of: node, subject: path(subject, "revision"), expected: "a revision")
     }
-    return text
+    return .fields(path: try plainPath(pathNode, subject: path(subject, "path")), revision: revision)
   }
 }

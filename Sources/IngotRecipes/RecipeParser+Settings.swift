@@ -2,7 +2,7 @@ import IngotErrors
 
 extension RecipeParser {
   /// mergekit's parameters that change no result here.
-  private static let immaterial: Set<String> = ["int8_mask"]
+  static let immaterialParameters: Set<String> = ["int8_mask"]
 
   /// The `parameters` of a mapping, checked against the method.
   mutating func settings(
@@ -14,7 +14,7 @@ extension RecipeParser {
     let mapping = try self.fields(of: node, subject: place, hint: "write each parameter as 'name: value' on its own line")
     let catalog = catalog
     try check(
-      mapping, at: place, valid: method.parameters.map(\.name), immaterial: Self.immaterial,
+      mapping, at: place, valid: method.parameters.map(\.name), immaterial: Self.immaterialParameters,
       explaining: { key in
         guard catalog.hasParameter(key) else { return "is not a parameter of \(method.name)" }
         let owners = catalog.methods.filter { $0.parameter(key) != nil }.map(\.name).prefix(3).joined(separator: ", ")
@@ -113,10 +113,10 @@ extension RecipeParser {
 
   /// Every required parameter must be set on some level for every input that needs it; filters may still miss a tensor.
   func checkRequired(
-    _ slices: [Recipe.Slice], _ settings: Settings, of method: MethodDescriptor, at entry: Node.Mapping.Entry
+    _ slices: [Recipe.Slice], _ modules: [Recipe.Module], _ settings: Settings, of method: MethodDescriptor, at entry: Node.Mapping.Entry
   ) throws(IngotError) {
     for (index, parameter) in method.parameters.enumerated() where parameter.isRequired && settings[index] == nil {
-      for slice in slices where slice.settings[index] == nil {
+      for slice in slices where slice.settings[index] == nil && modules[slice.module].settings[index] == nil {
         guard parameter.isPerModel else {
           throw IngotError(
             .recipe, "\(parameter.name) is missing; \(method.name) needs \(parameter.expectation)",

@@ -7,13 +7,16 @@ extension Recipe {
   ///
   /// `origin` names the text in positions. Unknown keys are warnings in `notices`, or errors when `strict`; a key that is a slip of a valid
   /// one is an error always. Throws `.recipe` with position, subject (the key's path) and hint; `.unsupported` for parts of mergekit's
-  /// language that this version does not have.
+  /// language that this version does not have. A text of several documents gives the recipe of the output, with the others as its `stages`.
   package static func parse(
     _ text: [UInt8], origin: String, catalog: MethodCatalog, strict: Bool = false, limits: RecipeLimits = RecipeLimits()
   ) throws(IngotError) -> Recipe {
-    let root = try Node.load(text, origin: origin, limits: limits)
+    let documents = try Node.loadAll(text, origin: origin, limits: limits)
+    guard let only = documents.first, documents.count == 1 else {
+      return try RecipeGraph(documents, text: text, origin: origin, catalog: catalog, strict: strict).recipe()
+    }
     var parser = RecipeParser(catalog: catalog, strict: strict)
-    return try parser.recipe(root, text: text, origin: origin)
+    return try parser.recipe(only, text: text, origin: origin)
   }
 }
 
@@ -21,6 +24,8 @@ extension Recipe {
 struct RecipeParser {
   let catalog: MethodCatalog
   let strict: Bool
+  /// True for one of several documents, where `name` has a meaning.
+  var isNamed = false
   var notices: [Notice] = []
   var models: [ModelReference] = []
   private var ordinals: [[String]: Int] = [:]
@@ -32,8 +37,11 @@ struct RecipeParser {
 
   static let topKeys = [
     "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
-    "chat_template", "seed", "preset",
+    "chat_template", "seed", "preset", "numerics", "missing", "tensors",
   ]
+
+  /// mergekit's keys that change nothing here, besides the name of the only document.
+  static let immaterialTopKeys: Set<String> = ["int8_mask", "residual_weight"]
 
   mutating func recipe(_ root: Node, text: [UInt8], origin: String) throws(IngotError) -> Recipe {
     guard let top = root.mapping else {
@@ -41,8 +49,9 @@ struct RecipeParser {
         .recipe, "the recipe is \(root.found), expected a mapping", hint: "begin with a line such as 'merge_method: linear'",
         position: root.position)
     }
-    try check(top, at: "", valid: Self.topKeys, immaterial: ["name", "int8_mask", "residual_weight"])
-    try refuseUnsupported(top)
+    try check(
+      top, at: "", valid: isNamed ? Self.topKeys + ["name"] : Self.topKeys,
+      immaterial: isNamed ? Self.immaterialTopKeys : Self.immaterialTopKeys.union(["name"]))
     let methodNode = try required("merge_method", of: top, at: "", in: root.position)
     let methodName = try self.text(of: methodNode, subject: "merge_method", expected: "the name of a merge method")
     let method = try catalog.require(methodName, position: methodNode.position)
@@ -51,18 +60,28 @@ struct RecipeParser {
     if method.base == .required, base == nil, form == .models { throw missingBase(method, at: methodNode.position) }
     let settings = try self.settings(top, at: "", of: method, isPerModel: false)
     var slices: [Recipe.Slice]
+    var modules: [Recipe.Module] = []
     switch form {
     case .models: slices = [try wholeModels(formEntry, base: base, method: method)]
     case .slices: slices = try self.slices(formEntry, base: base, method: method)
+    case .modules: (modules, slices) = try self.modules(formEntry, base: base, method: method)
+    }
+    if modules.isEmpty {
+      let none = Settings(parameterCount: method.parameters.count)
+      modules = [Recipe.Module(name: nil, slices: 0..<slices.count, settings: none, position: formEntry.keyPosition)]
     }
     let baseOrdinal = base.map { ordinal(of: $0) }
-    try checkRequired(slices, settings, of: method, at: formEntry)
+    let rules = try rules(top, of: method, in: slices)
+    // After all others: a model that only the tokenizer names must not change their ordinals.
+    let tokenizer = try tokenizer(top)
+    try checkRequired(slices, modules, settings, of: method, at: formEntry)
     noteUnusedBaseSettings(&slices, of: method)
     return Recipe(
       origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, baseModel: baseOrdinal,
-      slices: slices, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
+      slices: slices, modules: modules, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
       seed: try seed(top),
-      preset: try preset(top), notices: notices.inTextOrder)
+      preset: try preset(top), tokenizer: tokenizer, chatTemplate: try chatTemplate(top), numerics: try numerics(top, method),
+      missing: try missing(top), rules: rules, notices: notices.inTextOrder)
   }
 
   /// The place of a model among the recipe's models, at its end when it is new.
@@ -87,27 +106,12 @@ struct RecipeParser {
         hint: "remove all but one", subject: present[1].key, position: present[1].keyPosition)
     }
     guard let form = Recipe.Form(rawValue: first.key) else {
-      throw IngotError(
-        .unsupported, "modules is not in this version", hint: "merge the parts of the model in separate recipes", subject: first.key,
-        position: first.keyPosition)
+      throw IngotError(.internalError, "\(first.key) is no form of recipes", subject: first.key, position: first.keyPosition)
     }
     return (form, first)
   }
 
-  private func refuseUnsupported(_ top: Node.Mapping) throws(IngotError) {
-    let hints = [
-      "tokenizer_source": "without it the tokenizer of the base model is carried over",
-      "tokenizer": "without it the tokenizer of the base model is carried over",
-      "chat_template": "without it the template of the base model is carried over",
-    ]
-    for entry in top.entries {
-      guard let hint = hints[entry.key], !entry.value.isNull, entry.value.scalar?.text != "" else { continue }
-      throw IngotError(
-        .unsupported, "\(entry.key) is not in this version", hint: hint, subject: entry.key, position: entry.keyPosition)
-    }
-  }
-
-  private mutating func dtype(_ key: String, of top: Node.Mapping) throws(IngotError) -> DType? {
+  mutating func dtype(_ key: String, of top: Node.Mapping) throws(IngotError) -> DType? {
     guard let node = optional(key, of: top), node.scalar?.text != "" else { return nil }
     let found = try text(of: node, subject: key, expected: "float32, bfloat16 or float16")
     let name = found.hasPrefix("torch.") ? String(found.dropFirst(6)) : found
@@ -141,6 +145,27 @@ struct RecipeParser {
       .recipe, "seed is \(node.found), expected a whole number from 0 to \(UInt64.max)", subject: "seed", position: node.position)
   }
 
+  private func numerics(_ top: Node.Mapping, _ method: MethodDescriptor) throws(IngotError) -> Recipe.Numerics {
+    guard let node = optional("numerics", of: top) else { return .once }
+    let found = try text(of: node, subject: "numerics", expected: "once or stepwise")
+    guard let numerics = Recipe.Numerics(rawValue: found) else {
+      throw IngotError(
+        .recipe, "numerics is \"\(excerpt(found))\", expected once or stepwise", subject: "numerics", position: node.position)
+    }
+    try catalog.require(numerics, of: method, position: node.position)
+    return numerics
+  }
+
+  private func missing(_ top: Node.Mapping) throws(IngotError) -> Recipe.Missing {
+    guard let node = optional("missing", of: top) else { return .error }
+    let names = Recipe.Missing.allCases.map(\.rawValue)
+    let found = try text(of: node, subject: "missing", expected: names.joined(separator: ", "))
+    if let missing = Recipe.Missing(rawValue: found) { return missing }
+    throw IngotError(
+      .recipe, "missing is \"\(excerpt(found))\", expected " + names.joined(separator: ", "),
+      hint: nearestName(to: found, among: names).map { "did you mean \($0)?" }, subject: "missing", position: node.position)
+  }
+
   private func preset(_ top: Node.Mapping) throws(IngotError) -> Recipe.Preset {
     guard let node = optional("preset", of: top) else { return .mergekit }
     let found = try text(of: node, subject: "preset", expected: "mergekit or paper")
@@ -152,14 +177,14 @@ struct RecipeParser {
 
 extension Node {
   /// mergekit's falsehood: an absent value or an empty collection.
-  fileprivate var isAbsent: Bool {
+  var isAbsent: Bool {
     isNull || sequence.map(\.isEmpty) ?? false || mapping.map(\.entries.isEmpty) ?? false || scalar?.text == ""
   }
 }
 
 extension [Notice] {
   /// By position; those of one place keep their order.
-  fileprivate var inTextOrder: [Notice] {
+  var inTextOrder: [Notice] {
     enumerated().sorted { a, b in
       let (p, q) = (a.element.position, b.element.position)
       return (p?.line ?? 0, p?.column ?? 0, a.offset) < (q?.line ?? 0, q?.column ?? 0, b.offset)

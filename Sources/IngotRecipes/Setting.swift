@@ -85,5 +85,8 @@ package struct Settings: Sendable, Hashable {
     set { if entries.indices.contains(index) { entries[index] = newValue } }
   }
 
+  /// Every setting there is.
+  package var all: [Setting] { entries.compactMap { $0?.setting } }
+
   package var isEmpty: Bool { entries.allSatisfy { $0 == nil } }
 }
