@@ -16,6 +16,7 @@ package struct BreadcrumbsTies: MergeMethod {
     summary: "Drops outliers and small elements of the task vectors, then elects signs.",
     reference: .init("Model Breadcrumbs, arXiv 2312.06795", url: "https://arxiv.org/abs/2312.06795"), base: .required,
     models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters, scopes: [.tensor],
+    hasStepwiseNumerics: true,
     notes: ["gamma × elements below 1 drops no outlier"])
 
   package static var cropsToBase: Bool { true }
@@ -35,6 +36,10 @@ package struct BreadcrumbsTies: MergeMethod {
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     combination.subtractBase(tile)
     trim.gather(state, tile, statistic)
+  }
+
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
+    trim.gatherStored(state, tile, statistic)
   }
 
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {

@@ -37,13 +37,17 @@ package struct DARELinear: MergeMethod {
     drop.gather(tile, statistic)
   }
 
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
+    drop.gatherStored(tile, statistic)
+  }
+
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
     drop.settle(state, statistics)
   }
 
   package func fused(_ state: State, segment: Int) -> FusedMerge? {
     guard state.areMasksDrawn else { return nil }
-    return combination.fused(segment: segment) { drop.term($0, weight: $1, state) }
+    return combination.fused(segment: segment) { drop.term($0, segment: segment, weight: $1, state) }
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -18,11 +18,12 @@ package struct Linear: MergeMethod {
       ParameterDescriptor("weight", .number(.any), "weight of the model", isRequired: true, isPerModel: true),
       ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights", default: .boolean(true)),
     ],
-    scopes: [.element],
+    scopes: [.element], hasStepwiseNumerics: true,
     notes: ["weights that sum to zero with normalize are an error"])
 
   private let weights: [Float]
   private let divisor: Float
+  private let steps: StepRounding?
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.onlySegment()
@@ -30,7 +31,14 @@ package struct Linear: MergeMethod {
     for (model, input) in request.inputs.enumerated() {
       weights.append(Float(try segment.required("weight", model: model, of: input)))
     }
-    let sum = weights.reduce(0.0) { $0 + Double($1) }
+    steps = StepRounding(segment)
+    let sum: Double
+    if let steps {
+      weights = weights.map { steps.rounded($0) }
+      sum = Double(steps.sum(weights))
+    } else {
+      sum = weights.reduce(0.0) { $0 + Double($1) }
+    }
     let normalize = segment.flag("normalize", default: true)
     if normalize && sum == 0 {
       throw IngotError(
@@ -44,10 +52,17 @@ package struct Linear: MergeMethod {
   package var demands: Demands { Demands() }
 
   package func fused(_ state: Void, segment: Int) -> FusedMerge? {
-    FusedMerge(.linear(divisor: divisor), terms: weights.map { FusedMerge.Term(weight: $0) })
+    steps == nil ? FusedMerge(.linear(divisor: divisor), terms: weights.map { FusedMerge.Term(weight: $0) }) : nil
   }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
-    tile.kernels.linearCombination(tile.inputs, weights: weights, divisor: divisor, into: output)
+    guard let steps else { return tile.kernels.linearCombination(tile.inputs, weights: weights, divisor: divisor, into: output) }
+    steps.round(tile)
+    steps.scale(tile.inputs, by: weights, tile.kernels)
+    let sum = tile.inputs[0]
+    tile.kernels.linearCombination(tile.inputs, weights: steps.ones(weights.count), into: sum)
+    tile.kernels.round(sum, to: steps.dtype)
+    tile.kernels.linearCombination(tile.inputs, weights: [1], divisor: divisor, into: output)
+    tile.kernels.round(output, to: steps.dtype)
   }
 }

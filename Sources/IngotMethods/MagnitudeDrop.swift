@@ -76,7 +76,7 @@ package struct MagnitudeDrop: Sendable {
         let bits = tile.masks.bits(plane: model, firstIndex: index, count: tile.rowLength)
         tile.kernels.dellaRow(
           row, density: density, epsilon: epsilon, seed: seed, stream: stream, firstIndex: index, bits: bits, probabilities: nil,
-          scratch: tile.scratchPair)
+          scratch: tile.joinedScratch)
         tile.kernels.accumulateMaskedAbsolute(row, bits, all: statistic.sum(2 * model), kept: statistic.sum(2 * model + 1))
       }
     }
@@ -104,7 +104,7 @@ package struct MagnitudeDrop: Sendable {
           if !isDrawn || dividesByProbability {
             tile.kernels.dellaRow(
               row, density: density, epsilon: epsilon, seed: seed, stream: stream, firstIndex: index, bits: bits,
-              probabilities: dividesByProbability ? tile.scratch[2].prefix(tile.rowLength) : nil, scratch: tile.scratchPair)
+              probabilities: dividesByProbability ? tile.scratch[2].prefix(tile.rowLength) : nil, scratch: tile.joinedScratch)
           }
           if dividesByProbability {
             tile.kernels.divideKept(row, bits, by: tile.scratch[2].prefix(tile.rowLength))

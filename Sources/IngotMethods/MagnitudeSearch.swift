@@ -19,13 +19,14 @@ package struct MagnitudeCut: Sendable, Hashable {
 
 /// Finds the exact cut that keeps `keep` of `population` values by magnitude, in as few rounds over the data as it can.
 ///
-/// A sample brackets the rank, one full round counts what lies above the bracket and collects what lies in it; when the rank escapes the
-/// bracket or the pool is too small, a radix search of 16 bits a round is exact with fixed memory. Every path gives the same cut.
+/// A sample brackets the rank; one full round counts what lies above the bracket and collects what lies in it. Where that would be too much to
+/// keep, or turned out to be, a round counts the bracket's keys in 65,536 equal ranges instead and the next one looks into the right range, with
+/// fixed memory; a rank that escapes its bracket is looked for beyond it in the same way. Every path gives the same cut.
 package struct MagnitudeSearch: Sendable {
-  private enum Stage: Sendable {
+  fileprivate enum Stage: Sendable {
     case sample(stride: Int, capacity: Int)
     case collect(low: UInt64, high: UInt64, capacity: Int)
-    case radix(prefix: UInt64, bits: Int, above: UInt64)
+    case narrow(low: UInt64, high: UInt64)
     case spread(threshold: UInt64, wanted: UInt64)
     case done(MagnitudeCut)
   }
@@ -34,36 +35,78 @@ package struct MagnitudeSearch: Sendable {
   package static let wholeLimit: UInt64 = 262_144
   /// About how many values a sample takes: at least the first, at most the second, one in 128 in between.
   private static let sampleSizes: (UInt64, UInt64) = (65_536, 1_048_576)
+  /// Keys that are collected at most; more are narrowed down first.
+  package static let poolLimit: UInt64 = 4_194_304
   private static let tileElements: UInt64 = 4096
   /// Half width of the bracket in standard errors of a sample of independent values. Rows and their neighbours resemble each other, so
   /// the true error is larger; a rank that escapes costs time, never exactness.
   private static let bracketWidth = 10.0
+  /// What a wide bracket adds on each side, in standard errors of the sample's runs taken as one value each: narrowing makes width cheap, and
+  /// in a population this large a rank that escapes is dear.
+  private static let wideBracketWidth = 8.0
   private static let blockElements: UInt64 = 65_536
 
   private let population: UInt64
-  private let keep: UInt64
+  private var keep: UInt64
+  /// What share of the values that are not zero is kept, where that decides `keep`; the first round that reads everything counts them.
+  private let share: Float?
   package let ties: TieRule
-  private var stage: Stage
+  fileprivate var stage: Stage
+  /// Keys that a pool is trusted to hold: the limit, or what one held when it overflowed.
+  private var room: UInt64
 
-  /// - Parameters: `blocks` is how many blocks the engine cuts the population into (it decides the sample's stride).
-  package init(population: UInt64, keep: UInt64, ties: TieRule, blocks: UInt64) {
+  /// - Parameters: `blocks` is how many blocks the engine cuts the population into (it decides the sample's stride), `room` the most keys that
+  ///   are collected at once.
+  package init(population: UInt64, keep: UInt64, ties: TieRule, blocks: UInt64, room: UInt64 = Self.poolLimit) {
+    self.room = room
     self.population = population
     self.keep = keep
     self.ties = ties
+    share = nil
     if keep >= population {
       stage = .done(.everything)
     } else if keep == 0 {
       stage = .done(.nothing)
-    } else if population <= Self.wholeLimit {
-      stage = .collect(low: 0, high: .max, capacity: Int(population))
     } else {
-      let run = UInt64(Round.sampleRun)
-      let tiles = population / Self.tileElements + blocks
-      let size = min(max(population / 128, Self.sampleSizes.0), Self.sampleSizes.1)
-      let stride = max(1, tiles * run / size)
-      stage = .sample(stride: Int(stride), capacity: Int((tiles / stride + blocks + 1) * run))
+      stage = Self.firstStage(population: population, blocks: blocks, least: 0)
     }
   }
+
+  /// Finds the value of the given rank, counted from the largest (rank 0), as the threshold of a cut that keeps it and all larger ones.
+  package init(population: UInt64, rank: UInt64, ties: TieRule, blocks: UInt64) {
+    room = Self.poolLimit
+    self.population = population
+    self.ties = ties
+    share = nil
+    keep = min(rank, max(population, 1) - 1) + 1
+    stage = population == 0 ? .done(.nothing) : Self.firstStage(population: population, blocks: blocks, least: 0)
+  }
+
+  /// Keeps ⌊nz · share⌋ of the nz values that are not zero, the product in f32. `settle` must be told nz after every round.
+  package init(population: UInt64, shareOfNonzero share: Float, ties: TieRule, blocks: UInt64) {
+    room = Self.poolLimit
+    self.population = population
+    self.ties = ties
+    self.share = share
+    keep = 0
+    stage =
+      population == 0 || !(share > 0)
+      ? .done(.nothing) : Self.firstStage(population: population, blocks: blocks, least: Self.leastNonzeroKey)
+  }
+
+  private static let leastNonzeroKey: UInt64 = 1 << 32
+
+  private static func firstStage(population: UInt64, blocks: UInt64, least: UInt64) -> Stage {
+    if population <= wholeLimit { return .collect(low: least, high: .max, capacity: Int(population)) }
+    let run = UInt64(Round.sampleRun)
+    let tiles = population / tileElements + blocks
+    let size = min(max(population / 128, sampleSizes.0), sampleSizes.1)
+    let stride = max(1, tiles * run / size)
+    return .sample(stride: Int(stride), capacity: Int((tiles / stride + blocks + 1) * run))
+  }
+
+  /// The smallest key that counts.
+  private var leastKey: UInt64 { share == nil ? 0 : Self.leastNonzeroKey }
 
   package var cut: MagnitudeCut? {
     if case .done(let cut) = stage { return cut }
@@ -83,7 +126,7 @@ package struct MagnitudeSearch: Sendable {
   }
 
   fileprivate var needsHistogram: Bool {
-    if case .radix = stage { return true }
+    if case .narrow = stage { return true }
     return false
   }
 
@@ -96,13 +139,14 @@ package struct MagnitudeSearch: Sendable {
     switch stage {
     case .sample:
       statistic.collect(
-        values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties, low: 0, high: .max, pool: slot, tally: slot)
+        values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties, low: leastKey, high: .max, pool: slot, tally: slot)
     case .collect(let low, let high, _):
       statistic.collect(
         values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties, low: low, high: high, pool: slot, tally: slot)
-    case .radix(let prefix, let bits, _):
-      tile.kernels.histogram(
-        values, firstIndex: tile.jobIndex, ties: ties, prefix: prefix, prefixBits: bits, digitBits: 16, into: statistic.histogram(slot))
+    case .narrow(let low, let high):
+      statistic.collect(
+        values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties, low: low, high: high, pool: slot, tally: slot)
+      statistic.bin(slot, low: low, shift: Self.shift(low, high), into: slot)
     case .spread(let threshold, _):
       statistic.sum(slot).add(
         Double(statistic.count(of: threshold, in: values, kernels: tile.kernels, firstIndex: tile.jobIndex, ties: ties)))
@@ -110,12 +154,29 @@ package struct MagnitudeSearch: Sendable {
     }
   }
 
-  fileprivate mutating func settle(_ statistics: Statistics, slot: Int) {
+  /// The range of keys that the present round collects; nil where it does something else.
+  fileprivate var collected: (low: UInt64, high: UInt64)? {
+    switch stage {
+    case .sample: (leastKey, .max)
+    case .collect(let low, let high, _), .narrow(let low, let high): (low, high)
+    default: nil
+    }
+  }
+
+  fileprivate mutating func settle(_ statistics: Statistics, slot: Int, nonzero: UInt64) {
+    if let share, sampleStride == nil, cut == nil {
+      keep = min(UInt64(Float(nonzero) * share), nonzero)
+      if keep == 0 {
+        stage = .done(.nothing)
+        return
+      }
+    }
     switch stage {
     case .sample: stage = bracket(statistics.keys(slot))
-    case .collect(_, _, _): stage = select(statistics.keys(slot), above: statistics.tallies[slot])
-    case .radix(let prefix, let bits, let above):
-      stage = descend(statistics.histogram(slot), prefix: prefix, bits: bits, above: above)
+    case .collect(let low, let high, _):
+      stage = select(statistics.keys(slot), above: statistics.tallies[slot], low: low, high: high)
+    case .narrow(let low, let high):
+      stage = narrowed(statistics.histogram(slot), above: statistics.tallies[slot], low: low, high: high)
     case .spread(let threshold, let wanted): stage = spread(statistics, slot: slot, threshold: threshold, wanted: wanted)
     case .done: break
     }
@@ -123,45 +184,67 @@ package struct MagnitudeSearch: Sendable {
 
   /// Brackets the wanted rank.
   private func bracket(_ pool: KeyPool?) -> Stage {
-    guard let pool, pool.count > 0, !pool.overflowed else { return .radix(prefix: 0, bits: 0, above: 0) }
+    guard let pool, pool.count > 0, !pool.overflowed else { return .narrow(low: leastKey, high: .max) }
     let sampled = Double(pool.count)
-    let share = Double(keep) / Double(population)
-    let centre = share * sampled
-    let width = Self.bracketWidth * (sampled * share * (1 - share)).squareRoot() + 16
-    let lowRank = centre + width
-    let highRank = centre - width
-    let low = lowRank >= sampled - 1 ? 0 : (pool.key(ranked: Int(lowRank))?.key ?? 0)
+    // Where only values other than zero count, the sample has only those.
+    let share = share.map(Double.init) ?? Double(keep) / Double(population)
+    let error = (sampled * share * (1 - share)).squareRoot()
+    var width = Self.bracketWidth * error + 16
+    let isLarge = 2 * width / sampled * Double(population) > Double(room)
+    if isLarge { width += Self.wideBracketWidth * error * Double(Round.sampleRun).squareRoot() }
+    let lowRank = share * sampled + width
+    let highRank = share * sampled - width
+    let low = lowRank >= sampled - 1 ? leastKey : (pool.key(ranked: Int(lowRank))?.key ?? leastKey)
     let high = highRank < 1 ? UInt64.max : (pool.key(ranked: Int(highRank))?.key ?? .max)
+    if isLarge { return .narrow(low: low, high: high) }
     let expected = (min(lowRank, sampled) - max(highRank, 0)) / sampled * Double(population)
     return .collect(low: low, high: high, capacity: Int(min(expected * 1.5 + 65_536, Double(population))))
   }
 
-  private func select(_ pool: KeyPool?, above: UInt64) -> Stage {
-    guard let pool, !pool.overflowed, above < keep, keep - above <= UInt64(pool.count),
-      let threshold = pool.key(ranked: Int(keep - above - 1))
-    else { return .radix(prefix: 0, bits: 0, above: 0) }
-    let wanted = keep - above - UInt64(threshold.larger)
-    // Keys of `ge` are magnitudes: all that equal the threshold stay.
-    if wanted == UInt64(threshold.equal) || ties == .ge {
-      return .done(MagnitudeCut(threshold: threshold.key, lastInclusive: .max, tied: UInt64(threshold.equal)))
+  private mutating func select(_ pool: KeyPool?, above: UInt64, low: UInt64, high: UInt64) -> Stage {
+    guard let pool, !pool.overflowed else {
+      room = min(room, UInt64(pool?.count ?? 0))
+      return .narrow(low: low, high: high)
     }
-    return .spread(threshold: threshold.key, wanted: wanted)
+    guard above < keep, let threshold = pool.key(ranked: Int(clamping: keep - above - 1)) else {
+      return beyond(above: above, low: low, high: high)
+    }
+    return cut(threshold.key, wanted: keep - above - UInt64(threshold.larger), equal: UInt64(threshold.equal))
   }
 
-  private func descend(_ counts: [UInt64], prefix: UInt64, bits: Int, above: UInt64) -> Stage {
+  /// Looks into the range of keys that holds the wanted rank.
+  private func narrowed(_ counts: [UInt64], above: UInt64, low: UInt64, high: UInt64) -> Stage {
+    let shift = Self.shift(low, high)
     var above = above
-    for digit in stride(from: counts.count - 1, through: 0, by: -1) {
-      let here = counts[digit]
-      if above + here >= keep {
-        let next = (prefix << 16) | UInt64(digit)
-        if bits + 16 < 64 { return .radix(prefix: next, bits: bits + 16, above: above) }
-        if above + here == keep || ties == .ge { return .done(MagnitudeCut(threshold: next, lastInclusive: .max, tied: here)) }
-        return .spread(threshold: next, wanted: keep - above)
+    guard above < keep else { return beyond(above: above, low: low, high: high) }
+    for bin in stride(from: counts.count - 1, through: 0, by: -1) where counts[bin] > 0 {
+      let here = counts[bin]
+      if above + here < keep {
+        above += here
+        continue
       }
-      above += here
+      let first = low + UInt64(bin) << shift
+      if shift == 0 { return cut(first, wanted: keep - above, equal: here) }
+      let last = min(high, first + (1 << shift - 1))
+      return here > room ? .narrow(low: first, high: last) : .collect(low: first, high: last, capacity: Int(here))
     }
-    return .done(.everything)
+    return beyond(above: above, low: low, high: high)
   }
+
+  /// The rank is not in low ... high, above which `above` keys were found.
+  private func beyond(above: UInt64, low: UInt64, high: UInt64) -> Stage {
+    if above >= keep && high < .max { return .narrow(low: high + 1, high: .max) }
+    return low > 0 && above < keep ? .narrow(low: 0, high: low - 1) : .done(.everything)
+  }
+
+  private func cut(_ key: UInt64, wanted: UInt64, equal: UInt64) -> Stage {
+    // Keys of `ge` are magnitudes: all that equal the threshold stay.
+    wanted == equal || ties == .ge
+      ? .done(MagnitudeCut(threshold: key, lastInclusive: .max, tied: equal)) : .spread(threshold: key, wanted: wanted)
+  }
+
+  /// Ranges of 2^shift keys, of which 65,536 reach from `low` to `high`.
+  fileprivate static func shift(_ low: UInt64, _ high: UInt64) -> Int { max(0, 48 - (high - min(low, high)).leadingZeroBitCount) }
 
   /// Elements 2³² apart share a key: the first `wanted` of them in job order are kept.
   private func spread(_ statistics: Statistics, slot: Int, threshold: UInt64, wanted: UInt64) -> Stage {
@@ -206,10 +289,29 @@ package struct MagnitudeSearches: Sendable {
     searches[model].gather(values, tile, statistic, slot: model)
   }
 
-  package mutating func settle(_ statistics: Statistics) {
+  /// `gather` of every task vector of a tile (input 0 is the base), straight from storage; nil where one of the searches cannot. The
+  /// searches of one model follow each other, `perModel` of them.
+  package func gatherStored(_ tile: StoredTile, _ statistic: BlockStatistic, perModel: Int = 1) -> Int? {
+    guard searches.allSatisfy({ $0.cut != nil || $0.collected != nil }) else { return nil }
+    let sampling = isSampling
+    var bad = 0
+    for (slot, search) in searches.enumerated() {
+      guard let range = search.collected, !sampling || search.sampleStride != nil else { continue }
+      bad += statistic.collect(
+        tile[slot / perModel + 1], minus: tile[0], kernels: tile.kernels, firstIndex: tile.jobIndex, ties: search.ties, low: range.low,
+        high: range.high, pool: slot, tally: slot)
+      if case .narrow = search.stage {
+        statistic.bin(slot, low: range.low, shift: MagnitudeSearch.shift(range.low, range.high), into: slot)
+      }
+    }
+    return bad
+  }
+
+  /// - Parameters: `nonzero` is how many values were not zero, for searches that keep a share of those.
+  package mutating func settle(_ statistics: Statistics, nonzero: UInt64 = 0) {
     let sampling = isSampling
     for model in searches.indices where !sampling || searches[model].sampleStride != nil {
-      searches[model].settle(statistics, slot: model)
+      searches[model].settle(statistics, slot: model, nonzero: nonzero)
     }
   }
 

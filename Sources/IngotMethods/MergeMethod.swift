@@ -34,6 +34,10 @@ package protocol MergeMethod: Sendable {
   /// Reads one tile and adds to the statistic of its block. Runs on any worker; must not keep references to the tile.
   func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic)
 
+  /// `gather` straight from stored elements, where the round has such a form; nil leaves it to `gather`. Otherwise the number of values that
+  /// may be NaN or infinite, which the engine then looks for itself. Adds what `gather` would, bit for bit.
+  func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int?
+
   /// Decides the next phase from the folded statistics. Runs on one thread.
   func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State>
 
@@ -51,6 +55,7 @@ extension MergeMethod {
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope { .tensor }
   package static var cropsToBase: Bool { false }
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {}
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? { nil }
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> { .emit(state) }
   package func fused(_ state: State, segment: Int) -> FusedMerge? { nil }
   package func findings(_ state: State) -> [Finding] { [] }
@@ -84,13 +89,18 @@ package struct Demands: Sendable {
   package var scratchRows: Int
   /// Planes of one keep bit per element that live from the first gather to the last emit, if the budget has room.
   package var maskPlanes: Int
+  /// The most `Round.columnSums` of any round: 8 bytes each of the budget, which a run must have room for beside its workers.
+  package var columnSums: Int
   /// Set when the output is this input unchanged: bytes are then copied without being decoded (a dtype change still converts).
   package var copiedInput: Int?
 
-  package init(granularity: Granularity = .block, scratchRows: Int = 0, maskPlanes: Int = 0, copiedInput: Int? = nil) {
+  package init(
+    granularity: Granularity = .block, scratchRows: Int = 0, maskPlanes: Int = 0, columnSums: Int = 0, copiedInput: Int? = nil
+  ) {
     self.granularity = granularity
     self.scratchRows = scratchRows
     self.maskPlanes = maskPlanes
+    self.columnSums = columnSums
     self.copiedInput = copiedInput
   }
 }
@@ -112,6 +122,8 @@ package struct Round: Sendable {
   package var bins: Int
   /// Capacity of each key pool: selection keys collected over the whole job, in no particular order. One entry per pool.
   package var keyCapacities: [Int]
+  /// f64 sums over the whole job that one worker adds to in element order, for statistics of columns; a tensor is then one work item.
+  package var columnSums: Int
   /// 0 visits every element. n > 0 takes a sample: of every n-th tile one run of `sampleRun` elements, at a place that differs from tile to tile.
   package var sampleStride: Int
 
@@ -119,13 +131,15 @@ package struct Round: Sendable {
   package static let sampleRun = 32
 
   package init(
-    sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], sampleStride: Int = 0
+    sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], columnSums: Int = 0,
+    sampleStride: Int = 0
   ) {
     self.sums = sums
     self.tallies = tallies
     self.histograms = histograms
     self.bins = bins
     self.keyCapacities = keyCapacities
+    self.columnSums = columnSums
     self.sampleStride = sampleStride
   }
 

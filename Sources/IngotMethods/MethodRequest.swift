@@ -30,15 +30,19 @@ package struct MethodRequest: Sendable {
     package var modelParameters: [[String: ParameterValue]]
     /// Random stream of each input: XXH3-64 of output tensor name and the model's ordinal.
     package var streams: [UInt64]
+    /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
+    package var stepType: DType?
 
     package init(
-      name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64]
+      name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
+      stepType: DType? = nil
     ) {
       self.name = name
       self.shape = shape
       self.parameters = parameters
       self.modelParameters = modelParameters
       self.streams = streams
+      self.stepType = stepType
     }
 
     /// A per-tensor number, or nil when the recipe and the method leave it open.

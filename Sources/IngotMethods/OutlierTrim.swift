@@ -24,12 +24,14 @@ package struct OutlierTrim: Sendable {
   private let initial: MagnitudeSearches
   private let modelCount: Int
   private let rescales: Bool
+  private let steps: StepRounding?
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.onlySegment()
     let count = UInt64(try segment.shape.elementCount())
     let blocks = (count + 65_535) / 65_536
     modelCount = request.modelCount
+    steps = StepRounding(segment)
     rescales = segment.flag("rescale", default: false)
     var searches: [MagnitudeSearch] = []
     for model in 1..<request.inputs.count {
@@ -68,11 +70,16 @@ package struct OutlierTrim: Sendable {
     }
   }
 
+  /// `gather` straight from storage, where the round has such a form.
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
+    state.isMeasuringMass || steps != nil ? nil : state.searches.gatherStored(tile, statistic, perModel: 2)
+  }
+
   package func settle(_ state: State, _ statistics: Statistics) -> Phase<State> {
     var state = state
     if state.isMeasuringMass {
       state.isMeasuringMass = false
-      state.factors = (0..<modelCount).map { massFactor(all: statistics.sums[2 * $0], kept: statistics.sums[2 * $0 + 1]) }
+      state.factors = (0..<modelCount).map { massFactor(all: statistics.sums[2 * $0], kept: statistics.sums[2 * $0 + 1], steps) }
       return .emit(state)
     }
     state.searches.settle(statistics)
@@ -84,6 +91,7 @@ package struct OutlierTrim: Sendable {
     trim(state, tile)
     for (model, factor) in state.factors.enumerated() {
       tile.kernels.scale(tile.inputs[model + 1], by: factor, into: tile.inputs[model + 1])
+      if let steps { tile.kernels.round(tile.inputs[model + 1], to: steps.dtype) }
     }
   }
 

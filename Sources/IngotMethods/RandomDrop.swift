@@ -8,8 +8,8 @@ internal import IngotTensors
 /// multiplies what stays: rule `l1` by Σ|τ| / Σ|kept τ| of the tensor (mergekit), rule `inverse_keep` by 1/density (the paper).
 package struct RandomDrop: Sendable {
   package struct State: Sendable {
-    /// Factor of each model's kept elements.
-    var factors: [Float]
+    /// Factor of each model's kept elements, by tensor.
+    var factors: [[Float]]
     var areMasksDrawn: Bool
   }
 
@@ -19,39 +19,48 @@ package struct RandomDrop: Sendable {
     var keepsAll: Bool
   }
 
-  private let draws: [Draw]
+  /// By tensor and model.
+  private let draws: [[Draw]]
   private let seed: UInt64
   private let needsMass: Bool
-  private let inverse: [Float]
+  private let inverse: [[Float]]
+  private let modelCount: Int
 
   package init(_ request: MethodRequest) throws(IngotError) {
-    let segment = try request.onlySegment()
+    let first = try request.onlySegment()
     seed = request.seed
-    let rescale = segment.flag("rescale", default: true)
-    let isL1 = segment.text("rescale_rule") != "inverse_keep"
-    var draws: [Draw] = []
-    var inverse: [Float] = []
-    for model in 1..<request.inputs.count {
-      let density = segment.number("density", model: model) ?? 1
-      let stream = model < segment.streams.count ? segment.streams[model] : 0
-      draws.append(Draw(threshold: Kernels.threshold(keeping: density), stream: stream, keepsAll: density >= 1))
-      inverse.append(rescale && !isL1 && density > 0 && density < 1 ? Float(1 / density) : 1)
+    modelCount = request.modelCount
+    let rescale = first.flag("rescale", default: true)
+    let isL1 = first.text("rescale_rule") != "inverse_keep"
+    var draws: [[Draw]] = []
+    var inverse: [[Float]] = []
+    for segment in request.segments {
+      var own: [Draw] = []
+      var factors: [Float] = []
+      for model in 1..<max(request.inputs.count, 1) {
+        let density = segment.number("density", model: model) ?? 1
+        let stream = model < segment.streams.count ? segment.streams[model] : 0
+        own.append(Draw(threshold: Kernels.threshold(keeping: density), stream: stream, keepsAll: density >= 1))
+        factors.append(rescale && !isL1 && density > 0 && density < 1 ? Float(1 / density) : 1)
+      }
+      draws.append(own)
+      inverse.append(factors)
     }
     self.draws = draws
     self.inverse = inverse
-    needsMass = rescale && isL1 && draws.contains { !$0.keepsAll }
+    needsMass = rescale && isL1 && draws.contains { $0.contains { !$0.keepsAll } }
   }
 
-  package var maskPlanes: Int { draws.count }
+  package var maskPlanes: Int { modelCount }
 
   package func begin() -> Phase<State> {
     let initial = State(factors: inverse, areMasksDrawn: false)
-    return needsMass ? .gather(initial, Round(sums: 2 * draws.count)) : .emit(initial)
+    return needsMass ? .gather(initial, Round(sums: 2 * modelCount)) : .emit(initial)
   }
 
   /// Draws the masks of one tile of task vectors and measures what they keep.
   package func gather(_ tile: Tile, _ statistic: BlockStatistic) {
-    for (model, draw) in draws.enumerated() where !draw.keepsAll {
+    for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
       let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
       tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
       tile.kernels.accumulateMaskedAbsolute(
@@ -59,32 +68,48 @@ package struct RandomDrop: Sendable {
     }
   }
 
+  /// `gather` straight from storage.
+  package func gatherStored(_ tile: StoredTile, _ statistic: BlockStatistic) -> Int {
+    var bad = 0
+    for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
+      let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
+      tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
+      bad += tile.kernels.accumulateMaskedAbsolute(
+        tile[model + 1], minus: tile[0], bits, all: statistic.sum(2 * model), kept: statistic.sum(2 * model + 1))
+    }
+    return bad
+  }
+
   package func settle(_ state: State, _ statistics: Statistics) -> Phase<State> {
     var factors = state.factors
-    for (model, draw) in draws.enumerated() where !draw.keepsAll {
-      factors[model] = massFactor(all: statistics.sums[2 * model], kept: statistics.sums[2 * model + 1])
+    for (segment, own) in draws.enumerated() {
+      for (model, draw) in own.enumerated() where !draw.keepsAll {
+        let sums = statistics.segmentSums[segment]
+        factors[segment][model] = massFactor(all: sums[2 * model], kept: sums[2 * model + 1])
+      }
     }
     return .emit(State(factors: factors, areMasksDrawn: true))
   }
 
   /// Drops and rescales the task vectors of one tile, in place.
   package func sparsify(_ state: State, _ tile: Tile) {
-    for (model, draw) in draws.enumerated() where !draw.keepsAll {
+    for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
       let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
       if !(state.areMasksDrawn && tile.masks.arePersistent) {
         tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
       }
-      tile.kernels.applyMask(tile.inputs[model + 1], bits, scale: state.factors[model])
+      tile.kernels.applyMask(tile.inputs[model + 1], bits, scale: state.factors[tile.segment][model])
     }
   }
 
   /// The fused form of one model, once the masks are drawn.
-  package func term(_ model: Int, weight: Float, _ state: State) -> FusedMerge.Term {
-    draws[model].keepsAll
-      ? FusedMerge.Term(weight: weight) : FusedMerge.Term(weight: weight, mask: model, maskScale: state.factors[model])
+  package func term(_ model: Int, segment: Int, weight: Float, _ state: State) -> FusedMerge.Term {
+    draws[segment][model].keepsAll
+      ? FusedMerge.Term(weight: weight) : FusedMerge.Term(weight: weight, mask: model, maskScale: state.factors[segment][model])
   }
 
+  /// The factors of a job of one tensor.
   package func findings(_ state: State) -> [Finding] {
-    state.factors.enumerated().map { Finding("rescale", Double($1), model: $0) }
+    state.factors.count == 1 ? state.factors[0].enumerated().map { Finding("rescale", Double($1), model: $0) } : []
   }
 }

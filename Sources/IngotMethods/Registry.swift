@@ -17,6 +17,12 @@ package enum MethodRegistry {
     ModelStock.self,
     MultiSlerp.self,
     Karcher.self,
+    NearSwap.self,
+    RAM.self,
+    RAMPlus.self,
+    SCE.self,
+    ArceeFusion.self,
+    NuSlerp.self,
     Passthrough.self,
   ]
 

@@ -6,7 +6,8 @@ package import IngotTensors
 ///
 /// 1. Trim: of the n values of τᵢ exactly ⌊density·n⌋ with the largest magnitude stay; `scope` says over what n counts (tensor: mergekit;
 ///    model: the paper). 2. Elect: the sign of Σ wᵢ τ̂ᵢ, zero counting as plus. 3. Merge: Σ wᵢ τ̂ᵢ over the terms of that sign, divided by the sum of
-///    their weights when `normalize` holds (default). 4. θ₀ + λ · that.
+///    their weights when `normalize` holds (default). 4. θ₀ + λ · that. `zero_sign` changes what a zero counts as; the paper's rule, the sign that
+///    most elements of the scope have, takes one more round over the data.
 /// Shapes: any, equal. Thresholds are exact for any size. Degenerate: density·n < 1 keeps nothing of that tensor (mergekit fails).
 /// Bytes: inputs up to three times (a sample, one round, the merge), fewer when kept in memory; the output once.
 /// Source: Yadav et al., TIES-Merging, arXiv 2306.01708. Deviates from mergekit in the order among equal magnitudes (`ties`).
@@ -16,6 +17,8 @@ package struct TIES: MergeMethod {
     /// Factor of each kept delta, when `rescale` asks for one; empty until measured.
     var factors: [Float]
     var isMeasuringMass: Bool
+    var zeroSign: ZeroSignRule
+    var isCountingSigns = false
   }
 
   package static let descriptor = MethodDescriptor(
@@ -25,10 +28,10 @@ package struct TIES: MergeMethod {
       .density, .rescale(false),
       ParameterDescriptor(
         "scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)",
-        default: .text("tensor")),
-      .ties,
+        default: .text("tensor"), paperDefault: .text("model")),
+      .ties(paper: "ge"), .zeroSign(over: "the scope"),
     ],
-    scopes: [.tensor, .model],
+    scopes: [.tensor, .model], hasStepwiseNumerics: true,
     notes: ["density × elements below 1 keeps nothing of that tensor"])
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
@@ -42,12 +45,16 @@ package struct TIES: MergeMethod {
   private let rescales: Bool
   private let ties: TieRule
   private let modelCount: Int
+  private let zeroSign: ZeroSignRule
+  private let steps: StepRounding?
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: true)
     let first = try request.onlySegment()
     rescales = first.flag("rescale", default: false)
     ties = first.tieRule()
+    zeroSign = ZeroSignRule(first)
+    steps = StepRounding(first)
     modelCount = request.modelCount
     var population: UInt64 = 0
     var blocks: UInt64 = 0
@@ -71,9 +78,11 @@ package struct TIES: MergeMethod {
     initial = MagnitudeSearches(searches)
   }
 
-  package var demands: Demands { Demands() }
+  package var demands: Demands { Demands(scratchRows: zeroSign.needsCounting ? 1 : 0) }
 
-  package func begin() -> Phase<State> { next(State(searches: initial, factors: [], isMeasuringMass: false)) }
+  package func begin() -> Phase<State> {
+    next(State(searches: initial, factors: [], isMeasuringMass: false, zeroSign: zeroSign))
+  }
 
   private func next(_ state: State) -> Phase<State> {
     if let round = state.searches.nextRound { return .gather(state, round) }
@@ -82,11 +91,21 @@ package struct TIES: MergeMethod {
       measuring.isMeasuringMass = true
       return .gather(measuring, Round(sums: 2 * modelCount))
     }
+    if state.zeroSign.needsCounting {
+      var counting = state
+      counting.isCountingSigns = true
+      return .gather(counting, Round(tallies: 2))
+    }
     return .emit(state)
   }
 
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     combination.subtractBase(tile)
+    if state.isCountingSigns {
+      sparsify(state, tile)
+      combination.countSigns(tile, statistic)
+      return
+    }
     for model in 0..<modelCount {
       let delta = tile.inputs[model + 1]
       if state.isMeasuringMass {
@@ -99,11 +118,20 @@ package struct TIES: MergeMethod {
     }
   }
 
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
+    state.isMeasuringMass || state.isCountingSigns || steps != nil ? nil : state.searches.gatherStored(tile, statistic)
+  }
+
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
     var state = state
     if state.isMeasuringMass {
       state.isMeasuringMass = false
-      state.factors = (0..<modelCount).map { massFactor(all: statistics.sums[2 * $0], kept: statistics.sums[2 * $0 + 1]) }
+      state.factors = (0..<modelCount).map { massFactor(all: statistics.sums[2 * $0], kept: statistics.sums[2 * $0 + 1], steps) }
+      return next(state)
+    }
+    if state.isCountingSigns {
+      state.isCountingSigns = false
+      state.zeroSign.settle(statistics)
       return .emit(state)
     }
     state.searches.settle(statistics)
@@ -112,18 +140,25 @@ package struct TIES: MergeMethod {
 
   package func fused(_ state: State, segment: Int) -> FusedMerge? {
     let cuts = state.searches.cuts
-    guard state.factors.isEmpty, !cuts.contains(.nothing) else { return nil }
-    return combination.fused(segment: segment, ties: ties) { FusedMerge.Term(weight: $1, cut: cuts[$0]) }
+    guard state.factors.isEmpty, !cuts.contains(.nothing), !combination.isStepwise else { return nil }
+    return combination.fused(segment: segment, ties: ties, zeroSign: state.zeroSign.elected) { FusedMerge.Term(weight: $1, cut: cuts[$0]) }
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)
+    sparsify(state, tile)
+    combination.combine(tile, zeroSign: state.zeroSign.elected, into: output)
+  }
+
+  /// Trims and scales the task vectors of a tile, in place.
+  private func sparsify(_ state: State, _ tile: Tile) {
     for model in 0..<modelCount {
       let delta = tile.inputs[model + 1]
       state.searches.trim(model, delta, tile)
-      if !state.factors.isEmpty { tile.kernels.scale(delta, by: state.factors[model], into: delta) }
+      if state.factors.isEmpty { continue }
+      tile.kernels.scale(delta, by: state.factors[model], into: delta)
+      if let steps { tile.kernels.round(delta, to: steps.dtype) }
     }
-    combination.combine(tile, into: output)
   }
 
   package func findings(_ state: State) -> [Finding] {
@@ -142,6 +177,8 @@ func keptCount(density: Double, of count: UInt64) -> UInt64 {
 }
 
 /// mergekit's L1 rescale: Σ|τ| / Σ|kept τ|; 1 when either sum is below 1e-7.
-func massFactor(all: Double, kept: Double) -> Float {
-  all < 1e-7 || kept < 1e-7 ? 1 : Float(all / kept)
+func massFactor(all: Double, kept: Double, _ steps: StepRounding? = nil) -> Float {
+  guard let steps else { return all < 1e-7 || kept < 1e-7 ? 1 : Float(all / kept) }
+  let (all, kept) = (steps.rounded(Float(all)), steps.rounded(Float(kept)))
+  return all < 1e-7 || kept < 1e-7 ? 1 : steps.rounded(all / kept)
 }

@@ -13,7 +13,8 @@ package struct TaskArithmetic: MergeMethod {
     name: "task_arithmetic", title: "Task Arithmetic", summary: "Adds weighted task vectors to the base.",
     reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required,
     models: 1...Int.max,
-    parameters: ParameterDescriptor.taskVectorFamily(normalize: false), scopes: [.element])
+    parameters: ParameterDescriptor.taskVectorFamily(normalize: false), scopes: [.element],
+    hasStepwiseNumerics: true)
 
   package static var cropsToBase: Bool { true }
 
@@ -26,7 +27,7 @@ package struct TaskArithmetic: MergeMethod {
   package var demands: Demands { Demands() }
 
   package func fused(_ state: Void, segment: Int) -> FusedMerge? {
-    combination.fused(segment: segment) { FusedMerge.Term(weight: $1) }
+    combination.isStepwise ? nil : combination.fused(segment: segment) { FusedMerge.Term(weight: $1) }
   }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {

@@ -13,6 +13,7 @@ package struct TaskVectorCombination: Sendable {
     var weights: [Float]
     var divisor: Float
     var lambda: Float
+    var steps: StepRounding?
   }
 
   private let coefficients: [Coefficients]
@@ -33,20 +34,28 @@ package struct TaskVectorCombination: Sendable {
         weights.append(Float(try segment.required("weight", model: model, of: request.inputs[model])))
       }
       let normalize = segment.flag("normalize", default: normalizesByDefault)
-      let sum = weights.reduce(0.0) { $0 + Double($1) }
+      let steps = StepRounding(segment)
+      if let steps { weights = weights.map { steps.rounded($0) } }
+      let sum = steps.map { Double($0.sum(weights)) } ?? weights.reduce(0.0) { $0 + Double($1) }
       let divisor = normalize && !votes && abs(sum) >= 1e-8 ? Float(sum) : 1
-      all.append(Coefficients(weights: weights, divisor: divisor, lambda: Float(segment.number("lambda") ?? 1)))
+      all.append(
+        Coefficients(weights: weights, divisor: divisor, lambda: Float(segment.number("lambda") ?? 1), steps: steps))
       normalizes.append(normalize)
     }
     coefficients = all
     self.normalizes = normalizes
   }
 
+  /// True when every step is rounded, which no fused kernel does.
+  package var isStepwise: Bool { coefficients.contains { $0.steps != nil } }
+
   /// The fused form, given what of each delta stays.
-  package func fused(segment: Int, ties: TieRule = .hash, _ term: (_ model: Int, _ weight: Float) -> FusedMerge.Term) -> FusedMerge {
+  package func fused(
+    segment: Int, ties: TieRule = .hash, zeroSign: ZeroSign = .positive, _ term: (_ model: Int, _ weight: Float) -> FusedMerge.Term
+  ) -> FusedMerge {
     let own = coefficients[segment]
     let combination: DeltaCombination =
-      votes ? .election(normalize: normalizes[segment], zeroSign: .positive) : .sum(divisor: own.divisor)
+      votes ? .election(normalize: normalizes[segment], zeroSign: zeroSign) : .sum(divisor: own.divisor)
     return FusedMerge(
       .deltas(combination, scale: own.lambda), terms: own.weights.enumerated().map { term($0.offset, $0.element) }, ties: ties)
   }
@@ -54,28 +63,68 @@ package struct TaskVectorCombination: Sendable {
   /// Turns the models of the tile into task vectors, in place.
   package func subtractBase(_ tile: Tile) {
     let base = tile.inputs[0]
-    for row in 1..<max(tile.inputs.rows, 1) { tile.kernels.subtract(tile.inputs[row], base, into: tile.inputs[row]) }
+    let steps = coefficients[tile.segment].steps
+    steps?.round(tile)
+    for row in 1..<max(tile.inputs.rows, 1) {
+      tile.kernels.subtract(tile.inputs[row], base, into: tile.inputs[row])
+      if let steps { tile.kernels.round(tile.inputs[row], to: steps.dtype) }
+    }
+  }
+
+  /// Counts how many weighted sums of the (sparsified) task vectors are above zero and how many below, into the round's first two counters.
+  /// Overwrites the first scratch run.
+  package func countSigns(_ tile: Tile, _ statistic: BlockStatistic) {
+    let sums = tile.scratch[0]
+    tile.kernels.weightedSum(tile.inputs.dropFirst(), weights: coefficients[tile.segment].weights, into: sums)
+    tile.kernels.countSigns(sums, into: statistic.tallies)
   }
 
   /// Merges the (sparsified) task vectors that stand in the tile's rows 1... and adds them to the base.
-  package func combine(_ tile: Tile, into output: Floats) {
+  package func combine(_ tile: Tile, zeroSign: ZeroSign = .positive, into output: Floats) {
     let own = coefficients[tile.segment]
     let deltas = tile.inputs.dropFirst()
+    if let steps = own.steps { return combine(deltas, tile, own, steps, zeroSign: zeroSign, into: output) }
     if votes {
-      tile.kernels.electAndMerge(deltas, weights: own.weights, normalize: normalizes[tile.segment], zeroSign: .positive, into: output)
+      tile.kernels.electAndMerge(deltas, weights: own.weights, normalize: normalizes[tile.segment], zeroSign: zeroSign, into: output)
     } else {
       tile.kernels.weightedSum(deltas, weights: own.weights, divisor: own.divisor, into: output)
     }
     tile.kernels.addDelta(output, scaledBy: own.lambda, to: tile.inputs[0], into: output)
   }
+
+  /// The same with every step rounded.
+  private func combine(
+    _ deltas: FloatTable, _ tile: Tile, _ own: Coefficients, _ steps: StepRounding, zeroSign: ZeroSign, into output: Floats
+  ) {
+    let kernels = tile.kernels
+    steps.scale(deltas, by: own.weights, kernels)
+    if votes {
+      kernels.electAndMergeStepwise(
+        deltas, weights: own.weights, normalize: normalizes[tile.segment], zeroSign: zeroSign, dtype: steps.dtype, into: output)
+    } else {
+      let sum = deltas[0]
+      kernels.weightedSum(deltas, weights: steps.ones(own.weights.count), into: sum)
+      kernels.round(sum, to: steps.dtype)
+      kernels.weightedSum(deltas, weights: [1], divisor: own.divisor, into: output)
+      kernels.round(output, to: steps.dtype)
+    }
+    if own.lambda != 1 {
+      kernels.scale(output, by: own.lambda, into: output)
+      kernels.round(output, to: steps.dtype)
+    }
+    kernels.combination(tile.inputs[0], output, weights: (1, 1), into: output)
+    kernels.round(output, to: steps.dtype)
+  }
 }
 
 extension ParameterDescriptor {
   /// Parameters of the whole task-vector family, defined once.
-  static func taskVectorFamily(normalize: Bool) -> [ParameterDescriptor] {
+  static func taskVectorFamily(normalize: Bool, paper: Bool? = nil) -> [ParameterDescriptor] {
     [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", isRequired: true, isPerModel: true),
-      ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights that entered", default: .boolean(normalize)),
+      ParameterDescriptor(
+        "normalize", .boolean, "divide by the sum of the weights that entered", default: .boolean(normalize),
+        paperDefault: paper.map { .boolean($0) }),
       ParameterDescriptor("lambda", .number(.any), "factor of the merged task vector", default: .number(1)),
     ]
   }
@@ -90,12 +139,51 @@ extension ParameterDescriptor {
   static let rescaleRule = ParameterDescriptor(
     "rescale_rule", .choice(["l1", "inverse_keep"]),
     "how rescale works: l1 keeps the sum of magnitudes of the tensor (mergekit), inverse_keep divides by the keep probability (the paper)",
-    default: .text("l1"))
+    default: .text("l1"), paperDefault: .text("inverse_keep"))
 
-  static let ties = ParameterDescriptor(
-    "ties", .choice(["hash", "index", "ge"]),
-    "which of several equal magnitudes at the threshold are kept: hash decides by a fixed hash of the element index, index keeps the first, ge keeps all",
-    default: .text("hash"))
+  static let ties = ties(paper: nil)
+
+  /// `ties`, with the rule of the method's paper.
+  static func ties(paper: String?) -> ParameterDescriptor {
+    ParameterDescriptor(
+      "ties", .choice(["hash", "index", "ge"]),
+      "which of several equal magnitudes at the threshold are kept: hash decides by a fixed hash of the element index, index keeps the first, ge keeps all",
+      default: .text("hash"), paperDefault: paper.map { .text($0) })
+  }
+
+  /// `over` says over what the majority is taken.
+  static func zeroSign(over scope: String) -> ParameterDescriptor {
+    ParameterDescriptor(
+      "zero_sign", .choice(["plus", "minus", "majority"]),
+      "the sign elected where the weighted sum is exactly zero: plus (mergekit), minus, or that of most sums over \(scope) (the paper; none where both are as many)",
+      default: .text("plus"), paperDefault: .text("majority"))
+  }
+}
+
+/// The rule for sums that are exactly zero, while a majority may still have to be counted.
+package struct ZeroSignRule: Sendable {
+  /// Nil: the majority, not counted yet.
+  private(set) var sign: ZeroSign?
+
+  init(_ segment: MethodRequest.Segment) {
+    sign =
+      switch segment.text("zero_sign") {
+      case "minus": .negative
+      case "majority": nil
+      default: .positive
+      }
+  }
+
+  var needsCounting: Bool { sign == nil }
+
+  /// The counters of `TaskVectorCombination.countSigns`.
+  mutating func settle(_ statistics: Statistics) {
+    let (above, below) = (statistics.tallies[0], statistics.tallies[1])
+    sign = above > below ? .positive : above < below ? .negative : ZeroSign.none
+  }
+
+  /// The sign for the output step.
+  var elected: ZeroSign { sign ?? .positive }
 }
 
 extension MethodRequest.Segment {

@@ -25,16 +25,16 @@ package struct Tile {
   /// The worker's own accumulator, for sums inside a tile.
   private let accumulator: Lanes
 
-  /// The first two scratch runs as one run of twice the length.
-  package var scratchPair: Floats
+  /// All scratch runs as one run, at least as long as they are together.
+  package var joinedScratch: Floats
 
   package init(
-    inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
+    inputs: FloatTable, scratch: FloatTable, joinedScratch: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
     rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
   ) {
     self.inputs = inputs
     self.scratch = scratch
-    self.scratchPair = scratchPair
+    self.joinedScratch = joinedScratch
     self.segment = segment
     self.firstIndex = firstIndex
     self.jobIndex = jobIndex
@@ -50,6 +50,47 @@ package struct Tile {
     accumulator.clear()
     kernels.accumulateDot(x, y, into: accumulator)
     return accumulator.folded()
+  }
+
+  /// The population variance of each element's task vectors over the models; see `Kernels.variance`.
+  package func variance(into output: Floats) { _ = kernels.variance(inputs[0], inputs.dropFirst(), into: output, energy: accumulator) }
+}
+
+/// The part of a job that one call of `gatherStored` sees: the same elements of every input, as they are stored. Borrowed like a tile.
+@safe
+package struct StoredTile {
+  private let elements: UnsafePointer<ElementSlice>
+  private let inputCount: Int
+  /// Which tensor of the job.
+  package let segment: Int
+  /// Row-major index of the first element inside its tensor.
+  package let firstIndex: UInt64
+  /// Index of the first element in the job.
+  package let jobIndex: UInt64
+  package let count: Int
+  package let kernels: Kernels
+  package let masks: MaskPlanes
+
+  /// - Parameters: `elements` holds one slice of `count` elements for each input.
+  package init(
+    unsafe elements: UnsafePointer<ElementSlice>, inputs: Int, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
+    kernels: Kernels,
+    masks: MaskPlanes
+  ) {
+    unsafe self.elements = unsafe elements
+    inputCount = inputs
+    self.segment = segment
+    self.firstIndex = firstIndex
+    self.jobIndex = jobIndex
+    self.count = count
+    self.kernels = kernels
+    self.masks = masks
+  }
+
+  /// An input; the last one for a number out of range. There is at least one.
+  package subscript(input: Int) -> ElementSlice {
+    // SAFETY: clamped to the slices there are.
+    unsafe elements[min(max(input, 0), inputCount - 1)]
   }
 }
 
@@ -93,18 +134,22 @@ package struct BlockStatistic {
   private let lanes: UnsafeMutablePointer<Double>
   private let tallyBase: UnsafeMutablePointer<UInt64>
   private let histogramBase: UnsafeMutablePointer<UInt64>
-  private let pools: UnsafeMutablePointer<KeyBuffer>
+  fileprivate let pools: UnsafeMutablePointer<KeyBuffer>
   // Counts only: a copy of the round would touch the reference count that all workers share.
   private let sums: Int
   private let tallyCount: Int
   private let histogramCount: Int
   private let bins: Int
-  private let poolCount: Int
+  fileprivate let poolCount: Int
+  /// The round's column sums.
+  package let columns: ColumnSums
 
   package init(
     unsafe lanes: UnsafeMutablePointer<Double>, tallies: UnsafeMutablePointer<UInt64>, histograms: UnsafeMutablePointer<UInt64>,
-    pools: UnsafeMutablePointer<KeyBuffer>, round: Round
+    pools: UnsafeMutablePointer<KeyBuffer>, columns: UnsafeMutablePointer<Double>? = nil, round: Round
   ) {
+    // SAFETY: the round's sums; without a table, none of the lanes.
+    self.columns = unsafe ColumnSums(unsafe: columns ?? lanes, count: columns == nil ? 0 : round.columnSums)
     unsafe self.lanes = lanes
     unsafe self.tallyBase = tallies
     unsafe self.histogramBase = histograms
@@ -128,6 +173,12 @@ package struct BlockStatistic {
     unsafe tallyBase[slot] &+= amount
   }
 
+  /// All counters.
+  package var tallies: Counters {
+    // SAFETY: the round's counters.
+    unsafe Counters(unsafe: tallyBase, count: tallyCount)
+  }
+
   /// The bins of histogram `slot`.
   package func histogram(_ slot: Int) -> Counters {
     let safe = min(max(slot, 0), max(histogramCount - 1, 0))
@@ -147,6 +198,28 @@ package struct BlockStatistic {
 }
 
 extension BlockStatistic {
+  /// Counts the keys that the pool holds of this tile into a histogram, by (key − low) >> shift, and takes them out of the pool.
+  package func bin(_ pool: Int, low: UInt64, shift: Int, into slot: Int) {
+    guard pool >= 0, pool < poolCount else { return }
+    unsafe Kernels.bin(pools[pool], low: low, shift: shift, into: histogram(slot))
+    unsafe pools[pool].clear()
+  }
+
+  /// `collect` of x − base, straight from storage. Returns more than 0 where a value may be NaN or infinite.
+  package func collect(
+    _ x: ElementSlice, minus base: ElementSlice, kernels: Kernels, firstIndex: UInt64, ties: TieRule, low: UInt64, high: UInt64, pool: Int,
+    tally: Int
+  ) -> Int {
+    guard pool >= 0, pool < poolCount else { return 0 }
+    var above: UInt64 = 0
+    var bad = 0
+    // The stretch holds a whole tile, so it cannot overflow.
+    _ = unsafe kernels.collect(
+      x, minus: base, firstIndex: firstIndex, ties: ties, low: low, high: high, above: &above, into: &pools[pool], bad: &bad)
+    add(above, toTally: tally)
+    return bad
+  }
+
   /// How many keys of `values` equal `key`.
   package func count(of key: UInt64, in values: Floats, kernels: Kernels, firstIndex: UInt64, ties: TieRule) -> UInt64 {
     guard key > 0, poolCount > 0 else { return 0 }
@@ -173,11 +246,14 @@ package struct Statistics {
   package var blockSums: [Double]
   /// Job index of the first element of each block of `blockSums`.
   package var blockStarts: [UInt64]
+  /// The round's column sums; read them before `settle` returns.
+  package let columns: ColumnSums
 
   package init(
     sums: [Double], segmentSums: [[Double]], tallies: [UInt64], unsafe histograms: UnsafeMutablePointer<UInt64>?, pools: [KeyPool],
-    blockSums: [Double], blockStarts: [UInt64], round: Round
+    columns: ColumnSums, blockSums: [Double], blockStarts: [UInt64], round: Round
   ) {
+    self.columns = columns
     self.sums = sums
     self.segmentSums = segmentSums
     self.tallies = tallies
