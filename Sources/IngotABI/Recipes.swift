@@ -52,7 +52,7 @@ final class RecipeObject: HandleObject {
     self.recipe = recipe
     notices = CText(JSON.text(.array(recipe.notices.map(\.json))))
     method = CText(recipe.method.name)
-    models = recipe.models.map { CText($0.name) }
+    models = recipe.externalModels.map { CText($0.name) }
   }
 }
 

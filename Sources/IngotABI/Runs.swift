@@ -56,6 +56,7 @@ struct RunCall {
   var options: RunOptions {
     var options = RunOptions()
     options.allowsNonfinite = flags & UInt32(INGOT_RUN_ALLOW_NONFINITE) != 0
+    options.checksFinite = flags & UInt32(INGOT_RUN_CHECK_FINITE) != 0
     return options
   }
 
@@ -64,6 +65,7 @@ struct RunCall {
     options.run = self.options
     options.resume = flags & UInt32(INGOT_RUN_RESUME) != 0
     options.force = flags & UInt32(INGOT_RUN_OVERWRITE) != 0
+    options.isDirect = flags & UInt32(INGOT_RUN_CACHED_WRITES) == 0
     switch Int(sync) {
     case INGOT_SYNC_ALL: options.sync = .all
     case INGOT_SYNC_NONE: options.sync = .none

@@ -195,24 +195,41 @@ struct ResolvedModels: ModelProvider {
   let resolver: Resolver
 
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
-    let files = ResolvedFiles(reference.name, resolver: resolver)
     do throws(IngotError) {
-      let checkpoint = try Checkpoint.open(files: files) { header in
-        let digest = Digest128(of: header)
-        return UInt128(digest.high) << 64 | UInt128(digest.low)
+      let parts = try LocalModels.parse(reference)
+      guard let adapter = parts.adapter else { return try open(reference.name) }
+      let model = try open(parts.model.description)
+      let files = ResolvedFiles(adapter.description, resolver: resolver)
+      var name: String?
+      for candidate in Adapter.fileNames where name == nil {
+        if try files.size(of: candidate) != nil { name = candidate }
       }
-      var sources: [any ByteSource] = []
-      for shard in checkpoint.shards {
-        guard let source = try files.source(shard.name) else {
-          throw IngotError(.notFound, "there is no such file", subject: "\(reference.name)/\(shard.name)")
-        }
-        sources.append(source)
+      guard let name else {
+        throw IngotError(
+          .notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))", subject: adapter.description)
       }
-      return ProvidedModel(path: reference.name, checkpoint: checkpoint, sources: sources, files: files, isLocal: false)
+      return try model.applying(try provide(files, name), files: files, name: parts.model.description)
     } catch {
       var placed = error
       if placed.position == nil { placed.position = reference.position }
       throw placed
     }
+  }
+
+  private func open(_ model: String) throws(IngotError) -> ProvidedModel { try provide(ResolvedFiles(model, resolver: resolver), nil) }
+
+  private func provide(_ files: ResolvedFiles, _ fileName: String?) throws(IngotError) -> ProvidedModel {
+    let checkpoint = try Checkpoint.open(files: files, fileName: fileName) { header in
+      let digest = Digest128(of: header)
+      return UInt128(digest.high) << 64 | UInt128(digest.low)
+    }
+    var sources: [any ByteSource] = []
+    for shard in checkpoint.shards {
+      guard let source = try files.source(shard.name) else {
+        throw IngotError(.notFound, "there is no such file", subject: "\(files.displayPath)/\(shard.name)")
+      }
+      sources.append(source)
+    }
+    return ProvidedModel(path: files.displayPath, checkpoint: checkpoint, sources: sources, files: files, isLocal: false)
   }
 }

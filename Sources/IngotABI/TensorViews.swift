@@ -70,7 +70,8 @@ struct CheckedTensor: Sendable {
 
   /// False when no two indices lead to one element: each axis steps over all that the axes with smaller steps reach.
   private var repeatsElements: Bool {
-    guard let strides = view.strides else { return false }
+    // Without elements there are none to repeat, and strides mean nothing.
+    guard let strides = view.strides, !view.shape.dimensions.contains(0) else { return false }
     var reach: UInt = 0
     for (stride, extent) in zip(strides.map(\.magnitude), view.shape.dimensions).filter({ $0.1 > 1 }).sorted(by: { $0.0 < $1.0 }) {
       if stride <= reach { return true }

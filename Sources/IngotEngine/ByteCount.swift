@@ -3,7 +3,7 @@ package import IngotErrors
 /// A number of bytes as people write and read it: `64MiB`, `1.5 GiB`, `5GB`, `1048576`.
 ///
 /// KiB, MiB, GiB, TiB are powers of 1024, KB, MB, GB, TB of 1000, in any case; without a unit the number counts bytes. A lone K, M, G, T
-/// or B is refused, because mergekit's `--out-shard-size 5B` counts parameters.
+/// or B is refused: mergekit's `--out-shard-size 5B` means 5·10⁹ bytes, which nobody would guess. `init(mergekit:)` reads those.
 package struct ByteCount: Sendable, Hashable, CustomStringConvertible {
   package var bytes: Int
 
@@ -34,6 +34,21 @@ package struct ByteCount: Sendable, Hashable, CustomStringConvertible {
       throw Self.malformed(text, unit: "")
     }
     self.bytes = try Self.scaled(whole: whole, fraction: parts.count == 2 ? parts[1] : [], by: scale, text)
+  }
+
+  /// mergekit's sizes: digits, and K, M or B for 10³, 10⁶ or 10⁹ bytes (its help says parameters); numbers up to 0 mean no limit, 0 here.
+  /// Sizes with the units of `init(parsing:)` are taken too.
+  package init(mergekit text: String) throws(IngotError) {
+    let scales: [Character: Int] = ["K": 1_000, "M": 1_000_000, "B": 1_000_000_000]
+    let scale = text.last.flatMap { $0.uppercased().first }.flatMap { scales[$0] }
+    let digits = scale == nil ? text[...] : text.dropLast()
+    guard let number = Int(digits), !digits.hasPrefix("+") else {
+      try self.init(parsing: text)
+      return
+    }
+    let (product, overflow) = max(number, 0).multipliedReportingOverflow(by: scale ?? 1)
+    guard !overflow else { throw Self.tooLarge(text) }
+    self.init(product)
   }
 
   /// `whole`.`fraction` times `scale`, in integers.

@@ -11,6 +11,8 @@ final class CopyExecution: JobRun, @unchecked Sendable {
   private let context: JobContext
   private let output: OutputRun
   private let pieces: Int
+  /// Counts of values that are no numbers, where they are looked for.
+  private let nonfinite: NonfiniteTally?
 
   init(_ job: PlannedJob, input: Int, context: JobContext) throws(IngotError) {
     // Bytes are the elements of a copy: sub-byte types have no elements to address.
@@ -26,7 +28,8 @@ final class CopyExecution: JobRun, @unchecked Sendable {
       isWanted: first.isWanted)
     self.input = tensor.inputs[input]
     self.context = context
-    output = try OutputRun([segment], context: context)
+    nonfinite = context.checksFinite && self.input.dtype.hasArithmetic ? NonfiniteTally([segment]) : nil
+    output = try OutputRun([segment], context: context, nonfinite: nonfinite)
     pieces = output.itemCount
   }
 
@@ -37,18 +40,44 @@ final class CopyExecution: JobRun, @unchecked Sendable {
   func release() {}
 
   func advance() throws(IngotError) -> Bool {
+    try nonfinite?.check([segment], context: context)
     try output.finishEmpty()
     return true
   }
 
   func process(item index: Int, worker: Worker) throws(IngotError) {
+    let next = index + context.workerCount
+    if next < pieces {
+      let ahead = output.item(next).elements
+      context.sources[input.source].willRead(input.offset + ahead.lowerBound..<input.offset + ahead.upperBound)
+    }
     let item = output.item(index)
     let bytes = item.elements.count
     // SAFETY: an item is at most the 1 MiB that the worker's output area holds for copies.
-    let target = unsafe UnsafeMutableRawBufferPointer(start: worker.output, count: bytes)
+    let area = try unsafe worker.nextOutput(at: segment.tensor.offset + item.elements.lowerBound, context.writes)
+    let target = unsafe UnsafeMutableRawBufferPointer(start: area, count: bytes)
     try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
-    worker.bytesRead += bytes
-    try unsafe output.store(item.elements, of: item, from: worker.output, worker: worker)
-    if output.finish(item) { try output.report(item) }
+    if !context.sources[input.source].isComputed { worker.bytesRead += bytes }
+    if let nonfinite {
+      unsafe count(UnsafeRawBufferPointer(target), worker)
+      nonfinite.collect(worker, segment: 0)
+    }
+    try unsafe output.store(item.elements, of: item, from: area, worker: worker)
+  }
+
+  /// Widens a piece, which is whole elements, tile by tile into the worker's staging room, which copies have no other use for, and counts.
+  private func count(_ bytes: UnsafeRawBufferPointer, _ worker: Worker) {
+    guard let base = bytes.baseAddress else { return }
+    let width = input.dtype.bits / 8
+    let floats = unsafe worker.stagingAddress(input: 0, inputs: segment.inputs, stagingLength: 0)
+    let total = bytes.count / width
+    for start in stride(from: 0, to: total, by: Blocking.tileElements) {
+      let part = min(Blocking.tileElements, total - start)
+      // SAFETY: a copy's staging room holds a tile of f32 (`WorkerSizes.include`); the part lies in the piece.
+      let room = unsafe Floats(unsafe: floats.assumingMemoryBound(to: Float.self), count: part)
+      let slice = unsafe ElementSlice(unsafe: base + start * width, dtype: input.dtype, count: part)
+      unsafe worker.nonfinite[0] += context.kernels.load(slice, into: room)
+    }
+    worker.decodedBytes += total * width
   }
 }

@@ -12,6 +12,8 @@ package struct DirectoryOptions: Sendable {
   /// Discards a partial output and replaces the destination.
   package var force = false
   package var sync: OutputRequest.Sync = .all
+  /// Writes past the page cache where the file system can.
+  package var isDirect = true
   package var run = RunOptions()
   /// How the output's files are reached; tests make calls fail here.
   package var system = System.live
@@ -22,24 +24,34 @@ extension Engine {
   /// Runs `plan` into the directory `destination`, which appears in one rename when everything is there.
   ///
   /// Until then the output lies in `destination.partial`, with a journal. After a failure or a cancel it stays there for `resume`.
+  /// Stages that must be stored are merged first, inside the partial output; they are gone when the output appears.
   /// Throws `.exists`, `.busy`, `.stale`, `.noSpace`, `.output` before or while writing, and whatever the run throws.
   package func merge(
     _ plan: Plan, to destination: String, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = Watcher.none
   ) throws(IngotError) -> RunReport {
-    let request = OutputRequest(
+    var request = OutputRequest(
       destination: try DestinationPath(destination), files: plan.files.map { .init(name: $0.name, size: $0.byteCount) },
       identity: RunIdentity(plan: plan.digest, sources: plan.sourceDigest), resume: options.resume, force: options.force,
-      sync: options.sync, replaceableMarkers: ["config.json", "ingot.json", "model.safetensors", "model.safetensors.index.json"],
+      sync: options.sync, isDirect: options.isDirect,
+      replaceableMarkers: ["config.json", "ingot.json", "model.safetensors", "model.safetensors.index.json"],
       otherBytes: plan.sideFiles.reduce(0) { $0 + $1.byteCount }, system: options.system)
+    let stages = plan.storedStages
+    if !stages.isEmpty {
+      request.scratchName = Self.scratchName
+      // What an interrupted run stored of them is there already; each checks for itself.
+      if !options.resume { request.otherBytes += stages.reduce(0) { $0 + $1.plan.outputBytes } }
+    }
     try requireMemory(for: plan)
     let output = try OutputDirectory(request)
     do throws(IngotError) {
+      let (stored, effort) = try store(stages, in: output, options: options, watcher: watcher)
       let sink = try DirectorySink(plan: plan, output: output, isSynced: options.sync == .all)
-      var report = try run(plan, into: sink, options: options.run, watcher: watcher)
+      var report = try run(plan, into: sink, options: options.run, watcher: watcher, stored: stored)
+      report.add(effort)
       for (index, digest) in sink.finishedDigests { report.digests[index] = digest }
       for source in plan.sources { try source.requireUnchanged() }
       try sink.writeSideFiles()
-      try output.writeSmallFile("ingot.json", Array(plan.record(report, engine: self).utf8))
+      try output.writeSmallFile(MergeRecord.fileName, Array(plan.record(report, options: options.run).utf8))
       report.notices += output.notices
       report.notices += try output.commit()
       return report
@@ -80,6 +92,8 @@ final class DirectorySink: OutputSink {
     try unsafe output.files[file].write(bytes, at: offset)
   }
 
+  var waitsForDevice: Bool { output.files.contains { $0.waitsForDevice } }
+
   func tensorFinished(_ index: Int, digest: Digest128?) throws(IngotError) {
     let tensor = plan.tensors[index]
     // Write-back starts early so that the last sync has little left to do.
@@ -92,16 +106,23 @@ final class DirectorySink: OutputSink {
       switch file.content {
       case .bytes(let bytes): try output.writeSmallFile(file.name, bytes)
       case .copy(let path, _):
-        let source = try StoredFile(path, system: output.request.system)
-        try output.writeSmallFile(file.name, try source.readBytes(at: 0, count: source.size, limit: 1 << 30))
+        try output.copyFile(file.name, from: try StoredFile(path, system: output.request.system))
       }
     }
   }
 }
 
 extension Plan {
+  /// The models that were not made by a document, of this plan and of its stages, each once.
+  private var storedModels: [PlannedModel] {
+    let made = Set(behind.all.map(\.name))
+    var seen: Set<String> = []
+    let all = models + behind.all.flatMap(\.plan.models)
+    return all.filter { !made.contains($0.name) && seen.insert($0.name).inserted }
+  }
+
   /// The text of `ingot.json`: provenance and digests. The only output file that may differ between equal merges.
-  func record(_ report: RunReport, engine: Engine) -> String {
+  func record(_ report: RunReport, options: RunOptions) -> String {
     var document = JSONDocument()
     document.object { document in
       document.field("schema", 1)
@@ -110,12 +131,26 @@ extension Plan {
       document.field("source_digest", sourceDigest.description)
       document.field("method", recipe.method.name)
       document.field("seed", String(seed))
+      document.field("numerics", numerics.rawValue)
       document.field("recipe", String(decoding: recipe.text, as: UTF8.self))
+      document.object("options") {
+        $0.field("allow_nonfinite", options.allowsNonfinite)
+        $0.field("missing", missing.rawValue)
+      }
       document.object("run") { report.write(to: &$0) }
       document.list("models") { list in
-        for model in models { list.object { model.write(to: &$0) } }
+        for model in storedModels {
+          var placed = model
+          // So that the merge can be run again from any directory.
+          if model.isOnDisk {
+            placed.path = absolutePath(model.path) ?? model.path
+            placed.adapter = model.adapter.map { absolutePath($0) ?? $0 }
+          }
+          list.object { placed.write(to: &$0) }
+        }
       }
       document.field("digest_algorithm", "xxh3-128/1MiB")
+      writeStages(to: &document)
       document.object("tensors") { list in
         for (index, tensor) in tensors.enumerated() {
           list.object(tensor.name) { entry in
@@ -151,6 +186,7 @@ extension PlannedModel {
   func write(to entry: inout JSONDocument) {
     entry.field("name", name)
     entry.field("path", path)
+    if let adapter { entry.field("adapter", adapter) }
     entry.list("shards") { list in
       for shard in shards {
         list.object { entry in

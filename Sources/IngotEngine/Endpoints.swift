@@ -21,6 +21,15 @@ package protocol ByteSource: AnyObject, Sendable {
 
   /// Throws `.stale` when the source is not what it was when it was opened.
   func requireUnchanged() throws(IngotError)
+
+  /// What a source that no file holds is computed from and how, without paths: part of the plan's digest. Nil for what is read as it stands.
+  var derivation: String? { get }
+
+  /// True for bytes that are computed when they are read, from others that are counted where they are read.
+  var isComputed: Bool { get }
+
+  /// The source as one run reads it: most are read as they are, some need the run's memory or a place on its disk.
+  func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource
 }
 
 extension ByteSource {
@@ -28,6 +37,9 @@ extension ByteSource {
   package var isCostlyToReread: Bool { false }
   package func willRead(_ range: Range<Int>) {}
   package func requireUnchanged() throws(IngotError) {}
+  package var derivation: String? { nil }
+  package var isComputed: Bool { false }
+  package func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource { self }
 }
 
 /// Where a plan's output goes. Called from any worker at once, except `finish`.
@@ -41,8 +53,15 @@ package protocol OutputSink: AnyObject, Sendable {
   /// Stores bytes of output file `file` at `offset`.
   func write(_ bytes: UnsafeRawBufferPointer, file: Int, at offset: Int) throws(IngotError)
 
+  /// True when a large write waits for a device while the processor has nothing to do: it is then left to other threads.
+  var waitsForDevice: Bool { get }
+
   /// Every byte of output tensor `index` has been stored.
   func tensorFinished(_ index: Int, digest: Digest128?) throws(IngotError)
+}
+
+extension OutputSink {
+  package var waitsForDevice: Bool { false }
 }
 
 /// A sink that stores nothing: `--sink null`.

@@ -19,6 +19,8 @@ package struct EngineOptions: Sendable {
 package struct RunOptions: Sendable {
   /// Carries NaN and infinities through instead of failing.
   package var allowsNonfinite = false
+  /// Looks for NaN and infinities also in tensors that are copied unchanged, whose values are otherwise not looked at.
+  package var checksFinite = false
   package init() {}
 }
 
@@ -59,42 +61,71 @@ package final class Engine: @unchecked Sendable {
   package func run(
     _ plan: Plan, into sink: any OutputSink, options: RunOptions = RunOptions(), watcher: Watcher = Watcher.none
   ) throws(IngotError) -> RunReport {
+    try run(plan, into: sink, options: options, watcher: watcher, stored: [:])
+  }
+
+  /// - Parameters: `stored` has the directory of every stage that is stored, by its plan.
+  func run(
+    _ plan: Plan, into sink: any OutputSink, options: RunOptions, watcher: Watcher, stored: [ObjectIdentifier: String]
+  ) throws(IngotError) -> RunReport {
     try enter()
     defer { leave() }
     let start = Watcher.now()
     try requireMemory(for: plan)
-    let least = plan.leastMemory
+    let least = plan.workerMemory
     let arena = try reservedArena()
     let memory = JobMemory(arena)
     // Fewer workers when a block for each does not fit into half the budget: the other half is for what jobs keep. Many workers
     // without it would all run the slower searches that do with little memory.
     let workerCount = max(1, min(team.size, self.options.memoryBudget / 2 / max(least, 1)))
     var pieces: [Arena.Piece] = []
-    var workers: [Worker] = []
-    for index in 0..<workerCount {
-      guard let piece = arena.allocate(max(least, 1)) else { break }
+    for _ in 0..<workerCount {
+      guard let piece = arena.allocate(max(plan.workerSizes.total, 1)) else { break }
       pieces.append(piece)
-      // SAFETY: the piece has as many bytes as the sizes add up to, and is the worker's alone.
-      unsafe workers.append(Worker(index: index, sizes: plan.workerSizes, memory: piece.address))
     }
-    defer { for piece in pieces { memory.release(piece) } }
-    guard !workers.isEmpty else { throw IngotError(.memory, "the memory budget cannot hold one worker's \(least) bytes") }
+    var areas: [Arena.Piece] = []
+    defer { for piece in pieces + areas { memory.release(piece) } }
     let collector = ReportCollector()
+    let binding = SourceBinding(
+      .init(
+        workerCount: pieces.count, memory: memory, kernels: kernels, allowsNonfinite: options.allowsNonfinite, report: collector),
+      directories: stored)
+    defer { binding.release() }
+    let sources = try binding.bind(plan)
+    if sink.waitsForDevice { areas = Self.moreOutput(plan.workerSizes.outputArea, for: pieces.count, in: arena) }
+    let writes = areas.isEmpty ? nil : WriteQueue(sink: sink, slots: pieces.count + areas.count)
+    defer { _ = writes?.close() }
+    var workers: [Worker] = []
+    let more = pieces.isEmpty ? 0 : areas.count / pieces.count
+    for (index, piece) in pieces.enumerated() {
+      // SAFETY: the piece has as many bytes as the sizes add up to, and it and the areas are the worker's alone.
+      unsafe workers.append(
+        Worker(
+          index: index, sizes: plan.workerSizes, memory: piece.address, areas: areas[index * more..<(index + 1) * more].map(\.address)))
+    }
+    guard !workers.isEmpty else { throw IngotError(.memory, "the memory budget cannot hold one worker's \(least) bytes") }
+    for stage in binding.runs { try settle(stage, watcher) }
     let context = JobContext(
-      plan: plan, sources: plan.sources, sink: sink, memory: memory, kernels: kernels, workerCount: workers.count,
-      allowsNonfinite: options.allowsNonfinite, skipsFinished: !sink.finished.isEmpty, report: collector)
+      plan: plan, sources: sources, sink: sink, memory: memory, kernels: kernels, workerCount: workers.count,
+      allowsNonfinite: options.allowsNonfinite, skipsFinished: !sink.finished.isEmpty, report: collector, writes: writes,
+      checksFinite: options.checksFinite)
     let scheduler = Scheduler(plan: plan, context: context, reservable: self.options.memoryBudget / 8, watcher: watcher)
     let all = workers
     try team.run { index, _ in
       if index < all.count { scheduler.work(all[index]) }
     }
     scheduler.releaseAll()
-    if let failure = scheduler.outcome { throw failure }
+    let unwritten = writes?.close()
+    if let failure = scheduler.outcome ?? unwritten { throw failure }
     watcher.look(scheduler.finalProgress, isFinal: true)
     var report = collector.collected
     report.bytesRead = workers.reduce(0) { $0 + $1.bytesRead }
+    for worker in binding.runs.flatMap(\.workers) {
+      report.bytesRead += worker.bytesRead
+      report.decodedBytes += worker.decodedBytes
+    }
     report.bytesWritten = workers.reduce(0) { $0 + $1.bytesWritten }
-    report.decodedBytes = workers.reduce(0) { $0 + $1.decodedBytes }
+    report.decodedBytes += workers.reduce(0) { $0 + $1.decodedBytes }
     report.seconds = Double(Watcher.now() - start) / 1e9
     report.threads = workers.count
     report.team = teamDescription
@@ -104,12 +135,51 @@ package final class Engine: @unchecked Sendable {
     return report
   }
 
+  /// Gathers the statistics of a streamed stage's jobs.
+  private func settle(_ stage: StageRun, _ watcher: Watcher) throws(IngotError) {
+    defer { for worker in stage.workers { worker.forgetNonfinite() } }
+    guard stage.needsSettling else { return try stage.begin() }
+    let scheduler = Scheduler(
+      plan: stage.context.plan, context: stage.context, reservable: options.memoryBudget / 8, watcher: watcher,
+      special: { (number) throws(IngotError) in try stage.settling(number) })
+    let all = stage.workers
+    try team.run { index, _ in
+      if index < all.count { scheduler.work(all[index]) }
+    }
+    scheduler.releaseAll()
+    if let failure = scheduler.outcome { throw failure }
+    try stage.begin()
+  }
+
+  /// Runs `body` once on every worker, as the one call that is running: for work that is no plan.
+  func work(_ body: @Sendable (_ worker: Int) -> Void) throws(IngotError) {
+    try enter()
+    defer { leave() }
+    try team.run { index, _ in body(index) }
+  }
+
+  /// Output areas beside the one that each worker has: as many for each, as long as they take little of the budget.
+  private static func moreOutput(_ bytes: Int, for workers: Int, in arena: Arena) -> [Arena.Piece] {
+    var areas: [Arena.Piece] = []
+    for _ in 0..<2 where arena.available / 8 >= bytes * workers {
+      let next = (0..<workers).compactMap { _ in arena.allocate(bytes) }
+      guard next.count == workers else {
+        for piece in next { arena.release(piece) }
+        break
+      }
+      areas += next
+    }
+    return areas
+  }
+
   /// Throws `.memory` when not even one worker fits into the budget.
   package func requireMemory(for plan: Plan) throws(IngotError) {
     let least = plan.leastMemory
     guard least > options.memoryBudget else { return }
     throw IngotError(
-      .memory, "the memory budget is \(options.memoryBudget) bytes, but one worker with one block needs \(least)",
+      .memory,
+      "the memory budget is \(options.memoryBudget) bytes, but one worker with one block needs \(plan.workerSizes.total)"
+        + (plan.columnBytes > 0 ? " and the sums of a tensor's columns need \(plan.columnBytes)" : ""),
       hint: "raise the budget, for example --memory \(least / (1 << 20) + 1)MiB")
   }
 

@@ -1,7 +1,6 @@
 package import IngotCheckpoints
 package import IngotErrors
 internal import IngotJSON
-internal import IngotRecipes
 package import IngotTensors
 
 /// What the headers and the config of a checkpoint tell; no tensor data is read. Quantised checkpoints can be inspected too.
@@ -40,15 +39,7 @@ package struct Inspection: Sendable {
   ///
   /// Throws `.notFound`, `.io`, `.format` or `.unsupported` as opening a model of a recipe does.
   package init(of reference: String, models: some ModelProvider) throws(IngotError) {
-    let nowhere = SourcePosition(origin: "", line: 0, column: 0)
-    do throws(IngotError) {
-      try self.init(try models.open(IngotRecipes.ModelReference(.text(reference), position: nowhere)))
-    } catch {
-      var failure = error
-      // The reference stands in no text.
-      if failure.position == nowhere { failure.position = nil }
-      throw failure
-    }
+    try self.init(try models.open(named: reference))
   }
 
   package init(_ model: ProvidedModel) throws(IngotError) {
@@ -124,6 +115,18 @@ package struct Inspection: Sendable {
   /// One JSON document with a schema version: path, files, dtypes, parameters, bytes, layers, config, quantisation, tensors, notices.
   package func json() -> String {
     var document = JSONDocument()
+    write(to: &document)
+    return document.line()
+  }
+
+  /// The same text piece by piece.
+  package func writeJSON(_ drain: @escaping ([UInt8]) -> Void) {
+    var document = JSONDocument(drain: drain)
+    write(to: &document)
+    document.finish()
+  }
+
+  private func write(to document: inout JSONDocument) {
     document.object { document in
       document.field("schema", 1)
       document.field("path", path)
@@ -163,7 +166,6 @@ package struct Inspection: Sendable {
         for notice in notices { list.object { notice.write(to: &$0) } }
       }
     }
-    return document.line()
   }
 
   /// Tensors in each file.

@@ -6,16 +6,16 @@ internal import IngotTensors
 @safe
 final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   // SENDABLE: phase state changes only in begin/advance/release, which the scheduler runs alone; items write disjoint blocks or go through locks.
-  private let method: Method
-  private let context: JobContext
-  private let segments: [JobSegment]
-  private let demands: Demands
-  private var phase: Phase<Method.State>
+  let method: Method
+  let context: JobContext
+  let segments: [JobSegment]
+  let demands: Demands
+  private(set) var phase: Phase<Method.State>
   private var round: RoundRun?
   private let output: OutputRun
-  private let nonfinite: NonfiniteTally
-  private let masks: MaskStore
-  private let kept: KeptInputs
+  let nonfinite: NonfiniteTally
+  let masks: MaskStore
+  let kept: KeptInputs
   /// The fused output step of each tensor in the output phase.
   private var fused: [FusedMerge?] = []
   private(set) var itemCount = 0
@@ -27,8 +27,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     demands = method.demands
     segments = try JobSegment.make(job, plan: context.plan, granularity: demands.granularity, context: context)
     phase = method.begin()
-    output = try OutputRun(segments, context: context)
     nonfinite = NonfiniteTally(segments)
+    output = try OutputRun(segments, context: context, nonfinite: nonfinite)
     masks = MaskStore(planes: demands.maskPlanes, segments: segments)
     kept = KeptInputs(segments)
   }
@@ -61,12 +61,17 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       bytesRead = wanted.isComplete && !kept.isFilled ? segments.reduce(0) { $0 + $1.inputBytes } : 0
     case .emit(let state):
       round = nil
-      fused = segments.map { segment in
-        guard segment.tensor.dtype.isOutput, let merge = method.fused(state, segment: segment.index) else { return nil }
-        return merge.needsMasks && !masks.arePersistent ? nil : merge
-      }
+      findFused(state)
       itemCount = output.itemCount
       bytesRead = kept.isFilled ? 0 : segments.reduce(0) { $0 + ($1.isWanted ? $1.inputBytes : 0) }
+    }
+  }
+
+  /// Looks for fused output steps; those that read keep bits need bits that are there.
+  func findFused(_ state: Method.State) {
+    fused = segments.map { segment in
+      guard segment.tensor.dtype.isOutput, let merge = method.fused(state, segment: segment.index) else { return nil }
+      return merge.needsMasks && !masks.arePersistent ? nil : merge
     }
   }
 
@@ -98,10 +103,33 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     }
   }
 
+  /// Tells the sources what will be read soon: the item that the worker takes up next, as far as one can know, and at the start of a phase
+  /// this one too. Workers read far apart in one file, which the system's own read-ahead does not follow.
+  private func announce(_ item: Int, _ range: (Int) -> (segment: Int, elements: Range<Int>)) {
+    if kept.isFilled { return }
+    let next = item + context.workerCount
+    if item < context.workerCount { announce(range(item)) }
+    if next < itemCount { announce(range(next)) }
+  }
+
+  private func announce(_ range: (segment: Int, elements: Range<Int>)) {
+    if range.elements.isEmpty { return }
+    for input in segments[range.segment].inputs {
+      let first = input.offset + range.elements.lowerBound * input.width
+      context.sources[input.source].willRead(first..<first + range.elements.count * input.width)
+    }
+  }
+
   // MARK: Gathering
 
   private func gather(_ state: Method.State, _ wanted: Round, item: Int, worker: Worker) throws(IngotError) {
     guard let round else { return }
+    announce(item) { number in
+      let part = round.item(number)
+      let blocking = segments[part.segment].blocking
+      guard let first = part.blocks.first, let last = part.blocks.last else { return (part.segment, 0..<0) }
+      return (part.segment, blocking.block(first).lowerBound..<blocking.block(last).upperBound)
+    }
     let part = round.item(item)
     let segment = segments[part.segment]
     let statistic = round.statistic(worker.index)
@@ -114,13 +142,43 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     for block in part.blocks {
       let range = segment.blocking.block(block)
       round.clearLanes(worker.index)
-      try forEachTile(range, segment: segment, worker: worker, use: .fill) { (tile, _) throws(IngotError) in
-        round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
-        round.flushKeys(worker.index)
-      }
+      try gatherTiles(state, range, statistic, segment: segment, worker: worker, use: .fill)
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
     nonfinite.collect(worker, segment: segment.index)
+  }
+
+  /// Gathers the tiles of one read: straight from storage where the round has such a form, else widened.
+  private func gatherTiles(
+    _ state: Method.State, _ range: Range<Int>, _ statistic: BlockStatistic, segment: JobSegment, worker: Worker, use: KeptUse
+  ) throws(IngotError) {
+    guard let round else { return }
+    try read(range, segment: segment, worker: worker, use: use)
+    var isStored = true
+    var bad = 0
+    var start = range.lowerBound
+    while isStored && start < range.upperBound {
+      let count = min(segment.blocking.tileLength, range.upperBound - start)
+      let tile = unsafe StoredTile(
+        unsafe: worker.slices(segment.inputs, distance: start - range.lowerBound, count: count), inputs: segment.inputs.count,
+        segment: segment.index, firstIndex: UInt64(start), jobIndex: segment.jobBase + UInt64(start), count: count,
+        kernels: context.kernels,
+        masks: masks.planes(segment, start: start, worker: worker))
+      round.takingTurns(worker.index) {
+        if let found = method.gatherStored(state, tile, statistic) { bad += found } else { isStored = false }
+      }
+      round.flushKeys(worker.index)
+      start += count
+    }
+    if isStored {
+      for input in segment.inputs { worker.decodedBytes += range.count * input.width }
+      if bad > 0 { countNonfinite(range.count, segment: segment, worker: worker) }
+      return
+    }
+    try widen(range, segment: segment, worker: worker) { (tile, _) throws(IngotError) in
+      round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
+      round.flushKeys(worker.index)
+    }
   }
 
   /// Gathers from short runs only. Where inputs are kept the whole blocks are read, since a later round needs them anyway.
@@ -145,16 +203,17 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let start = tile * length + Int((UInt64(tile) &* 0x9e37_79b9_7f4a_7c15) >> 40) % (room + 1) * 16
       guard all.contains(start) else { continue }
       let range = start..<min(start + Round.sampleRun, segment.blocking.count)
-      try forEachTile(range, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass) { (tile, _) throws(IngotError) in
-        round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
-        round.flushKeys(worker.index)
-      }
+      try gatherTiles(state, range, statistic, segment: segment, worker: worker, use: kept.isAllocated ? .present : .bypass)
     }
   }
 
   // MARK: Output
 
   private func emit(_ state: Method.State, item: Int, worker: Worker) throws(IngotError) {
+    announce(item) { number in
+      let part = output.item(number)
+      return (part.segment, segments[part.segment].blocking.cover(part.elements))
+    }
     let part = output.item(item)
     let segment = segments[part.segment]
     let width = segment.outputWidth
@@ -165,34 +224,42 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     var chunkStart = cover.lowerBound
     while chunkStart < cover.upperBound {
       let chunk = chunkStart..<min(chunkStart + step, cover.upperBound)
-      var start = chunk.lowerBound
-      while start < chunk.upperBound {
-        let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
-        if let merge = fused[segment.index] {
-          // SAFETY: the output area holds the whole chunk in the output's dtype.
-          let target = unsafe worker.output + (start - chunk.lowerBound) * width
-          try unsafe emitFused(merge, range, segment: segment, worker: worker, into: target)
-          start = range.upperBound
-          continue
+      let area = try unsafe worker.nextOutput(at: segment.tensor.offset + chunk.lowerBound * width, context.writes)
+      try unsafe compute(state, chunk, segment: segment, worker: worker, into: area)
+      if chunk.upperBound == cover.upperBound {
+        if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite {
+          try recount(part.elements, segment: segment, worker: worker)
         }
-        try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
-          method.emit(state, tile, into: result)
-          // SAFETY: the output area holds the whole chunk in the output's dtype.
-          let target = unsafe worker.output + (Int(tile.firstIndex) - chunk.lowerBound) * width
-          tile.kernels.store(result, into: unsafe MutableElementSlice(unsafe: target, dtype: segment.tensor.dtype, count: tile.count))
-        }
-        start = range.upperBound
+        nonfinite.collect(worker, segment: segment.index)
       }
-      try unsafe output.store(chunk, of: part, from: worker.output, worker: worker)
+      try unsafe output.store(chunk, of: part, from: area, worker: worker)
       chunkStart = chunk.upperBound
     }
-    if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite {
-      try recount(part.elements, segment: segment, worker: worker)
+  }
+
+  /// Computes the elements of `chunk`, which begins at a tile, into `area`, which holds them in the output's dtype.
+  func compute(
+    _ state: Method.State, _ chunk: Range<Int>, segment: JobSegment, worker: Worker, into area: UnsafeMutableRawPointer
+  ) throws(IngotError) {
+    let width = segment.outputWidth
+    var start = chunk.lowerBound
+    while start < chunk.upperBound {
+      let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
+      if let merge = fused[segment.index] {
+        // SAFETY: the area holds the whole chunk in the output's dtype.
+        let target = unsafe area + (start - chunk.lowerBound) * width
+        try unsafe emitFused(merge, range, segment: segment, worker: worker, into: target)
+        start = range.upperBound
+        continue
+      }
+      try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
+        method.emit(state, tile, into: result)
+        // SAFETY: the area holds the whole chunk in the output's dtype.
+        let target = unsafe area + (Int(tile.firstIndex) - chunk.lowerBound) * width
+        tile.kernels.store(result, into: unsafe MutableElementSlice(unsafe: target, dtype: segment.tensor.dtype, count: tile.count))
+      }
+      start = range.upperBound
     }
-    nonfinite.collect(worker, segment: segment.index)
-    guard output.finish(part) else { return }
-    try nonfinite.refuse(segment, of: segments, context: context)
-    try output.report(part)
   }
 
   /// Counts again what lies in `range` alone: rows that straddle two items are computed for both.
@@ -263,11 +330,23 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     _ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse,
     _ body: (Tile, Floats) throws(IngotError) -> Void
   ) throws(IngotError) {
-    let inputs = segment.inputs
-    for index in inputs.indices {
+    try read(range, segment: segment, worker: worker, use: use)
+    try widen(range, segment: segment, worker: worker, body)
+  }
+
+  /// Makes the elements `range` of every input the worker's present read.
+  private func read(_ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse) throws(IngotError) {
+    for index in segment.inputs.indices {
       unsafe worker.elements[index] = try kept.elements(
         range, input: index, of: segment, use: use, context: context, worker: worker)
     }
+  }
+
+  /// Widens the present read tile by tile and hands the tiles to `body`.
+  private func widen(
+    _ range: Range<Int>, segment: JobSegment, worker: Worker, _ body: (Tile, Floats) throws(IngotError) -> Void
+  ) throws(IngotError) {
+    let inputs = segment.inputs
     let length = segment.blocking.tileLength
     var start = range.lowerBound
     while start < range.upperBound {
@@ -283,7 +362,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
         worker.decodedBytes += count * width
       }
       let tile = Tile(
-        inputs: runs.inputs, scratch: runs.scratch, scratchPair: runs.scratchPair, segment: segment.index, firstIndex: UInt64(start),
+        inputs: runs.inputs, scratch: runs.scratch, joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start),
         jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
         masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)

@@ -32,4 +32,8 @@ struct JobContext: Sendable {
   let allowsNonfinite: Bool
   let skipsFinished: Bool
   let report: ReportCollector
+  /// Where large writes go; nil when workers write themselves.
+  var writes: WriteQueue?
+  /// Looks at the values of copies too.
+  var checksFinite = false
 }

@@ -123,7 +123,7 @@ final class NonfiniteTally: @unchecked Sendable {
   /// Throws as `check` would for what was collected so far of one tensor, whose items are all done: a tensor with values that are refused must
   /// not count as finished, or a resumed run would take it over.
   func refuse(_ segment: JobSegment, of segments: [JobSegment], context: JobContext) throws(IngotError) {
-    if isChecked || context.allowsNonfinite { return }
+    if context.allowsNonfinite { return }
     lock.lock()
     defer { lock.unlock() }
     if counts[segment.index].contains(where: { $0 > 0 }) { throw failure(segment, segments, context) }

@@ -116,7 +116,7 @@ final class KeptInputs: @unchecked Sendable {
       if isFilled || use == .present { return UnsafeRawPointer(target) }
     }
     try unsafe source.read(UnsafeMutableRawBufferPointer(start: target, count: bytes), at: first)
-    worker.bytesRead += bytes
+    if !source.isComputed { worker.bytesRead += bytes }
     return UnsafeRawPointer(target)
   }
 }

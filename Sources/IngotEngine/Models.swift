@@ -2,6 +2,7 @@ package import IngotCheckpoints
 package import IngotErrors
 package import IngotRecipes
 internal import IngotStorage
+internal import Synchronization
 
 /// A model that a recipe named, opened: its description, where its bytes are, and its other files.
 package struct ProvidedModel: Sendable {
@@ -14,6 +15,10 @@ package struct ProvidedModel: Sendable {
   package var files: (any ModelFiles)?
   /// True when it is a path of this machine rather than a name of the hub.
   package var isLocal: Bool
+  /// The adapter that is applied to it.
+  package var adapter: ProvidedAdapter?
+  /// The plan of the document that makes it, where the model is no file's.
+  var stage: Plan?
 
   package init(path: String, checkpoint: Checkpoint, sources: [any ByteSource], files: (any ModelFiles)?, isLocal: Bool = true) {
     self.path = path
@@ -22,6 +27,12 @@ package struct ProvidedModel: Sendable {
     self.files = files
     self.isLocal = isLocal
   }
+}
+
+/// Where the adapter of a model was found.
+package struct ProvidedAdapter: Sendable {
+  package var path: String
+  package var isLocal: Bool
 }
 
 /// Opens the models that recipes name. Called while planning, one model at a time.
@@ -38,13 +49,31 @@ package struct LocalModels: ModelProvider {
 
   package func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     let parsed = try Self.parse(reference)
-    if let adapter = parsed.adapter {
-      throw IngotError(
-        .unsupported, "the adapter \(adapter) in a model reference is not supported in this version",
-        hint: "merge the adapter into its base first", subject: reference.name, position: reference.position)
+    do throws(IngotError) {
+      let model = try find(parsed.model, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
+        try open(path: path, isDirectory: isDirectory, isLocal: isLocal)
+      }
+      guard let part = parsed.adapter else { return model }
+      return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
+        let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory)
+        let fileName = isDirectory ? nil : Self.split(path).name
+        return try model.applying(
+          try Self.adapter(files, fileName, path: path, isLocal: isLocal), files: files, name: parsed.model.description)
+      }
+    } catch {
+      var placed = error
+      if placed.position == nil { placed.position = reference.position }
+      throw placed
     }
+  }
+
+  /// Hands the first place where `part` is to `body`.
+  private func find(
+    _ part: IngotCheckpoints.ModelReference.Part, at position: SourcePosition,
+    _ body: (_ path: String, _ isDirectory: Bool, _ isLocal: Bool) throws(IngotError) -> ProvidedModel
+  ) throws(IngotError) -> ProvidedModel {
     let lookup = { (name: String) in environment[name] }
-    let candidates = parsed.model.candidates(environment: lookup) { path in
+    let candidates = part.candidates(environment: lookup) { path in
       guard let file = try? StoredFile(path), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
         return nil
       }
@@ -52,27 +81,41 @@ package struct LocalModels: ModelProvider {
     }
     for candidate in candidates {
       guard let status = try fileStatus(candidate.path) else { continue }
-      do throws(IngotError) {
-        return try open(path: candidate.path, isDirectory: status.kind == .directory, isLocal: candidate.origin == .local)
-      } catch {
-        var placed = error
-        if placed.position == nil { placed.position = reference.position }
-        throw placed
-      }
+      return try body(candidate.path, status.kind == .directory, candidate.origin == .local)
     }
-    throw parsed.model.notFound(environment: lookup, position: reference.position)
+    throw part.notFound(environment: lookup, position: position)
+  }
+
+  /// The weights of an adapter, without its meaning.
+  private static func adapter(
+    _ files: DirectoryFiles, _ fileName: String?, path: String, isLocal: Bool
+  ) throws(IngotError) -> ProvidedModel {
+    var name = fileName
+    for candidate in Adapter.fileNames where name == nil {
+      if try files.size(of: candidate) != nil { name = candidate }
+    }
+    guard let name else {
+      throw IngotError(
+        .notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))",
+        hint: "is this the adapter's directory, and is its download complete?", subject: path)
+    }
+    return try provide(files, name, path: path, isLocal: isLocal)
+  }
+
+  private static func split(_ path: String) -> (directory: String, name: String) {
+    guard let slash = path.lastIndex(of: "/") else { return (".", path) }
+    return (slash == path.startIndex ? "/" : String(path[..<slash]), String(path[path.index(after: slash)...]))
   }
 
   /// Opens a directory or one weight file.
   package func open(path: String, isDirectory: Bool, isLocal: Bool = true) throws(IngotError) -> ProvidedModel {
-    var directory = path
-    var fileName: String?
-    if !isDirectory {
-      let slash = path.lastIndex(of: "/")
-      directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-      fileName = slash.map { String(path[path.index(after: $0)...]) } ?? path
-    }
-    let files = DirectoryFiles(directory)
+    let parts = isDirectory ? (directory: path, name: nil) : Self.split(path) as (directory: String, name: String?)
+    return try Self.provide(DirectoryFiles(parts.directory), parts.name, path: path, isLocal: isLocal)
+  }
+
+  private static func provide(
+    _ files: DirectoryFiles, _ fileName: String?, path: String, isLocal: Bool
+  ) throws(IngotError) -> ProvidedModel {
     let checkpoint = try Checkpoint.open(files: files, fileName: fileName) { header in
       let digest = Digest128(of: header)
       return UInt128(digest.high) << 64 | UInt128(digest.low)
@@ -83,9 +126,17 @@ package struct LocalModels: ModelProvider {
   }
 
   /// The parts of a reference, from its text or its mapping.
-  static func parse(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> IngotCheckpoints.ModelReference {
-    switch reference.location {
-    case .text(let text): try IngotCheckpoints.ModelReference(parsing: text, position: reference.position)
+  package static func parse(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> IngotCheckpoints.ModelReference {
+    var parsed = try parse(reference.location, at: reference.position)
+    if let adapter = reference.adapter { parsed.adapter = try parse(adapter, at: reference.position).model }
+    return parsed
+  }
+
+  private static func parse(
+    _ location: IngotRecipes.ModelReference.Location, at position: SourcePosition
+  ) throws(IngotError) -> IngotCheckpoints.ModelReference {
+    switch location {
+    case .text(let text): try IngotCheckpoints.ModelReference(parsing: text, position: position)
     case .fields(let path, let revision): IngotCheckpoints.ModelReference(model: .init(path: path, revision: revision))
     }
   }
@@ -131,19 +182,37 @@ package struct DirectoryFiles: ModelFiles {
 }
 
 /// A weight file that is read by position.
+///
+/// What will be read is announced to the system only while reads turn out to wait for the medium: asking costs as much as half a read of
+/// what lies in the page cache already.
 final class FileSource: ByteSource {
+  /// Announcements that a slow read pays for, and those that a new file has.
+  private static let announcements = (afterSlowRead: 16, atFirst: 4)
+
   private let file: StoredFile
+  private let announcements = Atomic(FileSource.announcements.atFirst)
 
   init(_ path: String) throws(IngotError) { file = try StoredFile(path) }
 
   var name: String { file.path }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
+    let start = Watcher.now()
     // SAFETY: the caller owns the destination for the call.
     try unsafe file.read(into: destination, at: offset)
+    // Slower than 10 µs and a byte per nanosecond is no page cache.
+    if Watcher.now() - start > 10_000 + UInt64(destination.count) {
+      announcements.store(Self.announcements.afterSlowRead, ordering: .relaxed)
+    }
   }
 
   func requireUnchanged() throws(IngotError) { try file.checkUnchanged() }
 
-  func willRead(_ range: Range<Int>) { file.advise(.willNeed, offset: range.lowerBound, count: range.count) }
+  func willRead(_ range: Range<Int>) {
+    let left = announcements.load(ordering: .relaxed)
+    if left <= 0 { return }
+    // A lost update between workers is one announcement more or less.
+    announcements.store(left - 1, ordering: .relaxed)
+    file.advise(.willNeed, offset: range.lowerBound, count: range.count)
+  }
 }

@@ -9,26 +9,32 @@ struct OutputItem: Sendable {
   var elements: Range<Int>
 }
 
-/// The output phase of a job: its items, and the digests of tensors whose items finish in any order.
+/// The output phase of a job: its items, the bytes that are not yet stored, and the digests of tensors whose items finish in any order.
 final class OutputRun: @unchecked Sendable {
   // SENDABLE: the counters change under the lock; digests take parts from any thread.
   private let segments: [JobSegment]
   private let context: JobContext
   private let prefixes: Prefixes
   private let lock = Monitor()
+  /// Bytes of each tensor that are not stored yet.
   private var remaining: [Int]
   private var digests: [TensorDigest?]
+  private let nonfinite: NonfiniteTally?
 
-  init(_ segments: [JobSegment], context: JobContext) throws(IngotError) {
+  /// - Parameters: `nonfinite` says whether a tensor whose bytes are all there may count as finished.
+  init(_ segments: [JobSegment], context: JobContext, nonfinite: NonfiniteTally? = nil) throws(IngotError) {
     self.segments = segments
     self.context = context
+    self.nonfinite = nonfinite
+    var items: [Int] = []
     var remaining: [Int] = []
     var digests: [TensorDigest?] = []
     for segment in segments {
-      remaining.append(segment.isWanted ? segment.blocking.itemCount(bytesPerElement: segment.outputWidth) : 0)
+      items.append(segment.isWanted ? segment.blocking.itemCount(bytesPerElement: segment.outputWidth) : 0)
+      remaining.append(segment.blocking.count * segment.outputWidth)
       digests.append(segment.isWanted && context.sink.wantsDigests ? try TensorDigest(byteCount: segment.tensor.byteCount) : nil)
     }
-    prefixes = Prefixes(remaining)
+    prefixes = Prefixes(items)
     self.remaining = remaining
     self.digests = digests
   }
@@ -41,7 +47,8 @@ final class OutputRun: @unchecked Sendable {
     return OutputItem(segment: part, elements: segment.blocking.item(rest, bytesPerElement: segment.outputWidth))
   }
 
-  /// Stores what of `range`, staged at `address`, belongs to the item.
+  /// Stores what of `range`, staged at `address` in the worker's output area, belongs to the item; at once or soon after. Non-finite values of
+  /// the item must have been collected before its last part is stored.
   func store(_ range: Range<Int>, of item: OutputItem, from address: UnsafeRawPointer, worker: Worker) throws(IngotError) {
     let part = range.clamped(to: item.elements)
     if part.isEmpty { return }
@@ -52,20 +59,30 @@ final class OutputRun: @unchecked Sendable {
     // SAFETY: the staged range begins at `address`.
     let staged = unsafe UnsafeRawBufferPointer(start: address + (part.lowerBound - range.lowerBound) * width, count: bytes)
     try unsafe digests[item.segment]?.add(staged, at: offset)
-    try unsafe context.sink.write(staged, file: segment.tensor.file, at: segment.tensor.offset + offset)
     worker.bytesWritten += bytes
+    let place = segment.tensor.offset + offset
+    if let writes = context.writes, bytes >= Self.leastQueued, context.sink.waitsForDevice {
+      unsafe writes.submit(
+        .init(bytes: staged, file: segment.tensor.file, offset: place, output: self, segment: item.segment, slot: worker.outputSlot))
+      return
+    }
+    try unsafe context.sink.write(staged, file: segment.tensor.file, at: place)
+    try written(bytes, segment: item.segment)
   }
 
-  /// Counts a finished item. True for the last one of a tensor, which is to be reported.
-  func finish(_ item: OutputItem) -> Bool {
+  /// Shorter writes are over sooner than another thread could take them.
+  private static let leastQueued = 1 << 16
+
+  /// Counts stored bytes; the last ones of a tensor make it finished.
+  func written(_ bytes: Int, segment index: Int) throws(IngotError) {
     lock.lock()
-    defer { lock.unlock() }
-    remaining[item.segment] -= 1
-    return remaining[item.segment] == 0
+    remaining[index] -= bytes
+    let isComplete = remaining[index] == 0
+    lock.unlock()
+    guard isComplete else { return }
+    try nonfinite?.refuse(segments[index], of: segments, context: context)
+    try report(segments[index])
   }
-
-  /// Tells the sink that the item's tensor is complete.
-  func report(_ item: OutputItem) throws(IngotError) { try report(segments[item.segment]) }
 
   /// Reports the wanted tensors that have no elements and so no items.
   func finishEmpty() throws(IngotError) {

@@ -3,225 +3,258 @@ internal import IngotErrors
 internal import IngotRecipes
 internal import IngotTensors
 
-/// One tensor of the output before it has parameters, dtype and place: its name, and which tensor of which source it comes from.
+/// One tensor of the output before it has parameters, dtype and place: its name, and which tensors it is made of.
 struct OutputTensor {
+  struct Input {
+    /// Index into the recipe's models.
+    var model: Int
+    /// Index into the slice's sources; nil for a model that is none of them.
+    var source: Int?
+    var tensor: CheckpointTensor
+  }
+
   var name: String
   var slice: Int
   /// Layer position on gradients.
   var position: Double
-  /// One per source of the slice, in the slice's order.
-  var inputs: [CheckpointTensor]
+  /// The layer of the output's stack; nil outside the layers.
+  var layer: Int?
+  /// At most one per source of the slice, in the slice's order; at least one.
+  var inputs: [Input]
+  /// True: the one input is copied, whatever the method.
+  var isCopied = false
 }
 
-/// Finds the tensors of the output in the checkpoints themselves: names, layers, tied weights, aliases.
+/// What a finder needs to know of a model besides its tensors, worked out when first asked for.
+final class ModelLayout {
+  private let checkpoint: Checkpoint
+  private(set) lazy var index = LayerIndex(names: checkpoint.tensors.lazy.map(\.name), config: checkpoint.config)
+  private(set) lazy var parts = Set(checkpoint.tensors.map { index.part(of: $0.name) })
+
+  init(_ checkpoint: Checkpoint) { self.checkpoint = checkpoint }
+
+  func part(of name: String) -> ModelPart { index.part(of: name) }
+}
+
+/// Finds the tensors of the output in the checkpoints themselves: names, layers, parts, tied weights, other spellings.
 struct OutputTensorFinder {
   let recipe: Recipe
   let models: [ProvidedModel]
-  private(set) var notices: [Notice] = []
+  let missing: Recipe.Missing
+  let layouts: [ModelLayout]
+  let members: ModuleMembers
+  /// The model whose names the output has.
+  let donor: Int
+  var notices: [Notice] = []
   /// Set when tied and untied models meet, or the donor's flag does not fit the output.
   private(set) var tiesEmbeddings = false
-  /// Where each output layer comes from; nil when layers stay as they are.
-  private(set) var layerSources: [ConfigEdit.LayerSource]?
+  /// Where the layers of each stack come from that are not as they were.
+  var stacks: [ConfigEdit.StackLayers] = []
+  /// By module and source: names of the source that became part of the output.
+  var consumed: [Set<String>] = []
 
-  init(recipe: Recipe, models: [ProvidedModel]) {
+  init(recipe: Recipe, models: [ProvidedModel], missing: Recipe.Missing) {
     self.recipe = recipe
+    self.missing = missing
     self.models = models
+    layouts = models.map { ModelLayout($0.checkpoint) }
+    members = ModuleMembers(recipe.modules.map(\.name))
+    donor = recipe.namesModel
   }
 
-  private func checkpoint(_ source: Recipe.Source) -> Checkpoint { models[source.model].checkpoint }
+  func checkpoint(_ model: Int) -> Checkpoint { models[model].checkpoint }
 
-  private func name(_ source: Recipe.Source) -> String { recipe.models[source.model].name }
+  func name(_ model: Int) -> String { recipe.models[model].name }
 
   mutating func find() throws(IngotError) -> [OutputTensor] {
-    switch recipe.form {
-    case .models: try wholeModels()
-    case .slices: try slices()
+    let used = Set(recipe.slices.flatMap { $0.sources.map(\.model) }).union([donor])
+    tiesEmbeddings = used.allSatisfy { TensorNames.tiesEmbeddings(checkpoint($0).config) }
+    var byModule = [[CheckpointTensor]](repeating: [], count: recipe.modules.count)
+    var unnamed: [CheckpointTensor] = []
+    for tensor in checkpoint(donor).tensors {
+      if let module = members.module(of: tensor.name, layouts[donor]) {
+        byModule[module].append(tensor)
+      } else {
+        unnamed.append(tensor)
+      }
     }
-  }
-
-  // MARK: Whole models
-
-  private mutating func wholeModels() throws(IngotError) -> [OutputTensor] {
-    guard let slice = recipe.slices.first else { throw IngotError(.internalError, "a recipe without slices") }
-    let donor = slice.sources[slice.base ?? 0]
-    let layers = try donorLayers(donor)
     var result: [OutputTensor] = []
     result.reserveCapacity(checkpoint(donor).tensors.count)
-    var consumed = slice.sources.map { _ in Set<String>() }
-    for tensor in checkpoint(donor).tensors {
-      let inputs = try resolve(tensor.name, slice.sources, donor: donor, consumed: &consumed)
-      result.append(OutputTensor(name: tensor.name, slice: 0, position: position(tensor.name, layers), inputs: inputs))
+    for (number, module) in recipe.modules.enumerated() {
+      let (owner, tensors) = try namesOf(number, inDonor: byModule[number])
+      if recipe.slices[module.slices.lowerBound].sources.first?.layers == nil {
+        result += try wholeModels(number, owner: owner, tensors)
+      } else {
+        result += try slices(number, owner: owner, tensors)
+      }
     }
-    tiesEmbeddings = slice.sources.allSatisfy { TensorNames.tiesEmbeddings(checkpoint($0).config) }
-    try addLeftovers(slice.sources, donor: donor, consumed: &consumed, to: &result)
+    copyUnnamed(unnamed, to: &result)
     return result
   }
 
-  /// Layers are needed only for gradients; a model whose layers cannot be numbered merges without them.
-  private func donorLayers(_ donor: Recipe.Source) throws(IngotError) -> LayerIndex.Layers? {
-    guard recipe.usesGradients else { return nil }
-    return try layerIndex(donor).layers(of: name(donor))
+  /// The tensors of a module, and whose names they are: the donor's, else those of the module's own first model.
+  private func namesOf(_ number: Int, inDonor: [CheckpointTensor]) throws(IngotError) -> (Int, [CheckpointTensor]) {
+    if !inDonor.isEmpty { return (donor, inDonor) }
+    let module = recipe.modules[number]
+    let slice = recipe.slices[module.slices.lowerBound]
+    let lead = slice.sources[slice.base ?? 0].model
+    let tensors = checkpoint(lead).tensors.filter { members.module(of: $0.name, layouts[lead]) == number }
+    guard tensors.isEmpty else { return (lead, tensors) }
+    let known = layouts[donor].parts.map(\.rawValue).sorted().joined(separator: ", ")
+    let prefixes = layouts[donor].index.stacks.map { String($0.layers.prefix.dropLast()) }.joined(separator: ", ")
+    throw IngotError(
+      .recipe, "no tensor of model \(name(donor)) belongs to the module \(module.name ?? ""), expected one of \(known)",
+      hint: "a module may also be the beginning of tensors' names" + (prefixes.isEmpty ? "" : ", such as " + prefixes), subject: "modules",
+      position: module.position)
   }
 
-  private func layerIndex(_ source: Recipe.Source) -> LayerIndex {
-    let checkpoint = checkpoint(source)
-    return LayerIndex(names: checkpoint.tensors.lazy.map(\.name), config: checkpoint.config)
-  }
-
-  private func position(_ name: String, _ layers: LayerIndex.Layers?) -> Double {
-    guard let layers, let layer = layers.layer(of: name) else { return 0 }
-    return Recipe.layerPosition(layer, of: layers.count)
-  }
-
-  /// The tensor of every source that belongs to output tensor `name` of the donor.
-  private func resolve(
-    _ name: String, _ sources: [Recipe.Source], donor: Recipe.Source, consumed: inout [Set<String>]
-  ) throws(IngotError) -> [CheckpointTensor] {
-    var inputs: [CheckpointTensor] = []
-    inputs.reserveCapacity(sources.count)
-    for (index, source) in sources.enumerated() {
-      guard let found = Self.tensor(name, in: checkpoint(source)) else {
-        throw IngotError(
-          .shape, "tensor \(name) of model \(self.name(donor)) is absent in model \(self.name(source))",
-          hint: "the models must have the same architecture", subject: name, position: source.position)
+  /// Parts that the recipe does not name come from the donor, so that the output is a whole model.
+  private mutating func copyUnnamed(_ tensors: [CheckpointTensor], to result: inout [OutputTensor]) {
+    var counts: [ModelPart: Int] = [:]
+    for tensor in tensors {
+      counts[layouts[donor].part(of: tensor.name), default: 0] += 1
+      let input = OutputTensor.Input(model: donor, source: nil, tensor: tensor)
+      result.append(OutputTensor(name: tensor.name, slice: 0, position: 0, layer: nil, inputs: [input], isCopied: true))
+    }
+    for (part, count) in counts.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+      notices.append(
+        Notice(
+          .info, "the recipe names no module for \(count) tensors of the \(part.rawValue); they are copied from \(name(donor))",
+          subject: part.rawValue))
+    }
+    guard recipe.form == .modules else { return }
+    for model in Set(recipe.slices.flatMap { $0.sources.map(\.model) }).sorted() where model != donor {
+      for part in layouts[model].parts.subtracting(layouts[donor].parts).sorted(by: { $0.rawValue < $1.rawValue }) {
+        let isNamed = checkpoint(model).tensors.contains {
+          layouts[model].part(of: $0.name) == part && members.module(of: $0.name, layouts[model]) != nil
+        }
+        if isNamed { continue }
+        notices.append(
+          Notice(
+            .warning,
+            "the \(part.rawValue) of \(name(model)) is not in the output: the recipe does not name it and \(name(donor)) has none",
+            subject: part.rawValue))
       }
-      if source.model != donor.model { consumed[index].insert(found.name) }
-      inputs.append(found)
     }
-    return inputs
   }
 
-  /// The tensor of this name, else of an alias, else the one it is tied to.
-  private static func tensor(_ name: String, in checkpoint: Checkpoint) -> CheckpointTensor? {
+  // MARK: Names
+
+  /// The tensor of this name, else of another spelling of it, else the one it is tied to.
+  static func tensor(_ name: String, in checkpoint: Checkpoint) -> CheckpointTensor? {
     if let found = checkpoint[name] { return found }
-    for alias in TensorNames.aliases(of: name) {
-      if let found = checkpoint[alias] { return found }
+    let spellings = TensorNames.aliases(of: name) + TensorNames.respellings(of: name, leading: checkpoint.leadingComponents)
+    for spelling in spellings {
+      if let found = checkpoint[spelling] { return found }
     }
-    for substitute in TensorNames.substitutes(for: name, config: checkpoint.config) {
-      if let found = checkpoint[substitute] { return found }
+    if let found = TensorNames.respelledUniquely(name, leading: checkpoint.leadingComponents, has: { checkpoint[$0] != nil }) {
+      return checkpoint[found]
+    }
+    for spelling in [name] + spellings {
+      for substitute in TensorNames.substitutes(for: spelling, config: checkpoint.config) {
+        if let found = checkpoint[substitute] { return found }
+      }
     }
     return nil
   }
 
-  /// Tensors that a model has and the donor lacks: a head that the donor ties is added, anything else is an error. Nothing is dropped silently.
-  private mutating func addLeftovers(
-    _ sources: [Recipe.Source], donor: Recipe.Source, consumed: inout [Set<String>], to result: inout [OutputTensor]
-  ) throws(IngotError) {
-    var added: Set<String> = []
-    for (index, source) in sources.enumerated() where source.model != donor.model {
-      for tensor in checkpoint(source).tensors where !consumed[index].contains(tensor.name) && !added.contains(tensor.name) {
-        let tied = TensorNames.substitutes(for: tensor.name, config: checkpoint(donor).config)
-        guard tied.contains(where: { checkpoint(donor)[$0] != nil }) else {
-          throw IngotError(
-            .shape, "tensor \(tensor.name) of model \(name(source)) is absent in model \(name(donor))",
-            hint: "the models must have the same architecture", subject: tensor.name, position: source.position)
-        }
-        added.insert(tensor.name)
-        if tiesEmbeddings {
-          notices.append(
-            Notice(.info, "\(tensor.name) is tied in every model and is not written", subject: tensor.name))
-          continue
-        }
-        let inputs = try resolve(tensor.name, sources, donor: donor, consumed: &consumed)
-        result.append(OutputTensor(name: tensor.name, slice: 0, position: 0, inputs: inputs))
-        notices.append(
-          Notice(.info, "\(tensor.name) is written because \(name(source)) does not tie it", subject: tensor.name))
-      }
-    }
+  /// Layer and position of a tensor in its own stack of model `owner`; layer nil and position 0 outside.
+  func place(_ name: String, of owner: Int) -> (layer: Int?, position: Double) {
+    guard recipe.needsLayers, let found = layouts[owner].index.layer(of: name) else { return (nil, 0) }
+    return (found.layer, Recipe.layerPosition(found.layer, of: found.count))
   }
 
-  // MARK: Slices of layers
+  // MARK: One tensor
 
-  private mutating func slices() throws(IngotError) -> [OutputTensor] {
-    guard let first = recipe.slices.first, let last = recipe.slices.last else {
-      throw IngotError(.internalError, "a recipe without slices")
-    }
-    var known: [Int: LayerIndex.Layers] = [:]
-    for slice in recipe.slices {
-      for source in slice.sources where known[source.model] == nil {
-        known[source.model] = try layerIndex(source).requireLayers(of: name(source))
+  /// The tensor of every source of a slice that belongs to the output tensor `name`, which `owner` has.
+  ///
+  /// Models that lack the whole part (a text model beside a vision model) are left out; where the method cannot do without them the tensor is
+  /// copied. Nil when the recipe asks for the intersection and a model lacks the tensor. Throws `.shape` otherwise.
+  mutating func output(
+    _ tensor: CheckpointTensor, as outputName: String? = nil, slice number: Int, owner: Int, tracking: Bool = false
+  ) throws(IngotError) -> OutputTensor? {
+    let slice = recipe.slices[number]
+    let name = tensor.name
+    var inputs: [OutputTensor.Input] = []
+    inputs.reserveCapacity(slice.sources.count)
+    var missing: [Recipe.Source] = []
+    for (index, source) in slice.sources.enumerated() {
+      guard let found = source.model == owner ? tensor : Self.tensor(name, in: checkpoint(source.model)) else {
+        missing.append(source)
+        continue
       }
+      if tracking { consumed[index].insert(found.name) }
+      inputs.append(OutputTensor.Input(model: source.model, source: index, tensor: found))
     }
-    let donor = first.sources[first.base ?? 0]
-    guard let donorLayers = known[donor.model] else { throw IngotError(.internalError, "a model without layers") }
-    var pre: [OutputTensor] = []
-    var post: [OutputTensor] = []
-    var none = first.sources.map { _ in Set<String>() }
-    for tensor in checkpoint(donor).tensors where donorLayers.layer(of: tensor.name) == nil {
-      if Self.isBeforeLayers(tensor.name) {
-        let inputs = try resolve(tensor.name, first.sources, donor: donor, consumed: &none)
-        pre.append(OutputTensor(name: tensor.name, slice: 0, position: 0, inputs: inputs))
-      } else {
-        var none = last.sources.map { _ in Set<String>() }
-        let inputs = try resolve(tensor.name, last.sources, donor: donor, consumed: &none)
-        post.append(OutputTensor(name: tensor.name, slice: recipe.slices.count - 1, position: 0, inputs: inputs))
-      }
-    }
-    var layered: [OutputTensor] = []
-    var sources: [ConfigEdit.LayerSource] = []
-    for (index, slice) in recipe.slices.enumerated() {
-      try append(slice, index, known: known, donorLayers: donorLayers, to: &layered, &sources)
-    }
-    layerSources = sources
-    let used = Set(recipe.slices.flatMap { $0.sources.map(\.model) })
-    tiesEmbeddings = used.allSatisfy { TensorNames.tiesEmbeddings(models[$0].checkpoint.config) }
-    return pre + layered + post
-  }
-
-  private func append(
-    _ slice: Recipe.Slice, _ index: Int, known: [Int: LayerIndex.Layers], donorLayers: LayerIndex.Layers,
-    to result: inout [OutputTensor], _ layerSources: inout [ConfigEdit.LayerSource]
-  ) throws(IngotError) {
-    var ranges: [(layers: LayerIndex.Layers, range: Range<Int>)] = []
-    for source in slice.sources {
-      guard let layers = known[source.model] else { throw IngotError(.internalError, "a model without layers") }
-      let range = source.layers ?? 0..<layers.count
-      guard range.lowerBound >= 0, range.upperBound <= layers.count else {
-        throw IngotError(
-          .recipe, "layer_range [\(range.lowerBound), \(range.upperBound)] leaves model \(name(source)), which has \(layers.count) layers",
-          hint: "layers count from 0 and the end is not included: the last one is [\(layers.count - 1), \(layers.count)]",
-          subject: "layer_range", position: source.position)
-      }
-      ranges.append((layers, range))
-    }
-    guard let reference = slice.base ?? slice.sources.indices.first else { return }
-    let lead = slice.sources[reference]
-    let (leadLayers, leadRange) = ranges[reference]
-    if let other = ranges.first(where: { $0.range.count != leadRange.count }) {
+    let (layer, position) = place(name, of: owner)
+    var output = OutputTensor(name: outputName ?? name, slice: number, position: position, layer: layer, inputs: inputs)
+    guard let first = missing.first else { return output }
+    let part = layouts[owner].part(of: name)
+    let isOptional = TensorNames.isBuffer(name, rank: tensor.shape.rank)
+    for source in missing where !lacks(source.model, part) && !isOptional && self.missing == .error {
       throw IngotError(
-        .recipe, "the sources of one slice have \(leadRange.count) and \(other.range.count) layers, expected the same number",
-        hint: "make the layer ranges equally long", subject: "layer_range", position: slice.position)
+        .shape, "tensor \(name) of model \(self.name(owner)) is absent in model \(self.name(source.model))",
+        hint: "the models must have the same architecture; missing: intersection or union in the recipe merges what there is",
+        subject: name,
+        position: source.position)
     }
-    let byLayer = Dictionary(grouping: checkpoint(lead).tensors) { leadLayers.layer(of: $0.name) ?? -1 }
-    for step in 0..<leadRange.count {
-      let outputLayer = layerSources.count
-      for tensor in byLayer[leadRange.lowerBound + step] ?? [] {
-        var inputs: [CheckpointTensor] = []
-        for (number, source) in slice.sources.enumerated() {
-          let (layers, range) = ranges[number]
-          let renamed = leadLayers.renaming(tensor.name, toLayer: range.lowerBound + step)
-          let wanted = layers.prefix == leadLayers.prefix ? renamed : layers.prefix + renamed.dropFirst(leadLayers.prefix.count)
-          guard let found = Self.tensor(wanted, in: checkpoint(source)) else {
-            throw IngotError(
-              .shape, "tensor \(wanted) is absent in model \(name(source))", hint: "the models must have the same architecture",
-              subject: wanted, position: source.position)
-          }
-          inputs.append(found)
-        }
-        let inner = leadLayers.renaming(tensor.name, toLayer: outputLayer)
-        let output = donorLayers.prefix == leadLayers.prefix ? inner : donorLayers.prefix + inner.dropFirst(leadLayers.prefix.count)
-        result.append(
-          OutputTensor(
-            name: output, slice: index, position: Recipe.layerPosition(step, of: leadRange.count), inputs: inputs))
-      }
-      layerSources.append(.init(config: checkpoint(lead).config, layer: leadRange.lowerBound + step))
+    if self.missing == .intersection {
+      skipped.intersection.append(name)
+      return nil
     }
+    if !canMerge(inputs, of: slice) {
+      let kept = inputs.first { $0.model == owner } ?? inputs.first
+      output.inputs = [kept ?? OutputTensor.Input(model: owner, source: nil, tensor: tensor)]
+      output.isCopied = true
+    }
+    skipped.add(lacks(first.model, part) ? "the \(part.rawValue)" : isOptional ? "buffers" : "some tensors", lackedBy: first.model, output)
+    return output
   }
 
-  /// True for tensors that come before the layers: embeddings and what belongs to them. Heads and final norms come after.
-  private static func isBeforeLayers(_ name: String) -> Bool {
-    if TensorNames.isTiedHead(name) { return false }
-    let marks = ["embed", "wte", "wpe", "shared.", "word_", "position_ids", "rotary"]
-    return marks.contains { name.contains($0) }
+  /// True when the method can work with these inputs alone.
+  func canMerge(_ inputs: [OutputTensor.Input], of slice: Recipe.Slice) -> Bool {
+    let method = recipe.method
+    let hasBase = inputs.contains { input in input.source.map { slice.sources[$0].isBase } ?? false }
+    if !method.baseIsInput, slice.base != nil, !hasBase { return false }
+    return method.models.contains(inputs.count - (hasBase && !method.baseIsInput ? 1 : 0))
+  }
+
+  /// True when a model has nothing of a tower, of what joins it to the text, or of the encoder or decoder.
+  func lacks(_ model: Int, _ part: ModelPart) -> Bool { part != .text && part != .shared && !layouts[model].parts.contains(part) }
+
+  /// What was left out of some models, for notices.
+  var skipped = Skipped()
+}
+
+/// Tensors that some models lack.
+struct Skipped {
+  var intersection: [String] = []
+  private var groups: [String: (count: Int, copied: Int, model: Int, from: Int, example: String)] = [:]
+
+  mutating func add(_ what: String, lackedBy model: Int, _ output: OutputTensor) {
+    let key = "\(what)\(model)"
+    var group = groups[key] ?? (0, 0, model, output.inputs.first?.model ?? 0, what)
+    group.count += 1
+    if output.isCopied { group.copied += 1 }
+    groups[key] = group
+  }
+
+  func notices(_ recipe: Recipe) -> [Notice] {
+    var notices = groups.sorted { $0.key < $1.key }.map { _, group in
+      let (lacking, from) = (recipe.models[group.model].name, recipe.models[group.from].name)
+      let (tensors, they) = group.count == 1 ? ("1 tensor", "it is") : ("\(group.count) tensors", "they are")
+      let rest =
+        group.copied == group.count
+        ? "\(they) copied from \(from)" : group.copied == 0 ? "\(they) merged from the others" : "\(they) merged from the others or copied"
+      return Notice(.info, "\(lacking) lacks \(group.example): \(tensors); \(rest)", subject: lacking)
+    }
+    if let first = intersection.first {
+      notices.append(
+        Notice(
+          .warning,
+          "\(intersection.count) tensors are not in every model and are left out, as missing: intersection asks (the first is \(first))",
+          subject: "missing"))
+    }
+    return notices
   }
 }

@@ -1,4 +1,4 @@
-internal import IngotErrors
+package import IngotErrors
 internal import IngotJSON
 internal import IngotMethods
 internal import IngotRecipes
@@ -7,14 +7,27 @@ internal import IngotTensors
 
 extension Plan {
   /// The plan as one JSON document with a schema version.
-  package func json() -> String {
+  package func json(adding more: [Notice] = []) -> String {
     var document = JSONDocument()
+    write(to: &document, adding: more)
+    return document.line()
+  }
+
+  /// The same text piece by piece.
+  package func writeJSON(_ drain: @escaping ([UInt8]) -> Void) {
+    var document = JSONDocument(drain: drain)
+    write(to: &document)
+    document.finish()
+  }
+
+  private func write(to document: inout JSONDocument, adding more: [Notice] = []) {
     document.object { document in
       document.field("schema", 1)
       document.field("digest", digest.description)
       document.field("source_digest", sourceDigest.description)
       document.field("method", recipe.method.name)
       document.field("seed", String(seed))
+      document.field("numerics", numerics.rawValue)
       document.field("bytes_read", bytesRead)
       document.field("bytes_written", bytesWritten)
       document.field("output_bytes", outputBytes)
@@ -22,6 +35,8 @@ extension Plan {
       document.list("models") { list in
         for model in models { list.object { model.write(to: &$0) } }
       }
+      if let vocabulary { document.object("vocabulary") { write(vocabulary, to: &$0) } }
+      writeStages(to: &document)
       document.list("files") { list in
         for file in files {
           list.object { entry in
@@ -38,10 +53,27 @@ extension Plan {
         for (index, tensor) in tensors.enumerated() { list.object { write(tensor, work: work[index], to: &$0) } }
       }
       document.list("notices") { list in
-        for notice in notices { list.object { notice.write(to: &$0) } }
+        for notice in notices + more { list.object { notice.write(to: &$0) } }
       }
     }
-    return document.line()
+  }
+
+  /// All documents before this one, those first that others read; nothing for a recipe of one document.
+  func writeStages(to document: inout JSONDocument) {
+    let all = behind.all
+    if all.isEmpty { return }
+    document.list("stages") { list in
+      for stage in all {
+        list.object { entry in
+          entry.field("name", stage.name)
+          entry.field("method", stage.plan.recipe.method.name)
+          entry.field("digest", stage.plan.digest.description)
+          entry.field("streamed", stage.isStreamed)
+          entry.field("tensors", stage.plan.tensors.count)
+          entry.field("bytes", stage.plan.bytesWritten)
+        }
+      }
+    }
   }
 
   private func write(_ tensor: PlannedTensor, work: String, to entry: inout JSONDocument) {
@@ -60,9 +92,36 @@ extension Plan {
           entry.field("model", modelName(input.model))
           entry.field("name", input.name)
           entry.field("dtype", input.dtype.safetensorsName)
+          if let assembled = assembled(input) {
+            entry.list("assembled_from") { list in
+              for part in assembled { list.value(part) }
+            }
+          }
         }
       }
     }
+  }
+
+  private func write(_ vocabulary: PlannedVocabulary, to entry: inout JSONDocument) {
+    entry.field("source", vocabulary.source)
+    entry.field("tokens", vocabulary.tokens)
+    entry.field("added", vocabulary.added)
+    entry.field("removed", vocabulary.removed)
+    entry.field("rows", vocabulary.rows)
+    entry.list("models") { list in
+      for part in vocabulary.models {
+        list.object { entry in
+          entry.field("model", modelName(part.model))
+          entry.field("shared", part.shared)
+        }
+      }
+    }
+  }
+
+  /// The tensors that an input is put together from, where its model stores it in another layout.
+  private func assembled(_ input: PlannedInput) -> [String]? {
+    guard sources.indices.contains(input.source) else { return nil }
+    return (sources[input.source] as? PiecewiseSource)?.partNames
   }
 
   /// What is done for each tensor: `copy`, or the method's name.
@@ -82,7 +141,9 @@ extension Plan {
     let shown = maxRows.map { min($0, tensors.count) } ?? tensors.count
     var rows: [[String]] = [["tensor", "shape", "dtype", "work", "from", "file"]]
     for (index, tensor) in tensors.prefix(shown).enumerated() {
-      let from = tensor.inputs.map { Self.shortName(modelName($0.model)) }.joined(separator: " + ")
+      let from = tensor.inputs.map { input in
+        Self.shortName(modelName(input.model)) + (assembled(input).map { " (from \($0.count))" } ?? "")
+      }.joined(separator: " + ")
       rows.append([
         tensor.name, tensor.shape.description, tensor.dtype.safetensorsName, work[index], from, files[tensor.file].name,
       ])
@@ -99,7 +160,17 @@ extension Plan {
       text += line + "\n"
     }
     if shown < tensors.count { text += "… and \(tensors.count - shown) more tensors\n" }
+    for stage in behind.all {
+      let way = stage.isStreamed ? "computed as it is read" : "stored first, \(byteText(stage.plan.outputBytes))"
+      text += "\ndocument \(stage.name): \(stage.plan.recipe.method.name), \(stage.plan.tensors.count) tensors, \(way)"
+    }
     text += "\n\(tensors.count) tensors, \(files.count) weight files, \(sideFiles.count) other files\n"
+    if let vocabulary {
+      let removed = vocabulary.removed > 0 ? ", \(vocabulary.removed) left out" : ""
+      text +=
+        "vocabulary (\(Self.shortName(vocabulary.source))): \(vocabulary.tokens) tokens, \(vocabulary.added) of them added\(removed); \(vocabulary.rows) rows\n"
+      for part in vocabulary.models { text += "  \(part.shared) of the tokens are in \(modelName(part.model))\n" }
+    }
     text += "reads \(byteText(bytesRead)), writes \(byteText(outputBytes)), needs at least \(byteText(leastMemory)) of memory\n"
     text += "digest \(digest)\n"
     return text

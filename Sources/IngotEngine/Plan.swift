@@ -1,3 +1,4 @@
+internal import IngotCheckpoints
 package import IngotErrors
 internal import IngotMethods
 package import IngotRecipes
@@ -10,12 +11,18 @@ package struct PlannedModel: Sendable {
   package var name: String
   /// Where it was found; not part of the digest.
   package var path: String
+  /// True when `path` is a path of this machine, false for a model in a caller's memory.
+  package var isOnDisk: Bool
+  /// Where the adapter that is applied to it was found.
+  package var adapter: String?
   /// Size, time of change and header digest of its weight files: a run that resumes must see the same.
   package var shards: [ShardIdentity]
 
-  package init(name: String, path: String, shards: [ShardIdentity]) {
+  package init(name: String, path: String, isOnDisk: Bool, adapter: String? = nil, shards: [ShardIdentity]) {
+    self.adapter = adapter
     self.name = name
     self.path = path
+    self.isOnDisk = isOnDisk
     self.shards = shards
   }
 }
@@ -33,6 +40,12 @@ package struct ShardIdentity: Sendable, Hashable {
     self.size = size
     self.modified = modified
     self.headerDigest = headerDigest
+  }
+
+  init(_ shard: CheckpointShard) {
+    self.init(
+      name: shard.name, size: shard.size, modified: shard.modificationTime,
+      headerDigest: Digest128(high: UInt64(shard.headerDigest >> 64), low: UInt64(truncatingIfNeeded: shard.headerDigest)))
   }
 }
 
@@ -82,19 +95,34 @@ package final class Plan: Sendable {
   package let tensors: [PlannedTensor]
   package let jobs: [PlannedJob]
   package let seed: UInt64
+  package let numerics: Recipe.Numerics
+  package let missing: Recipe.Missing
   package let notices: [Notice]
   /// XXH3-128 over everything that decides the output's bytes; not over paths, threads, budget or instruction set.
   package let digest: Digest128
   /// XXH3-128 over size, time of change and header digest of every source file.
   package let sourceDigest: Digest128
+  /// The output's vocabulary, where the recipe says something about the tokenizer.
+  package let vocabulary: PlannedVocabulary?
+  /// The documents before this one whose results it reads.
+  package let stages: [PlannedStage]
+  let behind: StageClosure
+  /// Reads of files or callers' memory behind one element of the output, at most.
+  let readsPerElement: Int
+  /// The models for a model card: those of its stages in their place.
+  let cardSources: [ModelCard.Source]
   let workerSizes: WorkerSizes
+  /// The most bytes that the column sums of a tensor take.
+  let columnBytes: Int
   /// Bytes of tensor data that the output has, and that one pass over the inputs reads.
   package let bytesWritten: Int
   package let bytesRead: Int
 
   init(
     recipe: Recipe, models: [PlannedModel], sources: [any ByteSource], files: [WeightFile], sideFiles: [SideFile],
-    tensors: [PlannedTensor], jobs: [PlannedJob], seed: UInt64, notices: [Notice], digest: Digest128, sourceDigest: Digest128
+    tensors: [PlannedTensor], jobs: [PlannedJob], seed: UInt64, numerics: Recipe.Numerics, missing: Recipe.Missing, notices: [Notice],
+    digest: Digest128, sourceDigest: Digest128, vocabulary: PlannedVocabulary? = nil, stages: [PlannedStage] = [],
+    cardSources: [ModelCard.Source] = []
   ) throws(IngotError) {
     self.recipe = recipe
     self.models = models
@@ -104,10 +132,18 @@ package final class Plan: Sendable {
     self.tensors = tensors
     self.jobs = jobs
     self.seed = seed
+    self.numerics = numerics
+    self.missing = missing
     self.notices = notices
     self.digest = digest
     self.sourceDigest = sourceDigest
+    self.vocabulary = vocabulary
+    self.stages = stages
+    behind = StageClosure(stages)
+    readsPerElement = Self.readsPerElement(tensors, sources)
+    self.cardSources = cardSources
     var sizes = WorkerSizes()
+    var tables = 0
     var written = 0
     var read = 0
     for job in jobs {
@@ -123,18 +159,29 @@ package final class Plan: Sendable {
           let blocking = try Blocking(shape: tensor.shape, granularity: demands.granularity)
           read += tensor.inputs.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
           sizes.include(tensor, blocking, demands)
+          let (bytes, isTooMuch) = demands.columnSums.multipliedReportingOverflow(by: 8)
+          tables = max(tables, isTooMuch ? .max / 2 : (bytes + 4095) / 4096 * 4096)
         }
       }
     }
     workerSizes = sizes
+    columnBytes = tables
     bytesWritten = written
     bytesRead = read
   }
 
   func modelName(_ index: Int) -> String { models.indices.contains(index) ? models[index].name : "model \(index)" }
 
-  /// The least memory that a run needs: one worker with one block.
-  package var leastMemory: Int { workerSizes.total }
+  /// Bytes of one worker with one block of this plan, and of one with one block of each stage that it computes on the way.
+  var workerMemory: Int { behind.streamed.reduce(workerSizes.total) { $0 + $1.workerSizes.total } }
+
+  /// Stages that must be stored before this plan runs, in the order in which they can be made.
+  package var storedStages: [PlannedStage] { behind.stored }
+
+  /// The least memory that a run needs: one worker with one block, and the largest tensor's column sums.
+  package var leastMemory: Int {
+    behind.stored.reduce(workerMemory + columnBytes) { max($0, $1.plan.workerMemory + $1.plan.columnBytes) }
+  }
 
   /// Bytes that the output takes on disk.
   package var outputBytes: Int { files.reduce(0) { $0 + $1.byteCount } + sideFiles.reduce(0) { $0 + $1.byteCount } }

@@ -12,26 +12,48 @@ package struct PlanOptions: Sendable {
   package var shardSize = 5_000_000_000
   /// Takes the place of the recipe's seed.
   package var seed: UInt64?
+  /// How results of documents reach the documents that read them.
+  package var stages = StagePlacement.automatic
+  /// Takes the place of the recipe's numerics.
+  package var numerics: Recipe.Numerics?
+  /// Takes the place of the recipe's `missing`.
+  package var missing: Recipe.Missing?
+  /// Copies the donor's tokenizer files.
+  package var carriesTokenizer = true
+  /// Writes README.md and mergekit_config.yml.
+  package var writesModelCard = true
   package init() {}
 }
 
 extension Recipe {
-  /// True when some parameter changes over the layers, so that layers must be known.
-  var usesGradients: Bool {
-    func hasGradient(_ settings: Settings) -> Bool {
-      method.parameters.indices.contains { index in
-        switch settings[index]?.setting {
-        case .gradient(let values): values.count > 1
-        case .conditional(let conditions):
-          conditions.contains {
-            if case .gradient(let values) = $0.value { return values.count > 1 }
-            return false
-          }
-        default: false
+  /// The model whose names the output has: the base of the first slice or its first source; with modules the recipe's base model, where it has one.
+  var namesModel: Int {
+    let first = slices.first
+    let lead = first?.sources[first?.base ?? 0].model ?? 0
+    return form == .modules ? baseModel ?? lead : lead
+  }
+
+  /// The settings of every place of the recipe.
+  var everySetting: [Setting] {
+    let places =
+      [settings] + modules.map(\.settings) + slices.flatMap { [$0.settings] + $0.sources.map(\.settings) } + rules.map(\.settings)
+    return places.flatMap(\.all)
+  }
+
+  /// True when something depends on which layer a tensor is of.
+  var needsLayers: Bool {
+    if rules.contains(where: { $0.layers != nil }) { return true }
+    return everySetting.contains { setting in
+      switch setting {
+      case .constant: false
+      case .gradient(let values): values.count > 1
+      case .conditional(let conditions):
+        conditions.contains {
+          if case .gradient(let values) = $0.value { return values.count > 1 }
+          return false
         }
       }
     }
-    return hasGradient(settings) || slices.contains { hasGradient($0.settings) || $0.sources.contains { hasGradient($0.settings) } }
   }
 }
 
@@ -40,19 +62,27 @@ extension Plan {
   package static func make(
     _ recipe: Recipe, options: PlanOptions = PlanOptions(), models provider: any ModelProvider
   ) throws(IngotError) -> Plan {
+    try make(recipe, options: options, stages: try StageModels(recipe, options: options, models: provider))
+  }
+
+  /// Plans one document, given those that it reads.
+  static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
-      let model = try provider.open(reference)
+      let model = try stages.open(reference)
       do throws(IngotError) {
-        try model.checkpoint.requireUnquantised()
+        models.append(try model.readable())
       } catch {
         var placed = error
         if placed.position == nil { placed.position = reference.position }
         throw placed
       }
-      models.append(model)
     }
-    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0)
+    models = try recipe.inDonorsLayout(models)
+    let numerics = options.numerics ?? recipe.numerics
+    try MethodRegistry.catalog.require(numerics, of: recipe.method)
+    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
+    planner.stages = stages.read(by: recipe)
     return try planner.plan(options)
   }
 }
@@ -62,21 +92,39 @@ struct Planner {
   let recipe: Recipe
   let models: [ProvidedModel]
   let seed: UInt64
-  let method: any MergeMethod.Type
+  let numerics: Recipe.Numerics
+  /// The recipe's method, and by rule what takes its place.
+  private let method: MethodChoice
+  private let ruleMethods: [MethodChoice]
+  private var ruleUses: [Int]
   private let sourceOffsets: [Int]
+  /// The models' files, then what is computed from them.
+  private var sources: [any ByteSource]
+  private var tokenizer: TokenizerPlan?
   var notices: [Notice]
-  private var tensors: [PlannedTensor] = []
+  var stages: [PlannedStage] = []
+  var tensors: [PlannedTensor] = []
   private var jobs: [PlannedJob] = []
-  private var modelScope: (tensors: [Int], inputs: [MethodRequest.Input], segments: [MethodRequest.Segment])?
+  private var modelScopes: [ModelScope] = []
   private(set) var vocabularySize: Int?
 
-  init(recipe: Recipe, models: [ProvidedModel], seed: UInt64) throws(IngotError) {
-    guard let method = MethodRegistry.method(named: recipe.method.name) else {
-      throw IngotError(.internalError, "the method \(recipe.method.name) is in the catalogue but not in the registry")
+  init(recipe: Recipe, models: [ProvidedModel], seed: UInt64, numerics: Recipe.Numerics) throws(IngotError) {
+    let method = try MethodChoice(recipe.method)
+    var ruleMethods: [MethodChoice] = []
+    for rule in recipe.rules {
+      guard let descriptor = rule.method else {
+        ruleMethods.append(method)
+        continue
+      }
+      if rule.from == nil { try MethodRegistry.catalog.require(numerics, of: descriptor, position: rule.position) }
+      ruleMethods.append(try MethodChoice(descriptor))
     }
+    self.ruleMethods = ruleMethods
+    ruleUses = recipe.rules.map { _ in 0 }
     self.recipe = recipe
     self.models = models
     self.seed = seed
+    self.numerics = numerics
     self.method = method
     var offsets: [Int] = []
     var total = 0
@@ -85,88 +133,179 @@ struct Planner {
       total += model.sources.count
     }
     sourceOffsets = offsets
-    notices = recipe.notices + models.flatMap(\.checkpoint.notices)
+    sources = models.flatMap(\.sources)
+    notices = recipe.notices + models.flatMap { $0.checkpoint.notices + ($0.stage?.notices ?? []) }
   }
 
   mutating func plan(_ options: PlanOptions) throws(IngotError) -> Plan {
-    var finder = OutputTensorFinder(recipe: recipe, models: models)
+    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: options.missing ?? recipe.missing)
     let outputs = try finder.find()
-    notices += finder.notices
+    notices += finder.notices + finder.skipped.notices(recipe)
+    if let request = recipe.tokenizer {
+      var planner = TokenizerPlanner(recipe: recipe, request: request, models: models)
+      tokenizer = try planner.plan()
+      notices += planner.notices
+      vocabularySize = tokenizer?.rows
+    }
     let cache = ParameterCache(recipe)
     tensors.reserveCapacity(outputs.count)
     for output in outputs { try add(output, cache) }
-    if let group = modelScope {
+    for group in modelScopes {
       let request = MethodRequest(inputs: group.inputs, segments: group.segments, seed: seed)
-      jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try method.init(request))))
+      jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))
     }
+    noteUnusedRules()
     let files = try layOut(options)
-    let side = try SideFilePlanner(recipe: recipe, models: models, tensors: tensors).plan(
-      index: files.index, ties: finder.tiesEmbeddings, layers: finder.layerSources, vocabularySize: vocabularySize, notices: &notices)
-    let digest = try PlanDigest.plan(recipe: recipe, tensors: tensors, jobs: jobs, files: files.files, seed: seed, cache: cache)
+    let sides = SideFilePlanner(recipe: recipe, models: models, tensors: tensors, options: options, tokenizer: tokenizer)
+    let side = try sides.plan(
+      index: files.index, ties: finder.tiesEmbeddings, stacks: finder.stacks, vocabularySize: vocabularySize, notices: &notices)
+    let digest = try PlanDigest.plan(
+      recipe: recipe, tensors: tensors, jobs: jobs, files: files.files, seed: seed, numerics: numerics, cache: cache, sources: sources)
     let planned = zip(recipe.models, models).map { reference, model in
       PlannedModel(
-        name: reference.name, path: model.path,
-        shards: model.checkpoint.shards.map {
-          ShardIdentity(
-            name: $0.name, size: $0.size, modified: $0.modificationTime,
-            headerDigest: Digest128(high: UInt64($0.headerDigest >> 64), low: UInt64(truncatingIfNeeded: $0.headerDigest)))
-        })
+        name: reference.name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
+        shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
-      recipe: recipe, models: planned, sources: models.flatMap(\.sources), files: files.files, sideFiles: side, tensors: tensors,
+      recipe: recipe, models: planned, sources: sources, files: files.files, sideFiles: side, tensors: tensors,
       jobs: jobs,
-      seed: seed, notices: notices, digest: digest, sourceDigest: try PlanDigest.sources(planned))
+      seed: seed, numerics: numerics, missing: options.missing ?? recipe.missing, notices: notices, digest: digest,
+      sourceDigest: try PlanDigest.sources(planned),
+      vocabulary: tokenizer?.planned, stages: stages, cardSources: try sides.cardSources())
   }
 
   // MARK: One output tensor
 
   private mutating func add(_ output: OutputTensor, _ cache: ParameterCache) throws(IngotError) {
     let slice = recipe.slices[output.slice]
-    let order = inputOrder(slice)
-    let base = recipe.method.baseIsInput ? nil : slice.base
-    var inputs: [PlannedInput] = []
-    for index in order {
-      let tensor = output.inputs[index]
-      let model = slice.sources[index].model
-      guard let offset = Int(exactly: tensor.fileOffset) else {
-        throw IngotError(.format, "the tensor begins at byte \(tensor.fileOffset), beyond what files have", subject: tensor.name)
-      }
-      inputs.append(
-        PlannedInput(
-          model: model, name: tensor.name, source: sourceOffsets[model] + tensor.shard, offset: offset, dtype: tensor.dtype,
-          shape: tensor.shape))
+    let rule = recipe.rules.firstIndex { $0.matches(output.name, layer: output.layer) }
+    if let rule { ruleUses[rule] += 1 }
+    let named = rule.flatMap { recipe.rules[$0].dtype } ?? recipe.outputDType
+    if let rule, let model = recipe.rules[rule].from {
+      try appendTaken(output, from: model, rule: rule, dtype: named)
+      return
     }
+    let choice = rule.map { ruleMethods[$0] } ?? method
+    let found = output.isCopied ? output.inputs : try inputOrder(output, slice, choice, rule: rule)
+    var inputs: [PlannedInput] = []
+    for input in found { inputs.append(try planned(input)) }
+    // What is stored decides the output's type, not what assembled rows are read as.
+    let stored = zip(found, inputs).map { $0.tensor.nominalDType ?? $1.dtype }
+    inputs = try inOutputVocabulary(output.name, inputs)
     guard let first = inputs.first else { throw IngotError(.internalError, "an output tensor without inputs", subject: output.name) }
-    if let carried = try carriedInput(output.name, inputs) {
+    if output.isCopied {
+      try appendCopy(output.name, first, dtype: named, nominal: stored[0])
+      return
+    }
+    if let carried = try carriedInput(output.name, inputs, choice) {
       append(output.name, carried, dtype: carried.dtype, inputs: [carried], work: .copy(input: 0))
       return
     }
-    let shape = try commonShape(output.name, inputs, hasBase: base != nil)
-    let segment = try makeSegment(output, slice: slice, order: order, shape: shape, cache)
-    let described = order.map { index in
-      let source = slice.sources[index]
-      return MethodRequest.Input(model: recipe.models[source.model].name, ordinal: source.model, isBase: index == base)
+    let base = choice.descriptor.baseIsInput ? nil : slice.base
+    let shape = try commonShape(output.name, inputs, cropsToBase: choice.type.cropsToBase && base != nil)
+    var segment = try makeSegment(output, found, shape: shape, rule: rule, cache)
+    if numerics == .stepwise { segment.stepType = recipe.dtype ?? first.dtype.defaultOutput }
+    let described = found.map {
+      MethodRequest.Input(model: recipe.models[$0.model].name, ordinal: $0.model, isBase: base != nil && $0.source == base)
     }
-    let dtype = recipe.outputDType ?? first.dtype.defaultOutput
-    if method.scope(segment.parameters) == .model {
+    let nominal = stored.first ?? first.dtype
+    let dtype = named ?? nominal.defaultOutput
+    if choice.type.scope(segment.parameters) == .model {
       let number = append(output.name, first, dtype: dtype, inputs: inputs, work: nil, shape: shape)
-      if modelScope == nil { modelScope = ([], described, []) }
-      modelScope?.tensors.append(number)
-      modelScope?.segments.append(segment)
+      addToModelScope(number, segment, described, choice)
       return
     }
-    let made = try method.init(MethodRequest(inputs: described, segments: [segment], seed: seed))
+    let made = try choice.type.init(MethodRequest(inputs: described, segments: [segment], seed: seed))
     if let copied = made.demands.copiedInput, inputs.indices.contains(copied) {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
-      let kept = recipe.outputDType ?? input.dtype
+      let kept = named ?? stored[copied]
       if kept == input.dtype {
         append(output.name, input, dtype: kept, inputs: [input], work: .copy(input: 0))
         return
       }
     }
-    noteNarrowing(first.dtype, to: dtype)
+    if named == nil { noteNarrowing(nominal, to: dtype) }
     append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
+  }
+
+  /// The inputs of a tensor that has rows of tokens, with the rows in the order of the output's vocabulary.
+  private mutating func inOutputVocabulary(_ name: String, _ inputs: [PlannedInput]) throws(IngotError) -> [PlannedInput] {
+    guard let tokenizer, let rank = inputs.first?.shape.rank, TensorNames.isVocabulary(name, rank: rank) else { return inputs }
+    var assembly = try EmbeddingAssembly(
+      tokenizer, recipe: recipe, models: models, name: name, inputs: inputs, sourceOffsets: sourceOffsets)
+    let assembled = try assembly.assemble(firstSource: sources.count)
+    sources += assembled.sources
+    return assembled.inputs
+  }
+
+  private func planned(_ input: OutputTensor.Input) throws(IngotError) -> PlannedInput {
+    let (tensor, model) = (input.tensor, input.model)
+    guard let offset = Int(exactly: tensor.fileOffset) else {
+      throw IngotError(.format, "the tensor begins at byte \(tensor.fileOffset), beyond what files have", subject: tensor.name)
+    }
+    return PlannedInput(
+      model: model, name: tensor.name, source: sourceOffsets[model] + tensor.shard, offset: offset, dtype: tensor.dtype, shape: tensor.shape
+    )
+  }
+
+  /// One statistic over the whole model: tensors of one method with the same models share a job.
+  private mutating func addToModelScope(
+    _ tensor: Int, _ segment: MethodRequest.Segment, _ inputs: [MethodRequest.Input], _ choice: MethodChoice
+  ) {
+    let key = [choice.descriptor.name] + inputs.map { "\($0.ordinal) \($0.isBase)" }
+    let place = modelScopes.firstIndex { $0.key == key } ?? modelScopes.count
+    if place == modelScopes.count { modelScopes.append(ModelScope(key: key, method: choice, inputs: inputs)) }
+    modelScopes[place].tensors.append(tensor)
+    modelScopes[place].segments.append(segment)
+  }
+
+  /// The tensor of one model, as a rule's `from` asks, perhaps scaled.
+  private mutating func appendTaken(_ output: OutputTensor, from model: Int, rule: Int, dtype: DType?) throws(IngotError) {
+    let (name, position) = (recipe.models[model].name, recipe.rules[rule].position)
+    guard let tensor = OutputTensorFinder.tensor(output.name, in: models[model].checkpoint) else {
+      throw IngotError(
+        .shape, "tensor \(output.name), which a rule takes from model \(name), is absent there",
+        hint: "narrow the rule's match", subject: output.name, position: position)
+    }
+    let stored = try planned(OutputTensor.Input(model: model, source: nil, tensor: tensor))
+    let input = try inOutputVocabulary(output.name, [stored])[0]
+    guard output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
+      throw IngotError(
+        .shape,
+        "tensor \(output.name), which a rule takes from model \(name), has shape \(tensor.shape) there, expected "
+          + (output.inputs.first.map { "\($0.tensor.shape)" } ?? "another"),
+        hint: "narrow the rule's match", subject: output.name, position: position)
+    }
+    // Not from the recipe's own parameters: what is copied is not scaled unless the rule says so.
+    let scaling = ruleMethods[rule].descriptor.parameters.firstIndex { $0.name == "scale" }
+    let scale = scaling.flatMap { recipe.rules[rule].settings[$0]?.setting.value(for: output.name, at: output.position) }
+    try appendCopy(output.name, input, dtype: dtype, nominal: tensor.nominalDType ?? stored.dtype, scale: scale)
+  }
+
+  private mutating func noteUnusedRules() {
+    for (rule, uses) in zip(recipe.rules, ruleUses) where uses == 0 {
+      notices.append(
+        Notice(
+          .warning, "the rule \(rule.pattern.text) decides for no tensor of the output: none matches, or an earlier rule has them",
+          subject: "tensors", position: rule.position))
+    }
+  }
+
+  /// One input unchanged, but for the dtype where one is named.
+  private mutating func appendCopy(
+    _ name: String, _ input: PlannedInput, dtype named: DType?, nominal: DType?, scale: ParameterValue? = nil
+  ) throws(IngotError) {
+    let dtype = named ?? nominal?.defaultOutput ?? (scale == nil ? input.dtype : input.dtype.defaultOutput)
+    guard dtype != input.dtype || scale != nil, input.dtype.hasArithmetic else {
+      append(name, input, dtype: input.dtype, inputs: [input], work: .copy(input: 0))
+      return
+    }
+    let described = MethodRequest.Input(model: recipe.models[input.model].name, ordinal: input.model, isBase: false)
+    let segment = MethodRequest.Segment(
+      name: name, shape: input.shape, parameters: [:], modelParameters: [scale.map { ["scale": $0] } ?? [:]], streams: [0])
+    let method = try Passthrough(MethodRequest(inputs: [described], segments: [segment], seed: seed))
+    append(name, input, dtype: dtype, inputs: [input], work: .merge(method))
   }
 
   @discardableResult
@@ -180,15 +319,32 @@ struct Planner {
   }
 
   /// The base first, then the others in the recipe's order; in that order alone where the base is one more input.
-  private func inputOrder(_ slice: Recipe.Slice) -> [Int] {
-    guard !recipe.method.baseIsInput, let base = slice.base else { return Array(slice.sources.indices) }
-    return [base] + slice.sources.indices.filter { $0 != base }
+  ///
+  /// A rule's method that knows no base does not get one that the recipe names only as the base of its own method.
+  private func inputOrder(
+    _ output: OutputTensor, _ slice: Recipe.Slice, _ choice: MethodChoice, rule: Int?
+  ) throws(IngotError) -> [OutputTensor.Input] {
+    let method = choice.descriptor
+    var inputs = output.inputs
+    var others = inputs
+    if !method.baseIsInput, let base = slice.base {
+      others = inputs.filter { $0.source != base }
+      inputs = inputs.filter { $0.source == base } + others
+    } else if method.baseIsInput, !recipe.method.baseIsInput {
+      inputs = inputs.filter { !($0.source.map { slice.sources[$0].isImplicit } ?? false) }
+      others = inputs
+    }
+    guard let rule, recipe.rules[rule].method != nil else { return inputs }
+    if method.models.contains(others.count), method.base != .required || slice.base != nil { return inputs }
+    throw IngotError(
+      .recipe, "the rule's method \(method.name) gets \(others.count) models for this tensor, expected \(method.modelsExpectation)",
+      hint: "narrow the rule's match", subject: output.name, position: recipe.rules[rule].position)
   }
 
   /// The input that a tensor without arithmetic comes from: the base, else the first model. Nil for tensors that can be merged.
-  private mutating func carriedInput(_ name: String, _ inputs: [PlannedInput]) throws(IngotError) -> PlannedInput? {
+  private mutating func carriedInput(_ name: String, _ inputs: [PlannedInput], _ choice: MethodChoice) throws(IngotError) -> PlannedInput? {
     guard let first = inputs.first, let other = inputs.first(where: { !$0.dtype.hasArithmetic }) else { return nil }
-    if inputs.count == 1 { return recipe.method.name == "passthrough" || !first.dtype.hasArithmetic ? first : nil }
+    if inputs.count == 1 { return choice.descriptor.name == "passthrough" || !first.dtype.hasArithmetic ? first : nil }
     guard first.dtype == other.dtype, inputs.allSatisfy({ $0.dtype == first.dtype && $0.shape == first.shape }) else {
       let found = inputs.map { "\($0.dtype.safetensorsName) \($0.shape) in \(recipe.models[$0.model].name)" }.joined(separator: ", ")
       throw IngotError(
@@ -235,13 +391,13 @@ struct Planner {
   }
 
   /// The shape of the result. Embeddings may differ in rows; anything else must agree.
-  private mutating func commonShape(_ name: String, _ inputs: [PlannedInput], hasBase: Bool) throws(IngotError) -> Shape {
+  private mutating func commonShape(_ name: String, _ inputs: [PlannedInput], cropsToBase: Bool) throws(IngotError) -> Shape {
     guard let first = inputs.first else { return Shape([]) }
     guard let other = inputs.first(where: { $0.shape != first.shape }) else { return first.shape }
     let isCroppable =
       TensorNames.isEmbedding(name) && inputs.allSatisfy { $0.shape.rank == 2 && $0.shape.rowLength == first.shape.rowLength }
     let rows = inputs.compactMap { $0.shape.dimensions.first }
-    let wanted = method.cropsToBase && hasBase ? first.shape.dimensions.first : rows.min()
+    let wanted = cropsToBase ? first.shape.dimensions.first : rows.min()
     guard isCroppable, let wanted, rows.allSatisfy({ $0 >= wanted }) else {
       throw IngotError(
         .shape,
@@ -257,22 +413,23 @@ struct Planner {
   }
 
   private mutating func noteNarrowing(_ found: DType, to dtype: DType) {
-    guard recipe.outputDType == nil, found != dtype else { return }
+    guard found != dtype else { return }
     let message = "tensors of type \(found.safetensorsName) are merged into \(dtype.safetensorsName)"
     if !notices.contains(where: { $0.message == message }) { notices.append(Notice(.info, message)) }
   }
 
   private func makeSegment(
-    _ output: OutputTensor, slice: Recipe.Slice, order: [Int], shape: Shape, _ cache: ParameterCache
+    _ output: OutputTensor, _ inputs: [OutputTensor.Input], shape: Shape, rule: Int?, _ cache: ParameterCache
   ) throws(IngotError) -> MethodRequest.Segment {
-    let tensor = try cache.parameters(output: output.name, slice: output.slice, at: output.position)
+    let tensor = try cache.parameters(output: output.name, slice: output.slice, at: output.position, rule: rule)
     var perModel: [[String: ParameterValue]] = []
     var streams: [UInt64] = []
-    for index in order {
+    for input in inputs {
       perModel.append(
         try cache.parameters(
-          output: output.name, input: output.inputs[index].name, source: index, slice: output.slice, at: output.position))
-      streams.append(Self.stream(output.name, ordinal: slice.sources[index].model))
+          output: output.name, input: input.tensor.name, source: input.source ?? 0, slice: output.slice, at: output.position,
+          rule: rule))
+      streams.append(Self.stream(output.name, ordinal: input.model))
     }
     return MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
   }
@@ -283,66 +440,5 @@ struct Planner {
     bytes.append(0)
     for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: ordinal >> (8 * shift))) }
     return xxh3(bytes)
-  }
-
-  // MARK: Layout
-
-  private mutating func layOut(_ options: PlanOptions) throws(IngotError) -> (files: [WeightFile], index: ShardLayout.Index?) {
-    guard let limit = UInt64(exactly: options.shardSize) else {
-      throw IngotError(.invalidArgument, "the shard size is \(options.shardSize) bytes, expected 0 or more")
-    }
-    // Only what follows from the plan: equal plans give equal bytes.
-    let metadata = [
-      MetadataEntry("format", "pt"), MetadataEntry("merge_method", recipe.method.name), MetadataEntry("merge_seed", String(seed)),
-    ]
-    let described = tensors.map { TensorDescription(name: $0.name, dtype: $0.dtype, shape: $0.shape) }
-    let layout = try ShardLayout(tensors: described, limit: limit, metadata: metadata)
-    var files: [WeightFile] = []
-    for (number, shard) in layout.shards.enumerated() {
-      guard let size = Int(exactly: shard.layout.fileSize) else {
-        throw IngotError(.shape, "an output file of \(shard.layout.fileSize) bytes is beyond what files can be", subject: shard.fileName)
-      }
-      files.append(WeightFile(name: shard.fileName, header: shard.layout.header, byteCount: size))
-      for (place, index) in shard.tensors.enumerated() {
-        tensors[index].file = number
-        tensors[index].offset = Int(shard.layout.fileOffsets[place])
-        tensors[index].byteCount = shard.layout.byteCounts[place]
-      }
-    }
-    return (files, layout.index)
-  }
-}
-
-/// Resolves parameters, and remembers the answers of slices in which nothing depends on the tensor: plans of 100,000 tensors ask millions of times.
-final class ParameterCache {
-  private let recipe: Recipe
-  private let isUniform: Bool
-  private var known: [[Int]: [String: ParameterValue]] = [:]
-
-  init(_ recipe: Recipe) {
-    self.recipe = recipe
-    func varies(_ settings: Settings) -> Bool {
-      recipe.method.parameters.indices.contains { index in
-        switch settings[index]?.setting {
-        case nil, .constant: false
-        default: true
-        }
-      }
-    }
-    isUniform = !(varies(recipe.settings) || recipe.slices.contains { varies($0.settings) || $0.sources.contains { varies($0.settings) } })
-  }
-
-  func parameters(
-    output: String, input: String? = nil, source: Int? = nil, slice: Int, at position: Double
-  ) throws(IngotError) -> [String: ParameterValue] {
-    let key = [slice, source ?? -1]
-    if isUniform, let found = known[key] { return found }
-    var values: [String: ParameterValue] = [:]
-    for parameter in recipe.method.parameters where parameter.isPerModel == (source != nil) {
-      values[parameter.name] = try recipe.value(
-        of: parameter.name, outputName: output, inputName: input, source: source, slice: slice, at: position)
-    }
-    if isUniform { known[key] = values }
-    return values
   }
 }

@@ -44,6 +44,7 @@ final class RoundRun: @unchecked Sendable {
   private let tableLocks: [Monitor]
   private var poolPieces: [Arena.Piece?] = []
   private var pools: [SharedKeyPool] = []
+  private let columns: Lease
   private let stages: Lease
   private let stageKeys: Int
   private let stageBuffers: UnsafeMutablePointer<KeyBuffer>
@@ -52,7 +53,8 @@ final class RoundRun: @unchecked Sendable {
     self.round = round
     self.segments = segments
     workers = context.workerCount
-    let span = 8
+    // Column sums are added to in order, so one worker does a tensor; others go on with the next one.
+    let span = round.columnSums > 0 ? max(segments.map(\.blocking.blockCount).max() ?? 1, 1) : 8
     blocksPerItem = span
     prefixes = Prefixes(segments.map { ($0.blocking.blockCount + span - 1) / span })
     let blockCount = segments.last.map { $0.firstBlock + $0.blocking.blockCount } ?? 0
@@ -64,6 +66,7 @@ final class RoundRun: @unchecked Sendable {
     tableCount = histogramStride == 0 ? 0 : max(1, min(workers, context.memory.room(share: 0.5) / (histogramStride * 8)))
     tableLocks = tableCount < workers ? (0..<tableCount).map { _ in Monitor() } : []
     tables = Lease(tableCount * histogramStride * 8, from: context.memory, zeroed: true)
+    columns = Lease(round.columnSums * 8, from: context.memory, zeroed: true)
     let tile = segments.map { min($0.blocking.tileLength, max($0.blocking.count, 1)) }.max() ?? 1
     let poolCount = round.keyCapacities.count
     stageKeys = poolCount == 0 ? 0 : tile
@@ -90,7 +93,9 @@ final class RoundRun: @unchecked Sendable {
   /// search comes down to when its pool is too small.
   static func leastMemory(of round: Round, workers: Int) -> Int {
     let pools = round.keyCapacities.count
-    return 8 * (workers * pools * Blocking.tileElements + max(round.histograms, pools) * max(round.bins, pools == 0 ? 0 : 65_536))
+    return 8
+      * (workers * pools * Blocking.tileElements + max(round.histograms, pools) * max(round.bins, pools == 0 ? 0 : 65_536)
+        + round.columnSums)
   }
 
   deinit {
@@ -108,6 +113,7 @@ final class RoundRun: @unchecked Sendable {
 
   func release(_ memory: JobMemory) {
     tables.release(memory)
+    columns.release(memory)
     stages.release(memory)
     for piece in poolPieces { memory.release(piece) }
     poolPieces = []
@@ -132,7 +138,7 @@ final class RoundRun: @unchecked Sendable {
     unsafe BlockStatistic(
       unsafe: lanes + worker * round.sums * 16, tallies: tallies + worker * round.tallies,
       histograms: tables.address.assumingMemoryBound(to: UInt64.self) + (tableCount == 0 ? 0 : worker % tableCount) * histogramStride,
-      pools: stageBuffers + worker * round.keyCapacities.count, round: round)
+      pools: stageBuffers + worker * round.keyCapacities.count, columns: columns.address.assumingMemoryBound(to: Double.self), round: round)
   }
 
   /// Runs the gathering of one tile; workers that share a table of histograms wait for one another.
@@ -191,7 +197,9 @@ final class RoundRun: @unchecked Sendable {
     }
     let all = unsafe [Double](UnsafeBufferPointer(start: blockSums, count: blockSumCount))
     return unsafe Statistics(
-      sums: sums, segmentSums: segmentSums, tallies: totals, unsafe: counts, pools: pools.map(\.pool), blockSums: all, blockStarts: starts,
+      sums: sums, segmentSums: segmentSums, tallies: totals, unsafe: counts, pools: pools.map(\.pool),
+      columns: ColumnSums(unsafe: columns.address.assumingMemoryBound(to: Double.self), count: round.columnSums), blockSums: all,
+      blockStarts: starts,
       round: round)
   }
 }

@@ -23,6 +23,8 @@ final class Scheduler: @unchecked Sendable {
   private let monitor = Monitor()
   private let jobs: [PlannedJob]
   private let context: JobContext
+  /// Makes the run of a job, by its number, in place of the usual one.
+  private let special: ((Int) throws(IngotError) -> any JobRun)?
   private var nextJob = 0
   private var active: [Active] = []
   /// Jobs that a worker is beginning: they will have items, so nobody may stop yet.
@@ -40,7 +42,10 @@ final class Scheduler: @unchecked Sendable {
   private var doneTensors = 0
 
   /// - Parameters: `reservable` bounds what jobs take at the same time beside what they can do without.
-  init(plan: Plan, context: JobContext, reservable: Int, watcher: Watcher) {
+  init(
+    plan: Plan, context: JobContext, reservable: Int, watcher: Watcher, special: ((Int) throws(IngotError) -> any JobRun)? = nil
+  ) {
+    self.special = special
     jobs = plan.jobs
     self.reservable = reservable
     self.context = context
@@ -128,7 +133,8 @@ final class Scheduler: @unchecked Sendable {
     reserved += need
     monitor.unlock()
     do throws(IngotError) {
-      let run = try makeRun(job)
+      let run: any JobRun
+      if let special { run = try special(number) } else { run = try makeRun(job) }
       try run.begin()
       let total = run.itemCount
       monitor.lock()

@@ -20,10 +20,6 @@ package struct Verification: Sendable {
   /// Empty when every tensor is as it was written.
   package private(set) var differences: [Difference] = []
 
-  /// The file that a merge writes beside the weights.
-  package static let recordName = "ingot.json"
-  /// More than a record of a million tensors needs.
-  private static let recordLimit = 512 << 20
   private static let bufferBytes = 4 << 20
 
   /// Reads every tensor of `directory` and compares its digest with the record, and the record with the weight files' headers.
@@ -33,9 +29,9 @@ package struct Verification: Sendable {
   /// are no error here: see `requireIntact`.
   package init(directory: String, watcher: Watcher = .none) throws(IngotError) {
     self.directory = directory
-    let record = try Self.readRecord(directory)
+    let record = try MergeRecord(directory: directory)
     let model = try LocalModels(environment: [:]).open(path: directory, isDirectory: true)
-    let expected = try compare(record, with: model.checkpoint)
+    let expected = compare(record.tensors, with: model.checkpoint)
     var progress = Progress(
       bytesDone: 0, bytesTotal: expected.reduce(0) { $0 + $1.bytes }, tensorsDone: 0, tensorsTotal: expected.count, tensor: nil)
     var buffer = [UInt8](repeating: 0, count: Self.bufferBytes)
@@ -98,51 +94,14 @@ extension Verification {
     var shard: Int
   }
 
-  private static func readRecord(_ directory: String) throws(IngotError) -> [JSONMember] {
-    let path = directory.hasSuffix("/") ? directory + recordName : "\(directory)/\(recordName)"
-    guard let status = try fileStatus(directory) else {
-      throw IngotError(.notFound, "there is no such directory", hint: "check the path", subject: directory)
-    }
-    guard status.kind == .directory else {
-      throw IngotError(.notFound, "found a file, expected a directory that a merge wrote", subject: directory)
-    }
-    guard try fileStatus(path) != nil else {
-      throw IngotError(
-        .notFound, "the directory has no \(recordName)", hint: "only directories that a merge of Ingot wrote can be verified",
-        subject: directory)
-    }
-    let file = try StoredFile(path)
-    let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: recordLimit), origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "verify it with the version of ingot that wrote it",
-        subject: path)
-    }
-    let algorithm = try (root["digest_algorithm"] ?? .null).requireString("digest_algorithm", in: path)
-    guard algorithm == "xxh3-128/1MiB" else {
-      throw IngotError(.unsupported, "the digests are of \"\(algorithm.prefix(60))\", expected xxh3-128/1MiB", subject: path)
-    }
-    return try (root["tensors"] ?? .null).requireObject("tensors", in: path).members
-  }
-
   /// The tensors whose bytes are to be read. What the record and the files disagree on becomes a difference.
-  private mutating func compare(_ record: [JSONMember], with checkpoint: Checkpoint) throws(IngotError) -> [Entry] {
-    let origin = Self.recordName
+  private mutating func compare(_ record: [MergeRecord.Tensor], with checkpoint: Checkpoint) -> [Entry] {
+    let origin = MergeRecord.fileName
     var entries: [Entry] = []
     entries.reserveCapacity(record.count)
     var known: Set<String> = []
-    for member in record {
-      let name = member.key
-      let file = try (member.value["file"] ?? .null).requireString("tensors.\(name).file", in: origin)
-      let offset = try (member.value["offset"] ?? .null).requireInt("tensors.\(name).offset", in: origin)
-      let bytes = try (member.value["bytes"] ?? .null).requireInt("tensors.\(name).bytes", in: origin)
-      let hex = try (member.value["digest"] ?? .null).requireString("tensors.\(name).digest", in: origin)
-      guard let digest = Digest128(hex: hex) else {
-        throw IngotError(
-          .format, "found \"\(hex.prefix(40))\", expected a digest of 32 hexadecimal digits", subject: name,
-          position: member.value.position(in: origin))
-      }
+    for expected in record {
+      let (name, file, offset, bytes) = (expected.name, expected.file, expected.offset, expected.bytes)
       known.insert(name)
       guard let tensor = checkpoint[name] else {
         differences.append(Difference(tensor: name, file: file, problem: "the tensor is not there"))
@@ -159,7 +118,7 @@ extension Verification {
           ))
         continue
       }
-      entries.append(Entry(name: name, file: file, offset: offset, bytes: bytes, digest: digest, shard: tensor.shard))
+      entries.append(Entry(name: name, file: file, offset: offset, bytes: bytes, digest: expected.digest, shard: tensor.shard))
     }
     for tensor in checkpoint.tensors where !known.contains(tensor.name) {
       differences.append(

@@ -1,13 +1,14 @@
 internal import CPlatform
 internal import Glibc
 internal import IngotErrors
+internal import Synchronization
 
 /// Looks after a run from the calling thread: tells progress at most every interval, and learns whether to stop.
 ///
 /// Thread rule: `look` on the calling thread only; `stop` from any worker.
 @safe
 package final class Watcher: @unchecked Sendable {
-  // SENDABLE: the cancel flag is read atomically; `reported` is touched by the calling thread and, once set, `answer` is read under the scheduler's lock.
+  // SENDABLE: the cancel flag and `answer` are read and written atomically; `last` is touched by the calling thread only.
   /// Called with the progress; another answer than 0 cancels and is the error's user code.
   package typealias Listener = (Progress) -> Int32
 
@@ -15,7 +16,8 @@ package final class Watcher: @unchecked Sendable {
   private let flag: UnsafePointer<Int32>?
   private let interval: UInt64
   private var last: UInt64 = 0
-  private var answer: Int32 = 0
+  /// What the listener said, written by the calling thread and read by every worker.
+  private let answer = Atomic<Int32>(0)
 
   /// - Parameters: `flag` is read between work items and cancels when not 0; it must outlive the run. `intervalMilliseconds` 0 means 100.
   package init(listener: Listener? = nil, unsafe flag: UnsafePointer<Int32>? = nil, intervalMilliseconds: Int = 100) {
@@ -34,11 +36,11 @@ package final class Watcher: @unchecked Sendable {
   }
 
   func look(_ progress: @autoclosure () -> Progress, isFinal: Bool = false) {
-    guard let listener, answer == 0 else { return }
+    guard let listener, answer.load(ordering: .relaxed) == 0 else { return }
     let time = Self.now()
     guard isFinal || time - last >= interval else { return }
     last = time
-    answer = listener(progress())
+    answer.store(listener(progress()), ordering: .relaxed)
   }
 
   /// The error of a cancelled run, or nil.
@@ -47,6 +49,7 @@ package final class Watcher: @unchecked Sendable {
     if let flag = unsafe flag, unsafe ingot_load_flag(flag) != 0 {
       return IngotError(.cancelled, "the run was cancelled", hint: "run again with --resume to go on where it stopped")
     }
+    let answer = answer.load(ordering: .relaxed)
     if answer != 0 {
       return IngotError(
         .cancelled, "the progress callback cancelled the run with \(answer)", hint: "run again with resume to go on where it stopped",

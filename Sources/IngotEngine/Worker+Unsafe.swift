@@ -18,7 +18,13 @@ struct WorkerSizes: Sendable, Hashable {
   /// The most inputs any job has.
   var inputs = 0
 
-  var total: Int { [staging, floats, output, masks].reduce(0) { $0 + (($1 + 4095) / 4096) * 4096 } }
+  var total: Int { [staging, floats, masks].reduce(outputArea) { $0 + WorkerSizes.pages($1) } }
+
+  /// One output area: a page more than the elements, so that they can begin where the place in the file does within its page.
+  var outputArea: Int { WorkerSizes.pages(output) + WorkerSizes.pageBytes }
+
+  static let pageBytes = 4096
+  static func pages(_ bytes: Int) -> Int { (bytes + pageBytes - 1) / pageBytes * pageBytes }
 
   mutating func include(_ tensor: PlannedTensor, _ blocking: Blocking, _ demands: Demands?) {
     var stage = 0
@@ -26,13 +32,16 @@ struct WorkerSizes: Sendable, Hashable {
     staging = max(staging, stage)
     inputs = max(inputs, tensor.inputs.count)
     guard let demands else {
+      // A tile of f32, for copies whose values are looked at.
+      staging = max(staging, WorkerSizes.padded(Blocking.tileElements * 4))
       output = max(output, Blocking.pieceBytes)
       return
     }
     let width = tensor.dtype.bits / 8
     // A whole work item, so that its digest is taken and its bytes are written at once; items of whole rows reach over their edges.
-    let item = blocking.cover(blocking.item(0, bytesPerElement: width)).count + blocking.rowLength
-    let isBounded = blocking.granularity == .block || (blocking.granularity == .row && blocking.rowLength * width <= Blocking.pieceBytes)
+    let rowLength = blocking.granularity == .row ? blocking.rowLength : 0
+    let item = blocking.cover(blocking.item(0, bytesPerElement: width)).count + rowLength
+    let isBounded = blocking.granularity != .tensor && rowLength * width <= Blocking.pieceBytes
     output = max(output, max(blocking.stagingLength, isBounded ? item : 0) * width)
     let runs = tensor.inputs.count + demands.scratchRows + 1
     floats = max(floats, runs * WorkerSizes.padded(blocking.tileLength * 4) + runs * pointerBytes + 64)
@@ -64,12 +73,18 @@ final class Worker: @unchecked Sendable {
   let index: Int
   private let staging: UnsafeMutableRawPointer
   private let floats: UnsafeMutableRawPointer
-  let output: UnsafeMutableRawPointer
+  /// The areas that output is computed in, used in turn: while one is being written the next is filled.
+  private var areas: [UnsafeMutableRawPointer]
+  private var area = 0
+  /// The ordinal of the first of this worker's areas among those of all workers.
+  private let firstSlot: Int
+  var outputSlot: Int { firstSlot + area }
   var outputBytes: Int { sizes.output }
   let masks: UnsafeMutablePointer<UInt8>
   private let sizes: WorkerSizes
   /// Where each input's elements of the present read begin.
   let elements: UnsafeMutablePointer<UnsafeRawPointer>
+  private let inputSlices: UnsafeMutablePointer<ElementSlice>
   /// Non-finite values seen per input during the present item.
   let nonfinite: UnsafeMutablePointer<Int>
   /// Bytes of input that were decoded to f32.
@@ -81,18 +96,22 @@ final class Worker: @unchecked Sendable {
   var bytesRead = 0
   var bytesWritten = 0
 
-  init(index: Int, sizes: WorkerSizes, memory: UnsafeMutableRawPointer) {
+  /// - Parameters: `areas` are further output areas of `sizes.outputArea` bytes, the same number for every worker.
+  init(index: Int, sizes: WorkerSizes, memory: UnsafeMutableRawPointer, areas more: [UnsafeMutableRawPointer] = unsafe []) {
     self.index = index
     self.sizes = sizes
-    func pages(_ bytes: Int) -> Int { (bytes + 4095) / 4096 * 4096 }
     unsafe staging = memory
-    unsafe floats = memory + pages(sizes.staging)
-    unsafe output = memory + pages(sizes.staging) + pages(sizes.floats)
-    unsafe masks = (memory + pages(sizes.staging) + pages(sizes.floats) + pages(sizes.output)).assumingMemoryBound(to: UInt8.self)
+    unsafe floats = memory + WorkerSizes.pages(sizes.staging)
+    let output = unsafe floats + WorkerSizes.pages(sizes.floats)
+    unsafe masks = (output + sizes.outputArea).assumingMemoryBound(to: UInt8.self)
+    unsafe areas = [output] + more
+    firstSlot = unsafe index * areas.count
     unsafe lanes = .allocate(capacity: Lanes.width)
     unsafe lanes.initialize(repeating: 0, count: Lanes.width)
     unsafe elements = .allocate(capacity: max(sizes.inputs, 1))
     unsafe nonfinite = .allocate(capacity: max(sizes.inputs, 1))
+    unsafe inputSlices = .allocate(capacity: max(sizes.inputs, 1))
+    unsafe inputSlices.initialize(repeating: ElementSlice(unsafe: memory, dtype: .f32, count: 0), count: max(sizes.inputs, 1))
     unsafe elements.initialize(repeating: UnsafeRawPointer(memory), count: max(sizes.inputs, 1))
     unsafe nonfinite.initialize(repeating: 0, count: max(sizes.inputs, 1))
   }
@@ -101,6 +120,26 @@ final class Worker: @unchecked Sendable {
     unsafe lanes.deallocate()
     unsafe elements.deallocate()
     unsafe nonfinite.deallocate()
+    unsafe inputSlices.deallocate()
+  }
+
+  /// `count` elements of each input of the present read, from `distance` elements behind its start on.
+  func slices(_ inputs: [InputAccess], distance: Int, count: Int) -> UnsafePointer<ElementSlice> {
+    for index in inputs.indices {
+      // SAFETY: elements[index] is valid for the whole read, of which this is a part.
+      unsafe inputSlices[index] = ElementSlice(
+        unsafe: elements[index] + distance * inputs[index].width, dtype: inputs[index].dtype, count: count)
+    }
+    return unsafe UnsafePointer(inputSlices)
+  }
+
+  /// The next output area, from the byte on that lies in its page as `offset` does in the file's. Waits until it has been written.
+  func nextOutput(at offset: Int, _ writes: WriteQueue?) throws(IngotError) -> UnsafeMutableRawPointer {
+    if let writes {
+      area = unsafe (area + 1) % areas.count
+      try writes.claim(outputSlot)
+    }
+    return unsafe areas[area] + offset % WorkerSizes.pageBytes
   }
 
   var hasNonfinite: Bool {
@@ -149,17 +188,17 @@ final class Worker: @unchecked Sendable {
   /// Tables over the f32 runs of a tile of `length` elements: inputs, scratch, output.
   func runs(
     inputs: Int, scratch: Int, tileLength: Int, count: Int
-  ) -> (inputs: FloatTable, scratch: FloatTable, scratchPair: Floats, output: Floats) {
+  ) -> (inputs: FloatTable, scratch: FloatTable, joinedScratch: Floats, output: Floats) {
     let total = inputs + scratch + 1
     let table = unsafe floats.assumingMemoryBound(to: UnsafeMutablePointer<Float>.self)
     let first = unsafe floats + (total * pointerBytes + 63) / 64 * 64
     let stride = WorkerSizes.padded(tileLength * 4)
     for run in 0..<total { unsafe table[run] = (first + run * stride).assumingMemoryBound(to: Float.self) }
-    // The output's run is the last one, so a pair begins at the first scratch run whenever there are two.
-    let pairCount = scratch >= 2 ? 2 * stride / 4 : 0
+    // The scratch runs follow each other.
+    let joinedCount = scratch * stride / 4
     return unsafe (
       FloatTable(unsafe: table, rows: inputs, count: count), FloatTable(unsafe: table + inputs, rows: scratch, count: count),
-      Floats(unsafe: table[inputs], count: pairCount), Floats(unsafe: table[inputs + scratch], count: count)
+      Floats(unsafe: table[inputs], count: joinedCount), Floats(unsafe: table[inputs + scratch], count: count)
     )
   }
 }

@@ -340,8 +340,8 @@ typedef struct ingot_resolver {
   uint32_t struct_size;
   uint32_t flags; /* none yet */
   void *INGOT_NULLABLE user;
-  /* Fills *out for a file of a model (both as text, borrowed until it returns; `model` is what the recipe says), e.g.
-   * "model.safetensors", "model.safetensors.index.json", "config.json". Returns 0; INGOT_E_NOT_FOUND when the model has no such
+  /* Fills *out for a file of a model (both as text, borrowed until it returns; `model` is what the recipe says, of BASE+ADAPTER each
+   * part by itself), e.g. "model.safetensors", "model.safetensors.index.json", "config.json", "adapter_config.json". Returns 0; INGOT_E_NOT_FOUND when the model has no such
    * file; any other value is a failure. On the thread that makes the plan. */
   int32_t (*INGOT_NULLABLE open)(void *INGOT_NULLABLE user, const char *model, const char *file, ingot_source *out);
   /* May be NULL: then the library tries the usual names. Calls add(names, FILE) for each file of the model, so that its side files
@@ -475,9 +475,11 @@ typedef int32_t (*ingot_progress_fn)(void *INGOT_NULLABLE user, const ingot_prog
 
 /* ingot_run_options.flags */
 enum {
-  INGOT_RUN_RESUME = 1,         /* go on with DIRECTORY.partial of an interrupted run of the same plan */
-  INGOT_RUN_OVERWRITE = 2,      /* replace an existing directory, in one step, once the new one is complete */
-  INGOT_RUN_ALLOW_NONFINITE = 4 /* NaN and infinity are carried through and counted in the report */
+  INGOT_RUN_RESUME = 1,          /* go on with DIRECTORY.partial of an interrupted run of the same plan */
+  INGOT_RUN_OVERWRITE = 2,       /* replace an existing directory, in one step, once the new one is complete */
+  INGOT_RUN_ALLOW_NONFINITE = 4, /* NaN and infinity are carried through and counted in the report */
+  INGOT_RUN_CACHED_WRITES = 8,   /* write through the page cache, so that what reads the output next finds it in memory */
+  INGOT_RUN_CHECK_FINITE = 16    /* look for NaN and infinity also in tensors that are copied unchanged */
 };
 
 /* ingot_run_options.sync */
@@ -488,7 +490,7 @@ enum {
 
 typedef struct ingot_run_options {
   uint32_t struct_size;
-  uint32_t flags; /* INGOT_RUN_*; RESUME, OVERWRITE and sync count for directories only */
+  uint32_t flags; /* INGOT_RUN_*; all but ALLOW_NONFINITE and CHECK_FINITE, and sync, count for directories only */
   ingot_progress_fn INGOT_NULLABLE progress;
   void *INGOT_NULLABLE progress_user;            /* borrowed until the call returns */
   uint32_t progress_interval_ms;                 /* 0: 100 */

@@ -1,0 +1,123 @@
+internal import IngotCheckpoints
+package import IngotErrors
+package import IngotRecipes
+internal import IngotTensors
+
+/// What would differ if mergekit ran a recipe: bugs of mergekit that it meets, and places where Ingot differs on purpose.
+package struct MergekitReport: Sendable {
+  package enum Kind: String, Sendable, Hashable {
+    /// mergekit fails, or does what nobody wants; Ingot does not.
+    case bug
+    /// Both are right in their way.
+    case difference
+  }
+
+  package struct Finding: Sendable {
+    /// Also the heading in docs/mergekit.md.
+    package var name: String
+    package var kind: Kind
+    package var mergekit: String
+    package var here: String
+    /// What of the recipe or the models it is about: keys, tensors, models. May be empty.
+    package var subjects: [String]
+  }
+
+  package let findings: [Finding]
+  /// False when the models were not looked at: then only what the recipe alone tells is there.
+  package let sawModels: Bool
+
+  /// Checks `recipe` against the table. Opens the models when there is a provider, reads headers and configs, and throws what a plan throws.
+  package init(_ recipe: Recipe, models provider: (any ModelProvider)?) throws(IngotError) {
+    guard recipe.stages.isEmpty else {
+      throw IngotError(
+        .unsupported, "the recipe has \(recipe.stages.count + 1) documents, expected one to compare with mergekit",
+        hint: "compare each document in a file of its own", subject: recipe.origin)
+    }
+    var context = MergekitContext(recipe: recipe, root: try Node.load(recipe.text, origin: recipe.origin))
+    if let provider {
+      for reference in recipe.models { context.models.append(try provider.open(reference).readable()) }
+      var finder = OutputTensorFinder(recipe: recipe, models: context.models, missing: recipe.missing)
+      context.outputs = try finder.find()
+    }
+    sawModels = provider != nil
+    var findings: [Finding] = []
+    for check in MergekitCheck.all {
+      guard let subjects = try check.find(context) else { continue }
+      findings.append(
+        Finding(name: check.name, kind: check.kind, mergekit: check.mergekit, here: check.here, subjects: subjects))
+    }
+    self.findings = findings
+  }
+
+  /// The names of all checks, for the documentation's test.
+  package static var checkNames: [(name: String, kind: Kind)] { MergekitCheck.all.map { ($0.name, $0.kind) } }
+}
+
+/// What checks look at.
+struct MergekitContext {
+  let recipe: Recipe
+  /// The recipe as it is written.
+  let root: Node
+  /// Empty when models were not opened.
+  var models: [ProvidedModel] = []
+  var outputs: [OutputTensor] = []
+
+  var method: String { recipe.method.name }
+
+  /// Every number that the recipe gives a parameter in any place, or its default where it gives none.
+  func numbers(_ name: String) -> [Double] {
+    guard let index = recipe.method.parameters.firstIndex(where: { $0.name == name }) else { return [] }
+    var numbers: [Double] = []
+    func add(_ settings: Settings) {
+      switch settings[index]?.setting {
+      case .constant(let value)?: numbers += [value.number].compactMap(\.self)
+      case .gradient(let values)?: numbers += values
+      case .conditional(let conditions)?:
+        for condition in conditions {
+          switch condition.value {
+          case .constant(let value): numbers += [value.number].compactMap(\.self)
+          case .gradient(let values): numbers += values
+          }
+        }
+      case nil: break
+      }
+    }
+    add(recipe.settings)
+    for slice in recipe.slices {
+      add(slice.settings)
+      for source in slice.sources { add(source.settings) }
+    }
+    return numbers.isEmpty ? [recipe.defaultValue(of: recipe.method.parameters[index])?.number].compactMap(\.self) : numbers
+  }
+
+  /// True when some task vector is thinned out.
+  var dropsElements: Bool { numbers("density").contains { $0 < 1 } }
+
+  /// The names of the output tensors for which `body` is true of the element count, the shape and the numbers of one model beside the base.
+  func tensors(
+    where body: (_ count: Int, _ shape: Shape, _ number: (String) -> Double?) -> Bool
+  ) throws(IngotError) -> [String] {
+    var names: [String] = []
+    for output in outputs {
+      let slice = recipe.slices[output.slice]
+      guard let base = output.inputs.first(where: { $0.source == slice.base && slice.base != nil }) ?? output.inputs.first else { continue }
+      let shape = base.tensor.shape
+      let count = try shape.elementCount()
+      for input in output.inputs where input.source != base.source && input.tensor.dtype.hasArithmetic {
+        guard let source = input.source else { continue }
+        var values: [String: Double] = [:]
+        for parameter in recipe.method.parameters where parameter.isPerModel {
+          values[parameter.name] = try recipe.value(
+            of: parameter.name, outputName: output.name, inputName: input.tensor.name, source: source, slice: output.slice,
+            at: output.position
+          )?.number
+        }
+        if body(count, shape, { values[$0] }) {
+          names.append(output.name)
+          break
+        }
+      }
+    }
+    return names
+  }
+}
