@@ -15,6 +15,8 @@ func runCommandLine() -> Int32 {
     return report(Failure(error))
   } catch let failure as OutputFailure {
     return report(failure)
+  } catch is Differs {
+    return 1
   } catch {
     return reportParsing(error)
   }

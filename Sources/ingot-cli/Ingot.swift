@@ -10,13 +10,18 @@ struct Ingot: ParsableCommand {
       A recipe is a file in mergekit's YAML (or the same as JSON). Models are directories, safetensors files, or org/name[@revision] in \
       the local Hugging Face cache.
 
-      Exit codes: 0 done; 1 the run failed; 2 usage or recipe; 3 an input is absent, unreadable or not valid; 4 not enough disk or \
+      Exit codes: 0 done; 1 the run failed, or 'ingot diff' found a difference; 2 usage or recipe; 3 an input is absent, unreadable or not valid; 4 not enough disk or \
       memory; 5 the destination exists; 130 interrupted.
       """,
     version: "ingot \(Version.text)",
     groupedSubcommands: [
-      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self]),
-      CommandGroup(name: "Looking", subcommands: [InspectCommand.self, VerifyCommand.self, MethodsCommand.self, DoctorCommand.self]),
+      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self, MergekitYamlCommand.self]),
+      CommandGroup(
+        name: "Looking",
+        subcommands: [
+          InspectCommand.self, DiffCommand.self, VerifyCommand.self, ReproduceCommand.self, MethodsCommand.self, SchemaCommand.self,
+          DoctorCommand.self,
+        ]),
       CommandGroup(name: "Setting up", subcommands: [CompletionsCommand.self]),
     ])
 }

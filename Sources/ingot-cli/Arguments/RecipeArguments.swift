@@ -35,8 +35,23 @@ struct RecipeArguments: ParsableArguments {
   @Option(help: ArgumentHelp("Seed of random draws, 0 to 2^64-1. Takes the place of the recipe's. Default: 0.", valueName: "number"))
   var seed: UInt64?
 
+  @Option(
+    help: ArgumentHelp(
+      "When results are rounded to the tensors' type: once, or stepwise as mergekit does on a CPU. Takes the place of the recipe's. Default: once.",
+      valueName: "rule"), completion: .list(Recipe.Numerics.allCases.map(\.rawValue)))
+  var numerics: Recipe.Numerics?
+
+  @Option(
+    help: ArgumentHelp(
+      "What becomes of tensors that some models lack: error, intersection (left out) or union (merged from the models that have them). Takes the place of the recipe's. Default: error.",
+      valueName: "rule"), completion: .list(Recipe.Missing.allCases.map(\.rawValue)))
+  var missing: Recipe.Missing?
+
   @Flag(help: "Unknown keys of the recipe are errors instead of warnings.")
   var strict = false
+
+  @Flag(help: "Fetch models that are not on this machine with 'hf download', where hf is on PATH.")
+  var download = false
 
   private static var outputTypes: [String] { DType.allCases.filter(\.isOutput).compactMap(\.torchName) }
 
@@ -97,6 +112,8 @@ struct RecipeArguments: ParsableArguments {
   }
 }
 
+extension Recipe.Numerics: ExpressibleByArgument {}
+
 /// A recipe with the text it was read from, for excerpts in messages.
 struct RecipeText {
   let bytes: [UInt8]
@@ -113,13 +130,30 @@ struct RecipeText {
     }
   }
 
-  /// Makes the plan. Opens every model and reads headers, no tensor data.
-  func plan(shardSize: ByteCount?, seed: UInt64?) throws -> Plan {
+  /// Makes the plan. Opens every model and reads headers, no tensor data. With `download`, models that are missing are fetched first.
+  func plan(shardSize: ByteCount?, _ arguments: RecipeArguments) throws -> Plan {
     var options = PlanOptions()
     if let shardSize { options.shardSize = shardSize.bytes }
-    options.seed = seed
+    options.seed = arguments.seed
+    options.numerics = arguments.numerics
+    options.missing = arguments.missing
+    var fetched: Set<String> = []
+    while true {
+      do {
+        return try plan(options, environment: modelEnvironment())
+      } catch let failure as Failure {
+        guard arguments.download, let missing = HubDownload(missing: failure.error), let subject = failure.error.subject,
+          fetched.insert(subject).inserted
+        else { throw failure }
+        try caught { () throws(IngotError) in try missing.run() }
+      }
+    }
+  }
+
+  /// - Parameters: `environment` says where models are.
+  func plan(_ options: PlanOptions, environment: [String: String]) throws -> Plan {
     do throws(IngotError) {
-      return try Plan.make(recipe, options: options, models: LocalModels(environment: modelEnvironment()))
+      return try Plan.make(recipe, options: options, models: LocalModels(environment: environment))
     } catch {
       throw Failure(error, text: bytes, in: origin)
     }
@@ -132,6 +166,8 @@ struct RecipeText {
     return failure
   }
 }
+
+extension Recipe.Missing: ExpressibleByArgument {}
 
 extension Failure {
   /// With the excerpt only when the position is in that text.
@@ -157,7 +193,7 @@ func modelEnvironment() -> [String: String] {
 }
 
 /// A recipe's bytes and the name that messages give them. `-` is standard input; pipes can be read too, which the engine's files cannot.
-private func readRecipe(_ path: String) throws -> (text: [UInt8], origin: String) {
+func readRecipe(_ path: String) throws -> (text: [UInt8], origin: String) {
   let limit = 16 << 20
   let isStandardInput = path == "-"
   // SAFETY: the string lives for the call.

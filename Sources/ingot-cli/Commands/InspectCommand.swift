@@ -26,7 +26,8 @@ struct InspectCommand: ParsableCommand {
       try Inspection(of: model, models: LocalModels(environment: modelEnvironment()))
     }
     talk.talk(inspection.notices)
-    try talk.print(tensors ? list(inspection) : summary(inspection), json: inspection.json())
+    if talk.json { return try Console.result { inspection.writeJSON($0) } }
+    try Console.result(tensors ? list(inspection) : summary(inspection))
   }
 
   private func summary(_ model: Inspection) -> String {

@@ -53,11 +53,17 @@ struct MergeCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none).", valueName: "what"))
   var sync: Sync = .all
 
+  @Flag(help: "Write through the page cache, so that what reads the output next finds it in memory.")
+  var cachedWrites = false
+
   @Option(help: ArgumentHelp("Where the result goes: a directory, or null to compute and discard.", valueName: "where"))
   var sink: Sink = .directory
 
   @Flag(help: "Carry NaN and infinity through instead of failing.")
   var allowNonfinite = false
+
+  @Flag(help: "Look for NaN and infinity also in tensors that are copied unchanged.")
+  var checkFinite = false
 
   @OptionGroup(title: "Resources") var engine: EngineArguments
 
@@ -78,16 +84,15 @@ struct MergeCommand: ParsableCommand {
         String(decoding: text.bytes, as: UTF8.self),
         json: JSON.text(document([("recipe", .string(String(decoding: text.bytes, as: UTF8.self)))])) + "\n")
     }
-    let options = try engine.options()
-    let plan = try text.plan(shardSize: shardSize, seed: recipe.seed)
-    talk.talk(plan.notices)
-    Interruption.handleSignals()
-    let engine = try caught { () throws(IngotError) in try Engine(options) }
-    if verbose, !talk.json { Console.talk(facts(engine, options)) }
-    let report = try run(plan, of: text, on: engine, to: destination)
-    talk.talk(report.notices)
-    if verbose, !talk.json { Console.talk(effort(report, options)) }
-    try talk.print(talk.quiet ? "" : summary(plan, report, destination), json: result(plan, report, destination))
+    let plan = try text.plan(shardSize: shardSize, recipe)
+    var merge = MergeRun(destination: destination, talk: talk, isVerbose: verbose, drawsProgress: !noProgress)
+    merge.directory.resume = resume
+    merge.directory.force = force
+    merge.directory.sync = sync.storage
+    merge.directory.isDirect = !cachedWrites
+    merge.directory.run.allowsNonfinite = allowNonfinite
+    merge.directory.run.checksFinite = checkFinite
+    try merge.perform(plan, of: text, with: try engine.options())
   }
 
   // MARK: - Operands
@@ -117,113 +122,5 @@ struct MergeCommand: ParsableCommand {
 
   private func usage(_ message: String, hint: String = "see 'ingot merge --help'") -> Failure {
     Failure(IngotError(.invalidArgument, message, hint: hint))
-  }
-
-  // MARK: - Running
-
-  private func run(_ plan: Plan, of text: RecipeText, on engine: Engine, to destination: String?) throws -> RunReport {
-    var runOptions = RunOptions()
-    runOptions.allowsNonfinite = allowNonfinite
-    let terminal = Terminal.standardError
-    let line = terminal.isInteractive && !noProgress && !talk.quiet && !talk.json ? ProgressLine(on: terminal) : nil
-    let listener: Watcher.Listener? = line.map { line in
-      { progress in
-        line.show(progress)
-        return 0
-      }
-    }
-    // SAFETY: the flag lives as long as the process.
-    let watcher = unsafe Watcher(listener: listener, unsafe: UnsafePointer(Interruption.shared.flag), intervalMilliseconds: 100)
-    defer { line?.clear() }
-    do throws(IngotError) {
-      guard let destination else { return try engine.run(plan, into: NullSink(), options: runOptions, watcher: watcher) }
-      var options = DirectoryOptions()
-      options.resume = resume
-      options.force = force
-      options.sync = sync.storage
-      options.run = runOptions
-      return try engine.merge(plan, to: destination, options: options, watcher: watcher)
-    } catch {
-      line?.clear()
-      throw failure(error, of: text, destination: destination)
-    }
-  }
-
-  /// A cancelled run and a full disk leave something to go on with: the command that does.
-  private func failure(_ error: IngotError, of text: RecipeText, destination: String?) -> Failure {
-    var error = error
-    guard [.cancelled, .noSpace, .output].contains(error.status), let destination,
-      (try? fileStatus(ResumeCommand.partial(of: destination)))?.kind == .directory
-    else { return text.failure(error) }
-    if error.status == .cancelled { error.hint = nil }
-    return text.failure(error, resume: ResumeCommand.line(CommandLine.arguments))
-  }
-
-  // MARK: - Words
-
-  private func facts(_ engine: Engine, _ options: EngineOptions) -> String {
-    "\(engine.teamDescription); instruction set \(engine.instructionSet); memory budget \(ByteCount(options.memoryBudget))\n"
-  }
-
-  private func effort(_ report: RunReport, _ options: EngineOptions) -> String {
-    var parts = [
-      "read \(ByteCount(report.bytesRead)), wrote \(ByteCount(report.bytesWritten)) in \(duration(report.seconds))",
-      "\(counted(report.threads, "worker"))", "\(ByteCount(report.peakMemory)) of the memory budget used",
-    ]
-    if report.resumedTensors > 0 { parts.append("\(counted(report.resumedTensors, "tensor")) kept from an earlier run") }
-    return parts.joined(separator: "; ") + "\n"
-  }
-
-  private func summary(_ plan: Plan, _ report: RunReport, _ destination: String?) -> String {
-    let bytes = ByteCount(plan.tensors.reduce(0) { $0 + $1.byteCount })
-    return
-      "\(printable(destination ?? "null")): \(counted(plan.tensors.count, "tensor")), \(bytes) in \(counted(plan.files.count, "file")), "
-      + "\(duration(report.seconds))\n"
-  }
-
-  private func result(_ plan: Plan, _ report: RunReport, _ destination: String?) -> String {
-    var document = JSONDocument()
-    document.object { document in
-      document.field("schema", documentSchema)
-      document.field("output", destination)
-      document.field("plan_digest", plan.digest.description)
-      document.field("tensors", plan.tensors.count)
-      document.list("files") { list in
-        for file in plan.files + plan.sideFiles.map({ WeightFile(name: $0.name, header: [], byteCount: $0.byteCount) }) {
-          list.object { entry in
-            entry.field("name", file.name)
-            entry.field("bytes", file.byteCount)
-          }
-        }
-      }
-      document.object("run") { report.write(to: &$0) }
-      document.field("notices", json: JSON.text(.array((plan.notices + report.notices).map(\.json))))
-    }
-    return document.line()
-  }
-}
-
-/// The command line that goes on where this one stopped.
-enum ResumeCommand {
-  /// Where the engine keeps an unfinished output.
-  static func partial(of destination: String) -> String {
-    var path = destination[...]
-    while path.count > 1, path.hasSuffix("/") { path = path.dropLast() }
-    return path + ".partial"
-  }
-
-  /// `arguments` with `--resume` after `merge`, quoted for a shell.
-  static func line(_ arguments: [String]) -> String {
-    var words = arguments
-    if !words.contains("--resume"), let place = words.dropFirst().firstIndex(of: "merge") { words.insert("--resume", at: place + 1) }
-    return words.map(quoted).joined(separator: " ")
-  }
-
-  private static func quoted(_ word: String) -> String {
-    let plain = word.utf8.allSatisfy { byte in
-      (byte >= 0x30 && byte <= 0x39) || (byte >= 0x41 && byte <= 0x5A) || (byte >= 0x61 && byte <= 0x7A) || "-_./=,:@%+".utf8.contains(byte)
-    }
-    if plain, !word.isEmpty { return word }
-    return "'" + word.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
   }
 }

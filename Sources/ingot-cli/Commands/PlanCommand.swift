@@ -25,6 +25,11 @@ struct PlanCommand: ParsableCommand {
     transform: { try parsedSize($0) })
   var shardSize: ByteCount?
 
+  @Option(
+    help: ArgumentHelp("Warn when the disk of this directory, which is not made, lacks the space for the output.", valueName: "directory"),
+    completion: .directory)
+  var out: String?
+
   @Option(help: ArgumentHelp("Most tensors in the table. Default: all.", valueName: "count"))
   var rows: Int?
 
@@ -32,9 +37,10 @@ struct PlanCommand: ParsableCommand {
 
   mutating func run() throws {
     let text = try recipe.load(operands: arguments, command: "plan")
-    let plan = try text.plan(shardSize: shardSize, seed: recipe.seed)
-    talk.talk(plan.notices)
-    try talk.print(printableLines(plan.table(maxRows: rows.map { max(0, $0) })), json: plan.json())
+    let plan = try text.plan(shardSize: shardSize, recipe)
+    let space = try spaceNotices(plan, out)
+    talk.talk(plan.notices + space)
+    try talk.print(printableLines(plan.table(maxRows: rows.map { max(0, $0) })), json: plan.json(adding: space))
   }
 }
 
@@ -53,28 +59,75 @@ struct CheckCommand: ParsableCommand {
 
   @OptionGroup(title: "Recipe") var recipe: RecipeArguments
 
+  @Option(
+    help: ArgumentHelp("Warn when the disk of this directory, which is not made, lacks the space for the output.", valueName: "directory"),
+    completion: .directory)
+  var out: String?
+
   @Flag(help: "Check the recipe alone; open no model.")
   var recipeOnly = false
+
+  @Flag(help: "Say what would differ if mergekit ran the recipe: bugs of mergekit that it meets, deliberate differences.")
+  var mergekit = false
 
   @OptionGroup(title: "Talk") var talk: OutputArguments
 
   mutating func run() throws {
     let text = try recipe.load(operands: arguments, command: "check")
-    let plan = recipeOnly ? nil : try text.plan(shardSize: nil, seed: recipe.seed)
-    let notices = plan?.notices ?? text.recipe.notices
+    let plan = recipeOnly ? nil : try text.plan(shardSize: nil, recipe)
+    let report = mergekit ? try compared(text) : nil
+    let notices = try plan.map { $0.notices + (try spaceNotices($0, out)) } ?? text.recipe.notices
     talk.talk(notices)
     let warnings = notices.count { $0.severity == .warning }
-    let models = counted(text.recipe.models.count, "model")
+    let models = counted(text.recipe.externalModels.count, "model")
     let tensors = plan.map { ", \(counted($0.tensors.count, "tensor"))" } ?? ""
     let suffix = warnings > 0 ? ", \(counted(warnings, "warning"))" : ""
-    try talk.print(
-      talk.quiet ? "" : "\(printable(text.origin)): ok: \(text.recipe.method.name) of \(models)\(tensors)\(suffix)\n",
-      json: JSON.text(
-        document([
-          ("ok", .bool(true)), ("method", .string(text.recipe.method.name)), ("models", .int(text.recipe.models.count)),
-          ("tensors", plan.map { .int($0.tensors.count) } ?? .null), ("notices", .array(notices.map(\.json))),
-        ])) + "\n")
+    let summary = talk.quiet ? "" : "\(printable(text.origin)): ok: \(text.recipe.method.name) of \(models)\(tensors)\(suffix)\n"
+    try talk.print(summary + (report.map(words) ?? ""), json: json(text.recipe, plan, notices, report))
   }
+
+  private func compared(_ text: RecipeText) throws -> MergekitReport {
+    do throws(IngotError) {
+      return try MergekitReport(text.recipe, models: recipeOnly ? nil : LocalModels(environment: modelEnvironment()))
+    } catch {
+      throw text.failure(error)
+    }
+  }
+
+  private func words(_ report: MergekitReport) -> String {
+    var text = report.findings.isEmpty ? "mergekit: nothing is known to differ\n" : ""
+    for finding in report.findings {
+      let kind = finding.kind == .bug ? "bug of mergekit" : "difference"
+      text += "\(kind): \(finding.name): mergekit \(finding.mergekit); here \(finding.here)\n"
+      for subject in finding.subjects.prefix(5) { text += "  \(printable(subject))\n" }
+      if finding.subjects.count > 5 { text += "  ... and \(finding.subjects.count - 5) more\n" }
+    }
+    return text
+  }
+
+  private func json(_ recipe: Recipe, _ plan: Plan?, _ notices: [Notice], _ report: MergekitReport?) -> String {
+    var fields: [(String, JSONValue)] = [
+      ("ok", .bool(true)), ("method", .string(recipe.method.name)), ("models", .int(recipe.externalModels.count)),
+      ("tensors", plan.map { .int($0.tensors.count) } ?? .null), ("notices", .array(notices.map(\.json))),
+    ]
+    if let report { fields.append(("mergekit", .array(report.findings.map(\.json)))) }
+    return JSON.text(document(fields)) + "\n"
+  }
+}
+
+extension MergekitReport.Finding {
+  fileprivate var json: JSONValue {
+    .object([
+      "name": .string(name), "kind": .string(kind.rawValue), "mergekit": .string(mergekit), "ingot": .string(here),
+      "subjects": .array(subjects.map { .string($0) }),
+    ])
+  }
+}
+
+/// The warning about a destination without enough space, if a destination is named.
+private func spaceNotices(_ plan: Plan, _ destination: String?) throws -> [Notice] {
+  guard let destination else { return [] }
+  return try caught { () throws(IngotError) in try plan.spaceNotice(destination: destination).map { [$0] } ?? [] }
 }
 
 extension RecipeArguments {

@@ -17,20 +17,10 @@ struct VerifyCommand: ParsableCommand {
   var noProgress = false
 
   mutating func run() throws {
-    let terminal = Terminal.standardError
-    let line = terminal.isInteractive && !noProgress && !talk.quiet && !talk.json ? ProgressLine(on: terminal) : nil
-    Interruption.handleSignals()
-    let listener: Watcher.Listener? = line.map { line in
-      { progress in
-        line.show(progress)
-        return 0
-      }
+    let directory = directory
+    let verification = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
+      try Verification(directory: directory, watcher: watcher)
     }
-    // SAFETY: the flag lives as long as the process.
-    let watcher = unsafe Watcher(listener: listener, unsafe: UnsafePointer(Interruption.shared.flag), intervalMilliseconds: 100)
-    let found = Result { () throws(IngotError) in try Verification(directory: directory, watcher: watcher) }
-    line?.clear()
-    let verification = try caught { () throws(IngotError) in try found.get() }
     try talk.print(words(verification), json: verification.json())
     try caught { () throws(IngotError) in try verification.requireIntact() }
   }

@@ -17,6 +17,16 @@ enum Console {
     if code != 0 { throw .system(code: code) }
   }
 
+  /// Writes a result that comes in pieces.
+  static func result(_ body: (@escaping ([UInt8]) -> Void) -> Void) throws(OutputFailure) {
+    let state = Pieces()
+    body { bytes in if state.code == 0 { state.code = write(bytes, to: STDOUT_FILENO) } }
+    if state.code == EPIPE { throw .brokenPipe }
+    if state.code != 0 { throw .system(code: state.code) }
+  }
+
+  private final class Pieces { var code: Int32 = 0 }
+
   /// Writes to standard error; there is nobody to tell if that fails.
   static func talk(_ text: String) {
     _ = write(Array(text.utf8), to: STDERR_FILENO)

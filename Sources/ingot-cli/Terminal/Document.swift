@@ -1,3 +1,4 @@
+import Glibc
 import IngotErrors
 import IngotJSON
 
@@ -32,6 +33,17 @@ func grouped(_ number: Int) -> String {
 
 /// `count` of something: `1 tensor`, `201 tensors`.
 func counted(_ count: Int, _ noun: String) -> String { "\(grouped(count)) \(noun)\(count == 1 ? "" : "s")" }
+
+/// A number with so many significant digits: `0.00312`, `1.2e-09`.
+func figure(_ number: Double, digits: Int = 3) -> String {
+  guard number.isFinite else { return "?" }
+  var text = [CChar](repeating: 0, count: 40)
+  // SAFETY: at most as many bytes as there are are written, with a zero at the end; the format takes an int and a double.
+  _ = unsafe text.withUnsafeMutableBufferPointer { buffer in
+    unsafe withVaList([Int32(digits), number]) { unsafe vsnprintf(buffer.baseAddress, buffer.count, "%.*g", $0) }
+  }
+  return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+}
 
 /// Seconds as a person reads a wait: `42 ms`, `3.2 s`, `1:42`, `1:02:03`.
 func duration(_ seconds: Double) -> String {
