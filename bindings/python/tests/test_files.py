@@ -51,6 +51,18 @@ def test_merge(models: dict[str, Path], tmp_path: Path) -> None:
     assert checked.tensors == len(merged)
 
 
+def test_a_recipe_of_several_documents(models: dict[str, Path], tmp_path: Path) -> None:
+    ingot.merge(recipe(models, "ties", density=0.4), tmp_path / "first")
+    second = "merge_method: slerp\nbase_model: {base}\nmodels: [{{model: {first}}}]\nparameters: {{t: 0.3}}\n"
+    ingot.merge(second.format(base=models["base"], first=tmp_path / "first"), tmp_path / "alone")
+    first = json.dumps({"name": "first", **recipe(models, "ties", density=0.4)}, default=str)
+    text = f"{first}\n---\n{second.format(base=models['base'], first='first')}"
+    plan = ingot.plan(text)
+    assert [stage["streamed"] for stage in plan.to_dict()["stages"]] == [True]
+    ingot.merge(text, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model.safetensors").read_bytes()
+
+
 def test_recipes_as_path_text_and_mapping(models: dict[str, Path], tmp_path: Path) -> None:
     text = json.dumps(recipe(models, density=0.5), default=str)
     (tmp_path / "recipe.yml").write_text(text)

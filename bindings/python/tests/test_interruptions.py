@@ -239,6 +239,7 @@ def test_fork(team: str) -> None:
 
 
 def test_fork_during_a_call() -> None:
+    """A lock of the runtime may be held by a thread that the child does not have: it must hear of it and not wait."""
     code = """
 import os, numpy, ingot
 a = numpy.ones((2048, 2048), "f")
@@ -248,13 +249,17 @@ def fork(_):
         return
     child = os.fork()
     if child == 0:
-        ok = (ingot.merge_tensors("linear", [a[:8], 3 * a[:8]]) == 2).all()
-        os._exit(0 if ok else 1)
+        try:
+            ingot.merge_tensors("linear", [a[:8], 3 * a[:8]])
+        except ingot.UnsupportedError as error:
+            os._exit(0 if "forked" in str(error) else 2)
+        os._exit(1)
     children.append(os.waitpid(child, 0)[1])
 assert (ingot.merge_tensors("linear", [a, 3 * a], progress=fork) == 2).all()
 print(children)
 """
-    assert output_of(code) == "[0]\n"
+    for _ in range(10):
+        assert output_of(code) == "[0]\n"
 
 
 def test_pool_of_processes() -> None:

@@ -87,5 +87,29 @@ print(ingot.merge_tensors("linear", [array("f", [0, 2]), array("f", [4, 4])], we
     assert output_of(code) == "array('f', [3.0, 3.5])\n"
 
 
+def test_openmp_comes_only_when_asked_for() -> None:
+    """A library imported later may bring a runtime that ends the process when it finds ours."""
+    code = """
+import sys, ingot
+from array import array
+a = array("f", range(1000))
+team = sys.argv[1] if len(sys.argv) > 1 else None
+if team:
+    with ingot.Engine(threads=2, team=team) as engine:
+        engine.merge_tensors("linear", [a, a])
+else:
+    ingot.merge_tensors("linear", [a, a], threads=2)
+    with ingot.Engine(threads=2) as engine:
+        assert engine.info["team"].startswith("own threads"), engine.info
+print("libomp" in open("/proc/self/maps").read())
+"""
+    assert output_of(code) == "False\n"
+    assert output_of(code, "pthread") == "False\n"
+    done = run_python(code, "openmp")
+    if done.returncode != 0:
+        pytest.skip("this library has no OpenMP companion")
+    assert done.stdout == "True\n"
+
+
 def test_types_are_shipped() -> None:
     assert os.path.exists(os.path.join(os.path.dirname(ingot.__file__), "py.typed"))

@@ -84,6 +84,14 @@ def test_out_must_not_be_an_input() -> None:
     assert ingot.merge_tensors("linear", [half[:4], half[4:8]], out=half[8:12]).base is half
 
 
+@pytest.mark.parametrize("strides", [(0, 0), (4, 0), (-(2**62), 2**62)])
+def test_empty_outputs_may_have_any_strides(strides: tuple[int, int]) -> None:
+    """Without elements no two of them are one."""
+    empty = np.zeros((0, 3), "f")
+    out = np.lib.stride_tricks.as_strided(np.zeros(1, "f"), (0, 3), strides)
+    assert ingot.merge_tensors("linear", [empty, empty], out=out) is out
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

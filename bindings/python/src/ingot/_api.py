@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_char_p
 from typing import Any
 
-from ._engine import StateDict, Sync, Tensor, shared_engine
+from ._engine import Sync
+from ._engines import shared_engine
 from ._errors import check
+from ._lending import StateDict, Tensor
 from ._library import library
 from ._plan import Plan
 from ._progress import Listener
@@ -27,6 +29,7 @@ def merge(
     force: bool = False,
     sync: Sync = "all",
     allow_nonfinite: bool = False,
+    check_finite: bool = False,
     progress: bool | Listener | None = None,
     isa: str | None = None,
     shard_size: int | str | None = None,
@@ -49,6 +52,7 @@ def merge(
     force: replace an existing directory, in one step, once the new one is complete.
     sync: "all" puts the files on the disk before OUT appears; "none" leaves it to the system.
     allow_nonfinite: carry NaN and infinity through; they are an error otherwise.
+    check_finite: look for them also in tensors that are copied unchanged.
     progress: True for a bar (tqdm's where it is installed), or a function of one Progress. An exception that it raises
         ends the merge and comes out as itself.
     isa: instruction set by name; None for INGOT_FORCE_ISA or the best of this machine.
@@ -66,6 +70,7 @@ def merge(
             force=force,
             sync=sync,
             allow_nonfinite=allow_nonfinite,
+            check_finite=check_finite,
             progress=progress,
             shard_size=shard_size,
             strict=strict,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, sizeof
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from . import _ffi
 from ._calls import Call
-from ._dtypes import OUTPUTS, DType, output_dtype
-from ._errors import CancelledError, IngotError, InvalidArgumentError, RecipeError, check
+from ._errors import CancelledError, IngotError, InvalidArgumentError, RecipeError, UnsupportedError, check
 from ._handles import Handle
 from ._hub import with_download
+from ._lending import StateDict, Tensor, allocate, asked_dtype, given, items, lent, prototype
 from ._library import library
 from ._plan import Model, Plan
 from ._progress import Listener, listening
@@ -25,8 +24,6 @@ from ._reports import Report, Verification
 from ._sizes import byte_count
 from ._tensors import Loan, framework
 
-Tensor = TypeVar("Tensor")
-StateDict = Mapping[str, Tensor]
 Sync = Literal["all", "none"]
 Team = Literal["auto", "openmp", "pthread"]
 
@@ -61,18 +58,32 @@ def _log(_user: Any, level: int, message: bytes, fields: bytes) -> None:
 
 _log_function = _ffi.ingot_log_fn(_log)
 
+# Calls under way in this process, of all engines.
+_running: list[Call] = []
+# True in a child that was forked while there were some: a lock that another thread held then is held for ever there.
+_was_torn = False
+
+
+def _after_fork() -> None:
+    global _was_torn
+    _was_torn = _was_torn or bool(_running)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 class Engine:
     """Worker threads and a memory budget, kept from call to call.
 
     The functions of the module keep engines of their own; make one to choose its threads once, or to cancel it.
     An engine serves one call at a time, from any thread; another meanwhile raises BusyError. In a child of fork() it
-    starts afresh.
+    starts afresh; in one that was forked while a call was under way it raises UnsupportedError.
 
     threads: worker threads; None for OMP_NUM_THREADS or the cores this process may use.
     memory: for tiles and kept inputs of a run, as bytes or "64MiB"; None for 256 MiB.
     isa: instruction set by name ("scalar", "avx2", …); None for INGOT_FORCE_ISA or the best of this machine.
-    team: whose threads work: "auto", "openmp" or "pthread".
+    team: whose threads work: "pthread", "openmp", or "auto", which takes OpenMP's where no other OpenMP runtime is loaded yet.
+        Not the default here: a package imported later may bring Intel's libiomp5, which ends the process when it finds another.
     """
 
     def __init__(
@@ -81,7 +92,7 @@ class Engine:
         threads: int | None = None,
         memory: int | str | None = None,
         isa: str | None = None,
-        team: Team = "auto",
+        team: Team = "pthread",
     ) -> None:
         self._options = _ffi.ingot_context_options(
             struct_size=sizeof(_ffi.ingot_context_options),
@@ -97,6 +108,11 @@ class Engine:
         self._handle: Handle = self._create()
 
     def _create(self) -> Handle:
+        if _was_torn:
+            raise UnsupportedError(
+                "this process was forked while its parent was in a call of ingot, and may not use the library",
+                hint="fork before the call or after it, or start processes by spawn",
+            )
         pointer = POINTER(_ffi.ingot_context)()
         check(library.ingot_context_create, byref(pointer), byref(self._options))
         return Handle(pointer, library.ingot_context_destroy)
@@ -142,10 +158,12 @@ class Engine:
     def _call(self, progress: bool | Listener | None = None) -> Iterator[Call]:
         with listening(progress) as listener, Call(listener) as call:
             self._calls.add(call)
+            _running.append(call)
             try:
                 yield call
             finally:
                 self._calls.discard(call)
+                _running.remove(call)
 
     # ---- plans
 
@@ -161,7 +179,7 @@ class Engine:
     ) -> Plan:
         """See `ingot.plan`."""
         parsed = Recipe(recipe, strict=strict)
-        given = [_model(name, tensors) for name, tensors in (models or {}).items()]
+        given = [lent(name, tensors) for name, tensors in (models or {}).items()]
 
         def make() -> Plan:
             return self._plan(parsed, given, seed=seed, shard_size=shard_size)
@@ -209,6 +227,7 @@ class Engine:
         force: bool = False,
         sync: Sync = "all",
         allow_nonfinite: bool = False,
+        check_finite: bool = False,
         progress: bool | Listener | None = None,
         shard_size: int | str | None = None,
         strict: bool = False,
@@ -228,6 +247,7 @@ class Engine:
             (_ffi.INGOT_RUN_RESUME if resume else 0)
             | (_ffi.INGOT_RUN_OVERWRITE if force else 0)
             | (_ffi.INGOT_RUN_ALLOW_NONFINITE if allow_nonfinite else 0)
+            | (_ffi.INGOT_RUN_CHECK_FINITE if check_finite else 0)
         )
         way = _choice(sync, _SYNCS, "sync")
         with self._report() as text, self._call(progress) as call:
@@ -276,7 +296,7 @@ class Engine:
         """See `ingot.merge_tensors`."""
         if not isinstance(tensors, Mapping | Sequence):
             raise TypeError(f"tensors is a {type(tensors).__name__}, expected a list of tensors or a mapping")
-        models = {key: {name: tensor} for key, tensor in _items(tensors)}
+        models = {key: {name: tensor} for key, tensor in items(tensors)}
         merged = self._merge(
             method,
             models,
@@ -311,7 +331,7 @@ class Engine:
             raise TypeError(f"state_dicts is a {type(state_dicts).__name__}, expected a list of mappings or a mapping of them")
         return self._merge(
             method,
-            dict(_items(state_dicts)),
+            dict(items(state_dicts)),
             model_names(state_dicts, "state_dicts"),
             base,
             out,
@@ -342,12 +362,12 @@ class Engine:
         if not state_dicts:
             raise InvalidArgumentError("there is nothing to merge, expected at least one model", subject=method)
         text = None if config is None else json.dumps(config, default=str)
-        models = [_model(name, tensors, text) for name, tensors in zip(names, state_dicts.values())]
+        models = [lent(name, tensors, text) for name, tensors in zip(names, state_dicts.values())]
         if base is not None:
-            models.insert(0, _model(BASE, base, text))
+            models.insert(0, lent(BASE, base, text))
         outputs = Loan()
         types = [] if out is None else [outputs.borrow(key, tensor, output=True).dtype for key, tensor in out.items()]
-        asked = _asked_dtype(dtype, types)
+        asked = asked_dtype(dtype, types)
         source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters)
         try:
             plan = self._plan(Recipe(source, strict=True), models, seed=seed, files=False)
@@ -356,7 +376,7 @@ class Engine:
             kind = InvalidArgumentError if isinstance(error, RecipeError) else type(error)
             raise kind(error.message, hint=error.hint, subject=error.subject) from None
         order = [base, *state_dicts.values()] if base is not None else list(state_dicts.values())
-        result = _allocate(plan, order, outputs) if out is None else _given(plan, out)
+        result = allocate(plan, order, outputs) if out is None else given(plan, out)
         flags = _ffi.INGOT_RUN_ALLOW_NONFINITE if allow_nonfinite else 0
         with self._call(progress) as call:
             call.run(
@@ -369,94 +389,7 @@ class Engine:
                 call.options(flags),
             )
         if out is None:
-            return {key: framework(_like(key, order)).finished(tensor, _like(key, order)) for key, tensor in result.items()}
+            return {key: framework(prototype(key, order)).finished(tensor, prototype(key, order)) for key, tensor in result.items()}
         for tensor in result.values():
             framework(tensor).written(tensor)
         return result
-
-
-def _items(given: Sequence[Any] | Mapping[Any, Any]) -> Any:
-    return given.items() if isinstance(given, Mapping) else enumerate(given)
-
-
-def _model(name: str, tensors: StateDict[Any], config: str | None = None) -> Model:
-    if not isinstance(tensors, Mapping):
-        raise TypeError(f"{name} is a {type(tensors).__name__}, expected a mapping from names to tensors")
-    loan = Loan()
-    for key, tensor in tensors.items():
-        loan.borrow(key, tensor)
-    return Model(name, loan, config)
-
-
-def _asked_dtype(asked: Any, outputs: Sequence[DType]) -> DType | None:
-    """The type to ask the plan for: the caller's, else the one that all outputs have; None for the plan's own choice."""
-    if asked is not None:
-        return output_dtype(asked)
-    found = {dtype for dtype in outputs if dtype in OUTPUTS}
-    return found.pop() if len(found) == 1 else None
-
-
-def _like(key: str, order: Sequence[StateDict[Any]]) -> Any:
-    """The caller's tensor that an output takes after."""
-    for tensors in order:
-        if key in tensors:
-            return tensors[key]
-    return next(iter(order[0].values()))
-
-
-def _allocate(plan: Plan, order: Sequence[StateDict[Any]], outputs: Loan) -> dict[str, Any]:
-    """New tensors for what the plan gives, in the order of the first model."""
-    wanted = {name: (dtype, shape) for name, dtype, shape in plan.outputs()}
-    keys = [key for key in order[0] if key in wanted]
-    keys += [key for key in wanted if key not in order[0]]
-    result: dict[str, Any] = {}
-    for key in keys:
-        dtype, shape = wanted[key]
-        like = _like(key, order)
-        result[key] = framework(like).empty(dtype, shape, like)
-        outputs.borrow(key, result[key], output=True)
-    return result
-
-
-def _given(plan: Plan, out: StateDict[Any]) -> dict[str, Any]:
-    """The caller's outputs, none of which may be left as it is; the library checks the rest."""
-    names = {name for name, _, _ in plan.outputs()}
-    extra = [key for key in out if key not in names]
-    if extra:
-        raise InvalidArgumentError(f"out has {len(extra)} tensor{'s' * (len(extra) > 1)} that the merge does not give", subject=extra[0])
-    return dict(out)
-
-
-# ---- engines of the module's functions
-
-_idle: dict[tuple[Any, ...], list[Engine]] = {}
-_idle_lock = threading.Lock()
-_MOST_IDLE = 4
-
-
-def _after_fork() -> None:
-    global _idle_lock
-    _idle_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def shared_engine(threads: int | None, memory: int | str | None, isa: str | None) -> Iterator[Engine]:
-    """An engine with these options that nobody uses, new if need be; kept for the next call."""
-    key = (threads, memory, isa, os.environ.get("INGOT_THREADS"), os.environ.get("INGOT_FORCE_ISA"))
-    with _idle_lock:
-        found = _idle.get(key)
-        engine = found.pop() if found else None
-    if engine is None:
-        engine = Engine(threads=threads, memory=memory, isa=isa)
-    try:
-        yield engine
-    finally:
-        with _idle_lock:
-            if sum(map(len, _idle.values())) < _MOST_IDLE:
-                _idle.setdefault(key, []).append(engine)
-                engine = None
-        if engine is not None:
-            engine.close()
