@@ -73,6 +73,26 @@ def test_seed_changes_random_methods(ingot: Run, recipe: Write, models: Models, 
     assert any(not np.array_equal(first[name], second[name]) for name in SHAPES)
 
 
+def test_numerics_are_chosen_and_recorded(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
+    text = text_of("task_arithmetic", models).replace("dtype: float32", "dtype: bfloat16\nout_dtype: float32")
+    path = recipe(text)
+    for name, options in {"once": [], "stepwise": ["--numerics", "stepwise"]}.items():
+        assert ingot("merge", path, tmp_path / name, *options).returncode == 0
+    records = {name: json.loads((tmp_path / name / "ingot.json").read_text("utf-8")) for name in ("once", "stepwise")}
+    assert [record["numerics"] for record in records.values()] == ["once", "stepwise"]
+    assert records["once"]["plan_digest"] != records["stepwise"]["plan_digest"]
+    once, stepwise = read(tmp_path / "once"), read(tmp_path / "stepwise")
+    # Every step was rounded to bfloat16, so the low halves of the floats are zero.
+    assert all(not (value.view(np.uint32) & 0xFFFF).any() for value in stepwise.values())
+    assert any((value.view(np.uint32) & 0xFFFF).any() for value in once.values())
+    named = recipe(text + "numerics: stepwise\n")
+    assert ingot("merge", named, tmp_path / "named").returncode == 0
+    assert all((read(tmp_path / "named")[name] == value).all() for name, value in stepwise.items())
+    refused = ingot("merge", recipe(text_of("dare_linear", models)), tmp_path / "no", "--numerics", "stepwise")
+    assert refused.returncode != 0
+    assert "dare_linear has no stepwise numerics" in refused.stderr
+
+
 def test_shards_and_their_index(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
     done = ingot("merge", recipe(text_of("linear", models)), "out", "--shard-size", "1000")
     assert done.returncode == 0, done.stderr

@@ -132,10 +132,8 @@ struct CheckpointTests {
     arguments: [
       ([], Status.notFound, "model.safetensors.index.json"),
       (["config.json"], .notFound, "found 1 other"),
-      (["pytorch_model.bin", "config.json"], .unsupported, "pytorch_model.bin"),
-      (["pytorch_model.bin.index.json"], .unsupported, "pickle"),
-      (["model.pt"], .unsupported, "pickle"),
-      (["consolidated.00.pth"], .unsupported, "pickle"),
+      (["adapter_model.bin", "adapter_config.json"], .unsupported, "adapter"),
+      (["a.pt", "b.pth"], .notFound, "2 PyTorch files"),
       (["model.Q4.gguf"], .unsupported, "gguf"),
       (["adapter_model.safetensors", "adapter_config.json"], .unsupported, "adapter"),
       (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], .notFound, "2 safetensors files"),
@@ -153,7 +151,7 @@ struct CheckpointTests {
   @Test("a named file of another format, a file without tensors, a config that is not an object")
   func others() throws {
     var files = MemoryFiles(files: ["m.bin": [], "model.safetensors": safetensors("{}"), "x.txt": []])
-    #expect(try #require(throws: IngotError.self) { try Checkpoint.open(files: files, fileName: "m.bin") }.status == .unsupported)
+    #expect(try #require(throws: IngotError.self) { try Checkpoint.open(files: files, fileName: "m.bin") }.status == .format)
     #expect(try #require(throws: IngotError.self) { try Checkpoint.open(files: files, fileName: "x.txt") }.status == .notFound)
     let error = try #require(throws: IngotError.self) { try Checkpoint.open(files: files) }
     #expect(error.message.contains("no tensor"))
@@ -171,7 +169,7 @@ struct CheckpointTests {
   }
 
   @Test(
-    "quantised checkpoints are refused by the scheme's name",
+    "quantised checkpoints that cannot be decoded are refused by the scheme's name",
     arguments: [
       (#"{"quantization_config":{"quant_method":"gptq","bits":4}}"#, ["w"], "gptq"),
       (#"{"quantization_config":{"quant_method":"mxfp4"}}"#, ["w"], "mxfp4"),
@@ -185,13 +183,14 @@ struct CheckpointTests {
       ("{}", ["a.weight", "a.weight.absmax"], "bitsandbytes"),
       ("{}", ["a.weight.quant_state.bitsandbytes__nf4"], "bitsandbytes"),
       ("{}", ["a.gate_up_proj_scales", "a.gate_up_proj_blocks"], "mxfp4"),
+      (#"{"quantization_config":{"quant_method":"fbgemm_fp8"}}"#, ["a.weight", "a.weight_scale"], "fbgemm_fp8"),
     ])
   func quantised(_ config: String, _ names: [String], _ scheme: String) throws {
     let parsed = try JSON.parse(config, origin: "config.json")
     let tensors = names.map { CheckpointTensor(name: $0, dtype: .u8, shape: Shape([1]), shard: 0, fileOffset: 0, byteCount: 1) }
     let checkpoint = try Checkpoint(displayPath: "m", shards: [], tensors: tensors, config: parsed)
-    let error = try #require(throws: IngotError.self) { try checkpoint.requireUnquantised() }
-    #expect(error.status == .unsupported && error.subject == "m")
+    let error = try #require(throws: IngotError.self) { try checkpoint.decoding() }
+    #expect(error.status == .unsupported)
     #expect(error.message.contains(scheme), "\(error.message)")
   }
 

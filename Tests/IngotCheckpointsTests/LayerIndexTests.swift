@@ -40,13 +40,92 @@ struct LayerIndexTests {
     #expect(layers?.prefix == "model.layers.")
   }
 
-  @Test("two prefixes that fit are an error that names them, only when asked")
-  func ambiguous() throws {
-    let names = Self.names("encoder.block.", 0..<2) + Self.names("decoder.block.", 0..<2)
-    let index = LayerIndex(names: names, config: try Self.config(#"{"num_layers":2}"#))
+  @Test("encoder and decoder are two stacks, and asking for one is an error that names both")
+  func encoderDecoder() throws {
+    let names = Self.names("encoder.block.", 0..<2) + Self.names("decoder.block.", 0..<2) + ["shared.weight", "decoder.norm.weight"]
+    let index = LayerIndex(names: names, config: try Self.config(#"{"num_layers":2,"num_decoder_layers":2}"#))
+    #expect(index.stacks.map(\.part) == [.decoder, .encoder])
+    #expect(index.stacks.map(\.place?.key) == ["num_decoder_layers", "num_layers"])
+    #expect(index.part(of: "shared.weight") == .shared && index.part(of: "decoder.norm.weight") == .decoder)
     let error = try #require(throws: IngotError.self) { try index.layers(of: "t5") }
-    #expect(error.status == .unsupported && error.subject == "t5")
-    #expect(error.message.contains("\"decoder.block.\" and \"encoder.block.\""))
+    #expect(error.status == .unsupported && error.subject == "t5" && error.hint?.contains("modules") == true)
+    #expect(error.message.contains("\"decoder.block.\" (decoder) and \"encoder.block.\" (encoder)"))
+  }
+
+  /// Stacks as PREFIX part count KEYS, and the main one.
+  @Test(
+    "the stacks of the field's layouts",
+    arguments: [
+      (
+        #"{"text_config":{"num_hidden_layers":3},"vision_config":{"depth":3}}"#,
+        ["model.language_model.layers.": 3, "model.visual.blocks.": 3],
+        [
+          "model.language_model.layers. text_decoder text_config.num_hidden_layers",
+          "model.visual.blocks. vision_tower vision_config.depth",
+        ], "model.language_model.layers."
+      ),
+      (
+        #"{"num_hidden_layers":4,"vision_config":{"depth":2}}"#, ["model.layers.": 4, "visual.blocks.": 2],
+        ["model.layers. text_decoder num_hidden_layers", "visual.blocks. vision_tower vision_config.depth"], "model.layers."
+      ),
+      (
+        #"{"encoder_layers":2,"decoder_layers":2,"num_hidden_layers":2}"#, ["model.encoder.layers.": 2, "model.decoder.layers.": 2],
+        ["model.decoder.layers. decoder decoder_layers", "model.encoder.layers. encoder encoder_layers"], nil
+      ),
+      (
+        #"{"num_hidden_layers":2}"#, ["model.decoder.layers.": 2], ["model.decoder.layers. text_decoder num_hidden_layers"],
+        "model.decoder.layers."
+      ),
+      (#"{"num_hidden_layers":2}"#, ["vit.encoder.layer.": 2], ["vit.encoder.layer. vision_tower num_hidden_layers"], "vit.encoder.layer."),
+      (
+        #"{"text_config":{"num_hidden_layers":2},"vision_config":{"num_hidden_layers":3}}"#,
+        ["text_model.encoder.layers.": 2, "vision_model.encoder.layers.": 3],
+        [
+          "text_model.encoder.layers. text_decoder text_config.num_hidden_layers",
+          "vision_model.encoder.layers. vision_tower vision_config.num_hidden_layers",
+        ], "text_model.encoder.layers."
+      ),
+      (
+        #"{"text_config":{"num_hidden_layers":2},"audio_config":{"encoder_layers":3,"num_hidden_layers":3}}"#,
+        ["language_model.model.layers.": 2, "audio_tower.layers.": 3],
+        [
+          "audio_tower.layers. audio_tower audio_config.num_hidden_layers",
+          "language_model.model.layers. text_decoder text_config.num_hidden_layers",
+        ],
+        "language_model.model.layers."
+      ),
+      // Deepstack mergers are counted nowhere; they have positions of their own but are no layers of the model.
+      (
+        #"{"text_config":{"num_hidden_layers":4},"vision_config":{"depth":2}}"#,
+        ["model.language_model.layers.": 4, "model.visual.blocks.": 2, "model.visual.deepstack_merger_list.": 3],
+        [
+          "model.language_model.layers. text_decoder text_config.num_hidden_layers",
+          "model.visual.blocks. vision_tower vision_config.depth",
+          "model.visual.deepstack_merger_list. multi_modal_projector -",
+        ], "model.language_model.layers."
+      ),
+    ] as [(String, [String: Int], [String], String?)])
+  func layouts(_ config: String, _ prefixes: [String: Int], _ expected: [String], _ main: String?) throws {
+    let names = prefixes.flatMap { Self.names($0.key, 0..<$0.value) }
+    let index = LayerIndex(names: names, config: try Self.config(config))
+    #expect(index.stacks.map { "\($0.layers.prefix) \($0.part.rawValue) \($0.place?.path ?? "-")" } == expected)
+    if let main {
+      #expect(try index.layers(of: "m")?.prefix == main)
+    } else {
+      #expect(throws: IngotError.self) { try index.layers(of: "m") }
+    }
+  }
+
+  @Test("blocks beyond the config's count are extra: multi-token prediction")
+  func extraBlocks() throws {
+    let names = Self.names("model.layers.", 0..<5) + Self.names("mtp.layers.", 0..<2) + ["model.layers.0.mlp.experts.9.w"]
+    let index = LayerIndex(names: names, config: try Self.config(#"{"num_hidden_layers":4,"num_nextn_predict_layers":1}"#))
+    let layers = try #require(try index.layers(of: "m"))
+    #expect(index.stacks.count == 1 && layers == LayerIndex.Layers(prefix: "model.layers.", count: 4))
+    #expect(layers.layer(of: "model.layers.4.w") == nil && layers.extraBlock(of: "model.layers.4.w") == 0)
+    #expect(layers.extraBlock(of: "model.layers.3.w") == nil && index.layer(of: "mtp.layers.1.w") == nil)
+    #expect(layers.moving("model.layers.4.w.7", to: 6, under: "h.") == "h.6.w.7")
+    #expect(index.layer(of: "model.layers.0.mlp.experts.9.w")?.layer == 0)
   }
 
   @Test("without a config or a count there are no layers")
@@ -60,7 +139,7 @@ struct LayerIndexTests {
     }
   }
 
-  @Test("numbers with a gap, too few, too many, or written oddly do not fit", arguments: [[0, 1, 3], [0, 1], [0, 1, 2, 3], [1, 2, 3]])
+  @Test("numbers with a gap or too few do not fit", arguments: [[0, 1, 3], [0, 1], [1, 2, 3], [0, 1, 2, 4]])
   func unfit(_ numbers: [Int]) throws {
     let index = LayerIndex(names: Self.names("model.layers.", numbers), config: try Self.config(#"{"num_hidden_layers":3}"#))
     #expect(try index.layers(of: "m") == nil)

@@ -68,4 +68,36 @@ struct TensorNamesTests {
       #expect(!TensorNames.isEmbedding(name), "\(name)")
     }
   }
+
+  @Test(
+    "layouts of one model",
+    arguments: [
+      ("model.language_model.layers.0.w", "language_model.model.layers.0.w"), ("model.language_model.norm.weight", "model.norm.weight"),
+      ("model.layers.0.w", "language_model.model.layers.0.w"), ("language_model.lm_head.weight", "lm_head.weight"),
+      ("model.visual.blocks.0.w", "visual.blocks.0.w"),
+      ("model.vision_tower.vision_model.encoder.w", "vision_tower.vision_model.encoder.w"),
+      ("vision_tower.vision_model.encoder.w", "vision_tower.encoder.w"),
+    ])
+  func layouts(_ name: String, _ other: String) {
+    #expect(TensorNames.respellings(of: name, leading: []).contains(other))
+    #expect(TensorNames.respellings(of: other, leading: []).contains(name))
+    #expect(!TensorNames.respellings(of: name, leading: []).contains(name))
+  }
+
+  @Test("a base model without the prefix of the full one, whatever it is called, but no guess among several")
+  func prefixes() {
+    #expect(TensorNames.respellings(of: "newt.encoder.w", leading: ["encoder"]) == ["encoder.w"])
+    #expect(TensorNames.respellings(of: "newt.encoder.w", leading: ["other"]).isEmpty)
+    #expect(TensorNames.respellings(of: "0.encoder.w", leading: ["encoder"]).isEmpty)
+    let names: Set = ["newt.encoder.w", "a.x", "b.x"]
+    #expect(TensorNames.respelledUniquely("encoder.w", leading: ["newt", "a"], has: names.contains) == "newt.encoder.w")
+    #expect(TensorNames.respelledUniquely("x", leading: ["newt", "a", "b"], has: names.contains) == nil)
+  }
+
+  @Test("buffers are told from weights")
+  func buffers() {
+    #expect(TensorNames.isBuffer("h.0.attn.bias", rank: 4) && !TensorNames.isBuffer("h.0.attn.bias", rank: 1))
+    #expect(TensorNames.isBuffer("model.layers.0.self_attn.rotary_emb.inv_freq", rank: 1))
+    #expect(!TensorNames.isBuffer("model.layers.0.self_attn.q_proj.bias", rank: 1))
+  }
 }

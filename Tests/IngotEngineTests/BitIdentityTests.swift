@@ -20,10 +20,25 @@ import Testing
     MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
     MethodCase(method: "passthrough", scale: 0.3),
     MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "breadcrumbs", densities: [0.5, 0.3, 0.8]),
     MethodCase(method: "breadcrumbs_ties", densities: [0.5, 0.3, 0.8]),
     MethodCase(method: "model_stock"),
     MethodCase(method: "multislerp"),
     MethodCase(method: "karcher"),
+    MethodCase(method: "nearswap", t: 0.02),
+    MethodCase(method: "ram", extra: ["epsilon": "0.01"]),
+    MethodCase(method: "ramplus_tl", extra: ["epsilon": "0.02"]),
+    MethodCase(method: "sce", extra: ["select_topk": "0.3"]),
+    MethodCase(method: "sce"),
+    MethodCase(method: "linear", numerics: "stepwise"),
+    MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], numerics: "stepwise"),
+    MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], isPaper: true),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], isPaper: true),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], rule: "l1", isPaper: true),
+    MethodCase(method: "arcee_fusion"),
+    MethodCase(method: "nuslerp"),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
   ]
 
   /// Two tensors of several rounds' and outputs' items, so that workers share a tensor; rows that straddle them; small ones; mixed types;
@@ -94,6 +109,13 @@ import Testing
       if let expected { #expect(report.digests == expected, "\(setting)") } else { expected = report.digests }
     }
     #expect(Setting.all.count >= 12)
+  }
+
+  @Test func coversEveryMethod() {
+    let covered = Set(Self.cases.map(\.method))
+    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) {
+      Issue.record("no case for \(method.descriptor.name)")
+    }
   }
 
   /// The scalar set is the reference that all others are compared with, so it must be among them.

@@ -50,4 +50,18 @@ import Testing
       #expect(back.bytes <= bytes && Double(bytes - back.bytes) <= Double(bytes) * 0.01, "\(bytes)")
     }
   }
+
+  @Test(arguments: [
+    ("5B", 5_000_000_000), ("500M", 500_000_000), ("500m", 500_000_000), ("7k", 7000), ("123", 123), ("0", 0), ("-1", 0), ("-5B", 0),
+    ("5GB", 5_000_000_000), ("1MiB", 1 << 20),
+  ]) func mergekitSizes(_ text: String, _ bytes: Int) throws {
+    #expect(try ByteCount(mergekit: text).bytes == bytes)
+  }
+
+  @Test(arguments: ["", "5G", "1.5B", "B", "+5B", "9999999999999999999", "99999999999B", "x"]) func refusesOtherMergekitSizes(
+    _ text: String
+  ) {
+    let error = #expect(throws: IngotError.self) { try ByteCount(mergekit: text) }
+    #expect(error?.status == .invalidArgument)
+  }
 }

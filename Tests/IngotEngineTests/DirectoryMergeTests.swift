@@ -301,6 +301,61 @@ import Testing
     }
   }
 
+  /// A flat tensor is cut into blocks, however long it is.
+  @Test func longFlatTensorNeedsNoMoreMemory() throws {
+    let tensors = ["a", "b"].map { _ in TestTensor("flat", .f32, [48 << 20]) }
+    let models = try MemoryModels(["a": [tensors[0]], "b": [tensors[1]]])
+    let recipe = try Recipe("{merge_method: linear, models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]}")
+    #expect(try Plan.make(recipe, options: PlanOptions(), models: models).leastMemory < 8 << 20)
+  }
+
+  // MARK: Writes past the page cache
+
+  /// Tensors of several work items, on a disk if there is one, at offsets that are no multiple of a page.
+  static func arrangeLarge() throws -> (scratch: Scratch, recipe: String) {
+    let scratch = try Scratch(onDisk: true)
+    let shapes = [[1031, 1501], [17], [700_001], [900, 1024]]
+    for (number, name) in ["a", "b"].enumerated() {
+      let tensors = shapes.enumerated().map { index, shape in
+        TestTensor("w\(index)", .f32, shape, (0..<shape.reduce(1, *)).map { Double(($0 &* 7919 &+ number &* 104_729) % 1013) / 1013 })
+      }
+      try scratch.model(name, tensors)
+    }
+    return (scratch, "{merge_method: linear, models: [{model: @a, parameters: {weight: 1}}, {model: @b, parameters: {weight: 2}}]}")
+  }
+
+  @Test(arguments: [1, 2, 3]) func directWritesGiveTheSameBytes(_ threads: Int) throws {
+    let (scratch, recipe) = try Self.arrangeLarge()
+    let plan = try scratch.plan(recipe)
+    for isDirect in [true, false] {
+      var options = DirectoryOptions.quick
+      options.isDirect = isDirect
+      let report = try Self.engine(threads: threads).merge(plan, to: scratch(isDirect ? "direct" : "cached"), options: options)
+      #expect(report.bytesWritten == plan.bytesWritten)
+      #expect(report.digests.count == plan.tensors.count)
+    }
+    #expect(scratch.output("direct") == scratch.output("cached"))
+  }
+
+  /// A write that fails on its way to the device ends the run, and the rest can be resumed.
+  @Test(arguments: [1, 2, 4, 7], [ENOSPC, EIO]) func failingQueuedWrite(_ number: Int, _ code: Int32) throws {
+    let (scratch, recipe) = try Self.arrangeLarge()
+    let plan = try scratch.plan(recipe)
+    try scratch.merge(recipe, to: "whole")
+    let faults = FaultInjector()
+    // The header comes first.
+    faults.fail(.write, number: 1 + number, with: .error(code))
+    var options = DirectoryOptions.quick
+    options.system = System(faults: faults)
+    let error = #expect(throws: IngotError.self) { try Self.engine(threads: 2).merge(plan, to: scratch("OUT"), options: options) }
+    #expect(error?.status == (code == ENOSPC ? .noSpace : .output))
+    #expect(!scratch.exists("OUT"))
+    options = .quick
+    options.resume = true
+    _ = try Self.engine(threads: 2).merge(plan, to: scratch("OUT"), options: options)
+    #expect(scratch.output() == scratch.output("whole"))
+  }
+
   // MARK: Values that are not finite
 
   /// A tensor that is refused is not finished: resuming meets it again, and nothing is published.

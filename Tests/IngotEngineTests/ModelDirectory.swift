@@ -12,9 +12,9 @@ import Testing
 final class Scratch {
   let path: String
 
-  init() throws {
+  init(onDisk: Bool = false) throws {
     // In memory where there is such a place: merges sync.
-    let parent = FileManager.default.isWritableFile(atPath: "/dev/shm") ? "/dev/shm" : NSTemporaryDirectory()
+    let parent = !onDisk && FileManager.default.isWritableFile(atPath: "/dev/shm") ? "/dev/shm" : NSTemporaryDirectory()
     path = (parent as NSString).appendingPathComponent("ingot-engine-\(UUID().uuidString)")
     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
   }
@@ -130,3 +130,5 @@ func languageConfig(layers: Int, rows: Int = 12, ties: Bool = false, more: Strin
    "vocab_size": \(rows), "torch_dtype": "float32", "tie_word_embeddings": \(ties)\(more)}
   """
 }
+
+func moveDirectory(_ from: String, to: String) throws { try FileManager.default.moveItem(atPath: from, toPath: to) }

@@ -18,7 +18,7 @@ import Testing
   }
 
   /// Every finite pattern of a 16-bit type.
-  private static func patterns(_ dtype: DType, _ name: String = "w") -> TestTensor {
+  static func patterns(_ dtype: DType, _ name: String = "w") -> TestTensor {
     var values: [UInt16] = []
     for bits in UInt16.min...UInt16.max where dtype == .f16 ? bits & 0x7c00 != 0x7c00 : bits & 0x7f80 != 0x7f80 { values.append(bits) }
     let tensor = TestTensor(name, dtype, [values.count])

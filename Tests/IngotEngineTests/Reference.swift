@@ -18,14 +18,29 @@ struct MethodCase: Sendable, CustomStringConvertible {
   var t = 0.3
   var scale = 1.0
   var outDType: String?
+  /// Further parameters of the recipe.
+  var extra: [String: String] = [:]
+  var hasBase = true
+  /// The papers' rules where a parameter is not given.
+  var isPaper = false
+  var numerics: String?
 
   static let models = ["a", "b", "c"]
+  private static let unweighted = [
+    "slerp", "passthrough", "model_stock", "karcher", "nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion",
+  ]
 
   /// How many of the three models enter.
-  var modelCount: Int { method == "slerp" || method == "passthrough" ? 1 : 3 }
+  var modelCount: Int { ["slerp", "passthrough", "nearswap", "arcee_fusion"].contains(method) ? 1 : method == "nuslerp" ? 2 : 3 }
+
+  func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
   var votes: Bool { method == "ties" || method == "dare_ties" || method == "della" }
-  var normalizes: Bool { normalize ?? (method == "linear" || method == "ties" || method == "della") }
+  var normalizes: Bool { normalize ?? (method == "linear" || method == "ties" || method == "della" || (isPaper && method == "dare_ties")) }
+  var usedScope: String? { scope ?? (isPaper && method == "ties" ? "model" : nil) }
+  var usedTies: String? { ties ?? (isPaper && method == "ties" ? "ge" : nil) }
+  var dividesByProbability: Bool { rule.map { $0 == "inverse_keep" } ?? isPaper }
+  var zeroSign: String { extra["zero_sign"] ?? (isPaper && (method == "ties" || method == "dare_ties") ? "majority" : "plus") }
   var rescales: Bool { rescale ?? (method != "ties") }
 
   var description: String {
@@ -39,6 +54,10 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if lambda != 1 { parts.append("lambda \(lambda)") }
     if method == "slerp" { parts.append("t \(t)") }
     if let outDType { parts.append(outDType) }
+    parts += extra.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
+    if !hasBase { parts.append("no base") }
+    if isPaper { parts.append("paper") }
+    if let numerics { parts.append(numerics) }
     return parts.joined(separator: ", ")
   }
 
@@ -46,7 +65,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     var models = ""
     for index in 0..<modelCount {
       var parameters: [String] = []
-      if !["slerp", "passthrough", "model_stock", "karcher"].contains(method) { parameters.append("weight: \(weights[index])") }
+      if !Self.unweighted.contains(method) { parameters.append("weight: \(weights[index])") }
       if ["ties", "dare", "della", "breadcrumbs"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
@@ -59,10 +78,13 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if let ties { global.append("ties: \(ties)") }
     if let rescale { global.append("rescale: \(rescale)") }
     if let rule { global.append("rescale_rule: \(rule)") }
-    if method == "slerp" { global.append("t: \(t)") }
+    if method == "slerp" || method == "nearswap" { global.append("t: \(t)") }
+    global += extra.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
-    if !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
+    if hasBase && !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
+    if isPaper { text += "preset: paper\n" }
+    if let numerics { text += "numerics: \(numerics)\n" }
     return text
   }
 }
@@ -80,6 +102,8 @@ struct Expectation {
 struct ReferenceTensor {
   var name: String
   var rowLength: Int
+  /// Elements that share an index of the first axis.
+  var stride: Int
   var base: [Double]
   var models: [[Double]]
 }
@@ -99,6 +123,11 @@ struct Reference {
         let values = tensor.models[0].map { $0 * Double(Float(item.scale)) }
         return Expectation(values: values, scales: values.map(abs))
       }
+    case "nearswap": return tensors.map(nearswap)
+    case "ram", "ramplus_tl": return tensors.map(ram)
+    case "sce": return tensors.map(sce)
+    case "arcee_fusion": return tensors.map(arceeFusion)
+    case "nuslerp": return tensors.map(nuslerp)
     default: return taskVectors(tensors)
     }
   }
@@ -161,10 +190,24 @@ struct Reference {
       default: break
       }
     }
-    return tensors.indices.map { combine(tensors[$0].base, deltas[$0]) }
+    // What a vote counts a zero as: with `majority` the sign of most sums, over the model where that is the scope.
+    let majorities = tensors.indices.map { tensor in
+      let own = item.method == "dare_ties" || item.usedScope == "model" ? Array(tensors.indices) : [tensor]
+      return own.reduce(0) { $0 + balance(deltas[$1]) }
+    }
+    return tensors.indices.map { combine(tensors[$0].base, deltas[$0], majority: majorities[$0]) }
   }
 
-  private func combine(_ base: [Double], _ deltas: [[Double]]) -> Expectation {
+  /// Sums above zero less sums below.
+  private func balance(_ deltas: [[Double]]) -> Int {
+    guard item.zeroSign == "majority" else { return 0 }
+    return (deltas.first ?? []).indices.reduce(0) { count, index in
+      let sum = (0..<3).reduce(Float(0)) { $0 + Float(item.weights[$1]) * Float(deltas[$1][index]) }
+      return count + (sum > 0 ? 1 : sum < 0 ? -1 : 0)
+    }
+  }
+
+  private func combine(_ base: [Double], _ deltas: [[Double]], majority: Int) -> Expectation {
     var result = Expectation(values: base, scales: base.map(abs))
     let weights = item.weights
     let sum = weights.reduce(0, +)
@@ -189,10 +232,17 @@ struct Reference {
         let divisor = item.normalizes && weight != 0 ? weight : 1
         return (base[index] + item.lambda * merged / divisor, abs(item.lambda / divisor) * size + abs(base[index]))
       }
-      let (value, scale) = elected(total >= 0)
+      let zero: Bool? =
+        switch item.zeroSign {
+        case "plus": true
+        case "minus": false
+        default: majority == 0 ? nil : majority > 0
+        }
+      guard let isPositive = total == 0 ? zero : total > 0 else { continue }
+      let (value, scale) = elected(isPositive)
       result.values[index] = value
       result.scales[index] = max(abs(value), scale)
-      if abs(total) <= 1e-6 * size { result.alternatives[index] = elected(total < 0).value }
+      if abs(total) <= 1e-6 * size { result.alternatives[index] = elected(!isPositive).value }
     }
     return result
   }
@@ -200,11 +250,11 @@ struct Reference {
   /// Exactly ⌊density·n⌋ stay, by a full sort of the keys that the tie rule defines. Tensors of a model follow each other at multiples of 65,536.
   private func trim(_ deltas: inout [[[Double]]], model: Int, density: Double) {
     guard density < 1 else { return }
-    let rule: TieRule = item.ties == "index" ? .index : item.ties == "ge" ? .ge : .hash
+    let rule: TieRule = item.usedTies == "index" ? .index : item.usedTies == "ge" ? .ge : .hash
     var start: UInt64 = 0
     var groups: [[(tensor: Int, start: UInt64)]] = []
     for tensor in deltas.indices {
-      if item.scope == "model" {
+      if item.usedScope == "model" {
         if tensor == 0 { groups = [[]] }
         groups[0].append((tensor, start))
         start += UInt64((deltas[tensor][model].count + 65_535) / 65_536 * 65_536)
@@ -276,12 +326,12 @@ struct Reference {
       all += abs(delta[index])
       if let probability = probability(index) {
         left += abs(delta[index])
-        if item.rescales && item.rule == "inverse_keep" { delta[index] /= probability }
+        if item.rescales && item.dividesByProbability { delta[index] /= probability }
       } else {
         delta[index] = 0
       }
     }
-    if item.rescales && item.rule != "inverse_keep" && all >= 1e-7 && left >= 1e-7 {
+    if item.rescales && !item.dividesByProbability && all >= 1e-7 && left >= 1e-7 {
       for index in delta.indices { delta[index] *= all / left }
     }
   }

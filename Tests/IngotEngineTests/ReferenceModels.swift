@@ -62,7 +62,8 @@ struct ReferenceModels: Sendable {
     let base = models["base"] ?? []
     return base.indices.map { index in
       ReferenceTensor(
-        name: base[index].name, rowLength: base[index].shape.last ?? 1, base: base[index].values,
+        name: base[index].name, rowLength: base[index].shape.last ?? 1,
+        stride: base[index].shape.dropFirst().reduce(1, *), base: base[index].values,
         models: MethodCase.models.map { models[$0]?[index].values ?? [] })
     }
   }

@@ -29,13 +29,38 @@ import Testing
     MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
     MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
     MethodCase(method: "passthrough", scale: 0.3),
+    MethodCase(method: "nearswap", t: 0.02),
+    MethodCase(method: "nearswap", t: -1),
+    MethodCase(method: "ram", extra: ["epsilon": "0.01"]),
+    MethodCase(method: "ram"),
+    MethodCase(method: "ramplus_tl", extra: ["epsilon": "0.02", "r": "0.5", "alpha": "3"]),
+    MethodCase(method: "ramplus_tl"),
+    MethodCase(method: "sce"),
+    MethodCase(method: "ties", densities: [0.5, 0.5, 0.5], isPaper: true),
+    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], extra: ["zero_sign": "majority"]),
+    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], rescale: true, extra: ["zero_sign": "minus"]),
+    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], isPaper: true),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], isPaper: true),
+    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], rule: "l1", isPaper: true),
+    MethodCase(method: "della", densities: [0.5, 0.3, 0.8], isPaper: true),
+    MethodCase(method: "arcee_fusion"),
+    MethodCase(method: "nuslerp"),
+    MethodCase(method: "nuslerp", hasBase: false),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"]),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"], hasBase: false),
+    MethodCase(method: "sce", extra: ["select_topk": "0.3"]),
   ]
 
-  /// TIES where the selection samples first.
+  /// TIES and SCE where the selection samples first.
   static let selections: [MethodCase] = [
     MethodCase(method: "ties", densities: [0.5, 0.2, 0.9]),
     MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], scope: "model", ties: "index"),
     MethodCase(method: "ties", densities: [0.5, 0.25, 0.05], ties: "ge", outDType: "float32"),
+    MethodCase(method: "sce", extra: ["select_topk": "0.1"]),
+    MethodCase(method: "arcee_fusion"),
+    MethodCase(method: "sce", ties: "index", extra: ["select_topk": "0.95"]),
   ]
 
   @Test(arguments: cases) func equalsTheDefinition(_ item: MethodCase) throws {
@@ -56,10 +81,12 @@ import Testing
     for (tensor, expectation) in zip(values, expected) {
       let found = try #require(result.tensors[tensor.name])
       let first = try #require(
-        models.models[item.method == "linear" || item.method == "passthrough" ? "a" : "base"]?.first { $0.name == tensor.name })
+        models.models[item.method == "linear" || item.method == "passthrough" || !item.hasBase ? "a" : "base"]?.first {
+          $0.name == tensor.name
+        })
       #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))
       #expect(found.shape == first.shape)
-      let wrong = found.elements(unlike: expectation, tolerance: item.method == "slerp" ? 2e-6 : 1e-6)
+      let wrong = found.elements(unlike: expectation, tolerance: item.method.hasSuffix("slerp") ? 2e-6 : 1e-6)
       #expect(
         wrong.isEmpty,
         "\(tensor.name): \(wrong.count) of \(found.count), the first \(wrong.prefix(3).map { ($0, found.value($0), expectation.values[$0]) })"

@@ -42,7 +42,9 @@ import Testing
     try scratch.write("bare/config.json", "{}".utf8)
     expect(.notFound, ["model.safetensors"], "merge_method: passthrough\nmodels: [{model: @bare}]\n", in: scratch)
     try scratch.write("pickled/pytorch_model.bin", "x".utf8)
-    expect(.unsupported, ["pytorch_model.bin", "safetensors"], "merge_method: passthrough\nmodels: [{model: @pickled}]\n", in: scratch)
+    expect(
+      .format, ["pytorch_model.bin", "neither a zip archive nor a pickle"], "merge_method: passthrough\nmodels: [{model: @pickled}]\n",
+      in: scratch)
   }
 
   @Test func missingShard() throws {
@@ -124,15 +126,15 @@ import Testing
     expect(.unsupported, ["0 to 3"], slices("[0, 2]", "[0, 2]"), in: scratch)
   }
 
-  /// Two stacks of layers of one length: gradients and ranges cannot tell which is meant.
+  /// Two stacks of layers of one part and length: ranges cannot tell which is meant.
   @Test func twoStacksOfLayers() throws {
     let scratch = try arrange()
-    let twin = (0..<3).map { TestTensor("vision.layers.\($0).weight", .f32, [4]) }
+    let twin = (0..<3).map { TestTensor("other.layers.\($0).weight", .f32, [4]) }
     for name in ["a", "b"] { try scratch.model(name, languageModel(layers: 3, value: 1) + twin, config: languageConfig(layers: 3)) }
     expect(
-      .unsupported, ["model.layers.", "vision.layers."],
-      "merge_method: linear\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: [0, 1]}\n", in: scratch)
-    // Without them the layers do not matter.
+      .unsupported, ["model.layers.", "other.layers.", "modules:"],
+      "merge_method: passthrough\nslices: [{sources: [{model: @a, layer_range: [0, 3]}]}]\n", in: scratch)
+    // Without them it does not matter.
     try scratch.merge(Self.linear)
   }
 

@@ -170,3 +170,17 @@ struct ParseTests {
     #expect(try node.requireString("n", in: "c.json") == "x")
   }
 }
+
+@Suite struct ExactTextTests {
+  /// Swift takes these keys for equal; JSON does not.
+  @Test func keysDifferByTheirBytes() throws {
+    let names = ["é", "e\u{301}", "Ω", "\u{2126}", "K", "\u{212A}", "a", "b", "c", "d", "\u{F900}", "\u{8C48}"]
+    for count in [4, names.count] {
+      let text = "{" + names.prefix(count).enumerated().map { "\"\($0.element)\": \($0.offset)" }.joined(separator: ",") + "}"
+      let value = try JSON.parse(text, origin: "test")
+      for (place, name) in names.prefix(count).enumerated() { #expect(value[name]?.asInt == place) }
+    }
+    #expect(ExactText("é") != ExactText("e\u{301}"))
+    #expect(JSONValue.string("é") != JSONValue.string("e\u{301}"))
+  }
+}

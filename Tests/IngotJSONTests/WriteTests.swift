@@ -62,4 +62,28 @@ struct WriteTests {
     #expect(try JSON.parse("[1,{\"a\":2}]", origin: "x") == JSON.parse(" [1 ,\n{\"a\" : 2}]", origin: "y"))
     #expect(try JSON.parse("[1]", origin: "x") != JSON.parse("[1.0]", origin: "x"))
   }
+
+  @Test("a document given away in pieces is the same text, and is never held whole")
+  func pieces() throws {
+    func write(_ document: inout JSONDocument) {
+      document.object { document in
+        document.list("numbers") { list in
+          for number in 0..<50_000 { list.object { $0.field("number", number) } }
+        }
+      }
+    }
+    var whole = JSONDocument()
+    write(&whole)
+    let expected = whole.line()
+    var found: [UInt8] = []
+    var largest = 0
+    var document = JSONDocument { piece in
+      found += piece
+      largest = max(largest, piece.count)
+    }
+    write(&document)
+    document.finish()
+    #expect(String(decoding: found, as: UTF8.self) == expected)
+    #expect(largest < 1 << 17 && expected.utf8.count > 1 << 20)
+  }
 }

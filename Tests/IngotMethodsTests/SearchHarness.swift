@@ -9,8 +9,14 @@ struct SearchHarness {
   var ties: TieRule
   /// Keys that a job's pool holds at most, as when the budget is short.
   var poolLimit: Int
+  /// Keys that the search collects at most.
+  var room: UInt64
 
-  init(segments: [(start: UInt64, values: [Float])], keep: Int, ties: TieRule = .hash, poolLimit: Int = .max) {
+  init(
+    segments: [(start: UInt64, values: [Float])], keep: Int, ties: TieRule = .hash, poolLimit: Int = .max,
+    room: UInt64 = MagnitudeSearch.poolLimit
+  ) {
+    self.room = room
     self.segments = segments
     self.keep = keep
     self.ties = ties
@@ -46,7 +52,7 @@ struct SearchHarness {
     let population = segments.reduce(0) { $0 + $1.values.count }
     let blocks = segments.reduce(0) { $0 + ($1.values.count + Self.block - 1) / Self.block }
     var searches = MagnitudeSearches([
-      MagnitudeSearch(population: UInt64(population), keep: UInt64(keep), ties: ties, blocks: UInt64(blocks))
+      MagnitudeSearch(population: UInt64(population), keep: UInt64(keep), ties: ties, blocks: UInt64(blocks), room: room)
     ])
     var rounds = ""
     while let round = searches.nextRound {
@@ -125,7 +131,9 @@ struct SearchHarness {
     let keys = unsafe KeyPool(unsafe: pool, count: stored, overflowed: overflowed)
     searches.settle(
       unsafe Statistics(
-        sums: sums, segmentSums: [sums], tallies: [tally.pointee], unsafe: bins, pools: [keys], blockSums: round.sums > 0 ? blockSums : [],
+        sums: sums, segmentSums: [sums], tallies: [tally.pointee], unsafe: bins, pools: [keys],
+        columns: ColumnSums(unsafe: spare.lanes, count: 0),
+        blockSums: round.sums > 0 ? blockSums : [],
         blockStarts: blockStarts, round: round))
   }
 
@@ -168,7 +176,7 @@ struct SearchHarness {
     // SAFETY: tables of no rows and masks that a search does not touch.
     unsafe Tile(
       inputs: FloatTable(unsafe: spare.table, rows: 0, count: 0), scratch: FloatTable(unsafe: spare.table, rows: 0, count: 0),
-      scratchPair: values.prefix(0), segment: 0, firstIndex: jobIndex, jobIndex: jobIndex, count: values.count, rowLength: values.count,
+      joinedScratch: values.prefix(0), segment: 0, firstIndex: jobIndex, jobIndex: jobIndex, count: values.count, rowLength: values.count,
       kernels: Kernels(.best),
       masks: MaskPlanes(unsafe: spare.bits, planeBytes: 0, rowBytes: 0, rowLength: 1, origin: 0, arePersistent: false),
       accumulator: Lanes(unsafe: spare.lanes))

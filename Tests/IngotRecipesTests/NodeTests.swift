@@ -123,7 +123,7 @@ private func plain(_ node: Node) -> String { yamlFlow(node) }
   @Test func severalDocumentsAreRefused() {
     let error = loadError(Array("a: 1\n---\nb: 2\n".utf8))
     #expect(error?.status == .unsupported)
-    #expect(error?.position == SourcePosition(origin: "t.yml", line: 2, column: 1))
+    #expect(error?.position == SourcePosition(origin: "t.yml", line: 3, column: 1))
     #expect(throws: Never.self) { try Node.load(Array("---\na: 1\n...\n".utf8), origin: "t") }
   }
 }

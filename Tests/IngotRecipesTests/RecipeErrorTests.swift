@@ -31,6 +31,19 @@ private let linear = "merge_method: linear\nmodels: [{model: a, parameters: {wei
 private let ties = "merge_method: ties\nbase_model: c\nmodels: [{model: a}]\nparameters:\n  weight: 1\n"
 private let slices = "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
 
+private let numbers: [Failure] = [
+  Failure(
+    "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1.0e+300}}]\n",
+    "weight is 1e+300, which is beyond what float32 holds", hint: "the largest number is 3.4028235e+38",
+    subject: "models[0].parameters.weight", at: 2, 42),
+  Failure(
+    "merge_method: linear\nmodels: [{model: a, parameters: {weight: [1, -3.5e+38]}}]\n",
+    "weight is -3.5e+38, which is beyond what float32 holds", at: 2, 46),
+  Failure(
+    "merge_method: linear\nmodels: [{model: a, parameters: {weight: [{value: 1.0e+39, filter: mlp}]}}]\n",
+    "weight is 1e+39, which is beyond what float32 holds", at: 2, 51),
+]
+
 private let structure: [Failure] = [
   Failure("[1]", "the recipe is a list of 1, expected a mapping", at: 1, 1),
   Failure("hello", "the recipe is the text \"hello\", expected a mapping", at: 1, 1),
@@ -47,6 +60,8 @@ private let structure: [Failure] = [
   Failure(linear + "paramaters: {}\n", "unknown key 'paramaters'", hint: "did you mean parameters?", at: 3, 1),
   Failure(linear + "dtyp: float32\n", "unknown key 'dtyp'", hint: "did you mean dtype?", at: 3, 1),
   Failure(linear + "outdtype: float32\n", "unknown key 'outdtype'", hint: "did you mean out_dtype?", at: 3, 1),
+  Failure(
+    "merge_method: linear\nmodules: {text: {models: []}}\n", "the module has neither slices nor models", subject: "modules.text", at: 2, 11),
   Failure("merge_method: linear\n", "none of models, slices and modules has an entry", at: 1, 1),
   Failure("merge_method: linear\nmodels: []\nslices:\n", "none of models, slices and modules has an entry", at: 1, 1),
   Failure(linear + "slices: [{sources: []}]\n", "found models and slices, expected exactly one", subject: "slices", at: 3, 1),
@@ -80,23 +95,63 @@ private let structure: [Failure] = [
   Failure(linear + "dtype: 16\n", "dtype is \"16\"", at: 3, 8),
   Failure(linear + "seed: -1\n", "seed is the number -1, expected a whole number from 0", at: 3, 7),
   Failure(linear + "seed: abc\n", "seed is the text \"abc\"", at: 3, 7),
+  Failure(
+    linear + "tokenizer_source: union\ntokenizer: {}\n", "found tokenizer_source and tokenizer, expected one of them",
+    subject: "tokenizer_source", at: 3, 1),
+  Failure(linear + "tokenizer_source: [union]\n", "found a list of 1, expected a model", subject: "tokenizer_source", at: 3, 19),
+  Failure(
+    linear + "tokenizer: union\n", "found the text \"union\", expected a mapping",
+    hint: "write 'tokenizer_source: union' for a source alone", subject: "tokenizer", at: 3, 12),
+  Failure(linear + "tokenizer: {sourc: base}\n", "unknown key 'sourc'", hint: "did you mean source?", at: 3, 13),
+  Failure(
+    linear + "tokenizer: {pad_to_multiple_of: 0}\n", "pad_to_multiple_of is the number 0, expected a whole number from 1",
+    subject: "tokenizer.pad_to_multiple_of", at: 3, 33),
+  Failure(linear + "tokenizer: {tokens: [x]}\n", "found a list of 1, expected a mapping", subject: "tokenizer.tokens", at: 3, 21),
+  Failure(linear + "tokenizer: {tokens: {'': }}\n", "the token is an empty text", at: 3, 22),
+  Failure(
+    linear + "tokenizer: {tokens: {x: {force: 2}}}\n", "force is the number 2, expected true or false",
+    subject: "tokenizer.tokens.x.force", at: 3, 33),
+  Failure(
+    linear + "tokenizer: {tokens: {x: {source: {kind: zeros}}}}\n", "kind is \"zeros\", expected zero or model_token",
+    subject: "tokenizer.tokens.x.source.kind", at: 3, 41),
+  Failure(
+    linear + "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}\n", "a model_token has neither token nor token_id",
+    hint: "for the row of the same token write 'source: MODEL'", subject: "tokenizer.tokens.x.source", at: 3, 34),
+  Failure(
+    linear + "tokenizer: {tokens: {x: {source: {model: a, token: b, token_id: 1}}}}\n", "a model_token has token and token_id", at: 3, 34),
+  Failure(
+    linear + "tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token_id: -1}}}}\n",
+    "token_id is the number -1, expected a whole number from 0", subject: "tokenizer.tokens.x.source.token_id", at: 3, 74),
+  Failure(linear + "chat_template: chatlm\n", "chat_template is \"chatlm\"", hint: "did you mean chatml?", at: 3, 16),
+  Failure(linear + "chat_template: no brace, though it is long\n", "chat_template is \"no brace", at: 3, 16),
+  Failure(
+    "merge_method: linear\nmodels: [{model: {model: a+b, lora: c}}]\n", "found \"a+b\" beside lora, expected one adapter",
+    hint: "name the adapter under lora alone", subject: "models[0].model", at: 2, 37),
+  Failure(
+    "merge_method: linear\nmodels: [{model: {model: a, lora: {revision: r}}}]\n", "path is missing", subject: "models[0].model.lora.path",
+    at: 2, 35),
   Failure(linear + "preset: papers\n", "preset is \"papers\", expected mergekit or paper", at: 3, 9),
 ]
 
-private let unsupported: [Failure] = [
+private let documents: [Failure] = [
   Failure(
-    "merge_method: linear\nmodules: {text: {models: []}}\n", "modules is not in this version", subject: "modules", at: 2, 1,
-    status: .unsupported),
-  Failure(linear + "tokenizer_source: union\n", "tokenizer_source is not in this version", at: 3, 1, status: .unsupported),
-  Failure(linear + "tokenizer: {}\n", "tokenizer is not in this version", at: 3, 1, status: .unsupported),
-  Failure(linear + "chat_template: auto\n", "chat_template is not in this version", at: 3, 1, status: .unsupported),
+    linear + "---\n" + linear, "a second document without a name; the first begins at line 1",
+    hint: "the document without a name is the output",
+    at: 4, 1),
   Failure(
-    "merge_method: linear\nmodels: [{model: a+b}]\n", "\"a+b\" names a LoRA adapter after +",
-    hint: "a path that contains + is written as {model: {path: a+b}}", at: 2, 18, status: .unsupported),
+    "name: x\n" + linear + "---\nname: x\n" + linear, "two documents have the name x; the first begins at line 1", subject: "name", at: 5, 7
+  ),
+  Failure("name: [x]\n" + linear + "---\n" + linear, "name is a list", subject: "name", at: 1, 7),
+  Failure("name: ''\n" + linear + "---\n" + linear, "name is the text \"\", expected a text of 1 to 256 bytes", subject: "name", at: 1, 7),
   Failure(
-    "merge_method: linear\nmodels: [{model: {model: a, lora: b}}]\n", "LoRA adapters are not in this version",
-    subject: "models[0].model.lora", at: 2, 29, status: .unsupported),
-  Failure(linear + "---\n" + linear, "a second document begins here", at: 3, 1, status: .unsupported),
+    "name: x\nmerge_method: linear\nmodels: [{model: x, parameters: {weight: 1}}]\n---\nmerge_method: linear\nmodels: [{model: x, parameters: {weight: 1}}]\n",
+    "the documents need one another in a circle: x is read here", subject: "x", at: 3, 18),
+  Failure(
+    "name: x\nmerge_method: linear\nmodels: [{model: z, parameters: {weight: 1}}]\n---\nname: y\nmerge_method: linear\nmodels: [{model: x, parameters: {weight: 1}}]\n---\n"
+      + "name: z\nmerge_method: linear\nmodels: [{model: y, parameters: {weight: 1}}]\n",
+    "the documents need one another in a circle: z is read here", subject: "z", at: 3, 18),
+  Failure("name: x\n" + linear + "---\n[1]\n", "the recipe is a list", at: 5, 1),
+  Failure("name: x\n" + linear + "---\nmerge_methode: linear\n", "unknown key 'merge_methode'", at: 5, 1),
 ]
 
 private let arity: [Failure] = [
@@ -207,7 +262,7 @@ private let values: [Failure] = [
 ]
 
 @Suite struct RecipeErrorTests {
-  @Test(arguments: [structure, unsupported, arity, layers, values].flatMap(\.self))
+  @Test(arguments: [numbers, structure, documents, arity, layers, values].flatMap(\.self))
   func saysWhatAndWhere(_ failure: Failure) throws {
     let error = #expect(throws: IngotError.self) { try parse(failure.text) }
     let found = try #require(error)

@@ -124,6 +124,26 @@ import Testing
     #expect(recipe.notices.first?.position?.description == "r.yml:5:63")
   }
 
+  @Test func adapters() throws {
+    let recipe = try parse(
+      """
+      merge_method: linear
+      parameters: {weight: 1}
+      models:
+        - model: a@r+b
+        - model: {model: a, lora: b@s}
+        - model: {model: a, lora: {path: "c+d", revision: s}}
+        - model: {model: a@r, lora: {path: b}}
+        - model: a
+      """)
+    // The fourth is the first, in parts.
+    #expect(recipe.models.map(\.name) == ["a@r+b", "a+b@s", "a+c+d@s", "a"])
+    #expect(recipe.models[0].location == .text("a@r+b") && recipe.models[0].adapter == nil)
+    #expect(recipe.models[1].adapter == .text("b@s"))
+    #expect(recipe.models[2].adapter == .fields(path: "c+d", revision: "s"))
+    #expect(recipe.notices.map(\.message) == ["the model a@r+b is already listed at line 4; it is ignored"])
+  }
+
   @Test func aModelListedTwiceIsTakenOnceWithTheFirstSettings() throws {
     let recipe = try parse("{merge_method: linear, models: [{model: a, parameters: {weight: 1}}, {model: a, parameters: {weight: 2}}]}")
     #expect(recipe.slices[0].sources.count == 1)

@@ -66,6 +66,38 @@ struct OutputDirectoryTests {
     #expect(failure { () throws(IngotError) in _ = try output.commit() }?.status == .internalError)
   }
 
+  /// Files of any size are copied with little memory: a piece at a time.
+  @Test func copiesFilesInPieces() throws {
+    let scratch = try Scratch()
+    let bytes = pattern((5 << 20) / 2 + 17)
+    try scratch.write("tokenizer.json", bytes)
+    let faults = FaultInjector()
+    let source = try StoredFile(scratch("tokenizer.json"), system: System(faults: faults))
+    let before = faults.count(.read)
+    let output = try OutputDirectory(try Self.request(scratch("OUT")))
+    _ = try Self.fill(output)
+    try output.copyFile("tokenizer.json", from: source)
+    #expect(faults.count(.read) - before == 3)
+    try scratch.write("empty", [])
+    try output.copyFile("empty.json", from: try StoredFile(scratch("empty")))
+    _ = try output.commit()
+    #expect(scratch.read("OUT/tokenizer.json") == bytes)
+    #expect(scratch.read("OUT/empty.json") == [])
+  }
+
+  @Test func copiesOfAChangedFileAreStale() throws {
+    let scratch = try Scratch()
+    try scratch.write("side.json", pattern(100))
+    let source = try StoredFile(scratch("side.json"))
+    // In place: the opened file itself.
+    let handle = try #require(FileHandle(forWritingAtPath: scratch("side.json")))
+    try handle.seekToEnd()
+    try handle.write(contentsOf: Data([1]))
+    try handle.close()
+    let output = try OutputDirectory(try Self.request(scratch("OUT")))
+    #expect(failure { () throws(IngotError) in try output.copyFile("side.json", from: source) }?.status == .stale)
+  }
+
   @Test func relativeDestination() throws {
     let here = FileManager.default.currentDirectoryPath
     let name = "ingot-relative-\(UUID().uuidString)"

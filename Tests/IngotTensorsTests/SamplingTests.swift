@@ -176,6 +176,40 @@ import Testing
     #expect(tied.probabilities == [UInt32](repeating: Float(0.5).bitPattern, count: 4))
   }
 
+  /// The published numbers of DARE and DELLA for given masks.
+  @Test(arguments: InstructionSet.available) func publishedMasks(_ set: InstructionSet) {
+    let kernels = Kernels(set)
+    let deltas: [[Float]] = [
+      [0.5, -0.25, -0.375, 0.4375, 0.0625, 0.75], [-0.1875, 1, 0.125, 0.3125, -0.625, -0.25],
+      [0.25, -0.125, 0.4375, -0.5, 0.1875, -0.0625],
+    ]
+    func near(_ found: [Float], _ expected: [Float]) -> Bool { zip(found, expected).allSatisfy { abs($0 - $1) <= 2e-6 } }
+    let dare: [(UInt8, [Float])] = [
+      (0b101001, [1, 0, 0, 0.875, 0, 1.5]), (0b011010, [0, 2, 0, 0.625, -1.25, 0]), (0b100011, [0.5, -0.25, 0, 0, 0, -0.125]),
+    ]
+    for (delta, (mask, expected)) in zip(deltas, dare) {
+      let x = Memory(delta), bits = Memory(bytes: [mask])
+      kernels.applyMask(x.floats, bits.keepBits(count: 6), scale: 2)
+      #expect(near(x.values, expected))
+    }
+    let della: [(UInt8, [Float], [Float])] = [
+      (0b100101, [0.62, 0.38, 0.46, 0.54, 0.3, 0.7], [0.80645161, 0, -0.81521739, 0, 0, 1.07142857]),
+      (0b010110, [0.38, 0.7, 0.3, 0.54, 0.62, 0.46], [0, 1.42857143, 0.41666667, 0, -1.00806452, 0]),
+      (0b001111, [0.54, 0.38, 0.62, 0.7, 0.46, 0.3], [0.46296296, -0.32894737, 0.70564516, -0.71428571, 0, 0]),
+    ]
+    var rows: [Memory<Float>] = []
+    for (delta, (mask, probabilities, expected)) in zip(deltas, della) {
+      let x = Memory(delta), bits = Memory(bytes: [mask]), keep = Memory(probabilities)
+      kernels.divideKept(x.floats, bits.keepBits(count: 6), by: keep.floats)
+      #expect(near(x.values, expected))
+      rows.append(x)
+    }
+    let table = Rows(rows), output = Memory(count: 6)
+    kernels.electAndMerge(table.table, weights: [1, 1, 1], normalize: true, into: output.floats)
+    kernels.scale(output.floats, by: 1.1, into: output.floats)
+    #expect(near(output.values, [0.69817802, 1.57142857, 0.61727151, -0.78571429, -1.10887097, 1.17857143]))
+  }
+
   @Test func tooLittleScratchDoesNothing() {
     let x = Memory([Float](repeating: 1, count: 100)), mask = Self.mask(100), scratch = Memory(count: 199)
     Kernels(.best).dellaRow(

@@ -71,58 +71,23 @@ import Testing
     #expect((0..<buffer.count).map { buffer[$0] } == Self.keys(values, first: 0, .index).sorted())
   }
 
-  @Test(arguments: InstructionSet.available, kinds) func radixHistogramsFindTheKthKey(_ set: InstructionSet, _ kind: Kind) {
-    let count = 5000, kernels = Kernels(set), table = Memory(words: 1 << 16)
-    let values = kind.values(count, seed: 9), x = Memory(values, shift: 1)
-    for ties in TieRule.allCases {
-      let sorted = Array(Self.keys(values, first: 77, ties).sorted().reversed())
-      for rank in [0, 1, 1234, 4999] {
-        // Down the digits: 16 bits of the magnitude, 12, 4, then the ties in two halves.
-        var prefix: UInt64 = 0, bits = 0, left = UInt64(rank)
-        for digitBits in [16, 12, 4, 16, 16] {
-          table.counters.clear()
-          kernels.histogram(
-            x.floats, firstIndex: 77, ties: ties, prefix: prefix, prefixBits: bits, digitBits: digitBits, into: table.counters)
-          let counts = table.values
-          var digit = (1 << digitBits) - 1
-          while digit > 0 && left >= counts[digit] {
-            left -= counts[digit]
-            digit -= 1
-          }
-          prefix = prefix << UInt64(digitBits) | UInt64(digit)
-          bits += digitBits
-        }
-        #expect(prefix == sorted[rank], "\(ties), rank \(rank)")
-      }
-    }
-    #expect(table.bordersAreIntact)
-  }
-
-  @Test(arguments: InstructionSet.available) func histogramsThatCrossFromMagnitudeIntoTiesCountToo(_ set: InstructionSet) {
-    let values = Kind.bfloatDifferences.values(500, seed: 2), x = Memory(values), table = Memory(words: 1 << 8)
+  @Test func keysAreCountedByRange() {
+    let values = Kind.bfloatDifferences.values(500, seed: 2)
     let keys = Self.keys(values, first: 5, .hash)
-    for (prefixBits, digitBits) in [(28, 8), (31, 2), (32, 8), (60, 4), (1, 8), (0, 1)] {
-      let prefix = prefixBits == 0 ? 0 : keys[3] >> UInt64(64 - prefixBits)
+    let room = Memory(words: keys.count), table = Memory(words: 1 << 8)
+    var buffer = room.keys, above: UInt64 = 0
+    let x = Memory(values)
+    #expect(Kernels(.best).collect(x.floats, firstIndex: 5, ties: .hash, low: 0, high: .max, above: &above, into: &buffer))
+    for (low, shift) in [(UInt64(0), 55), (keys.min() ?? 0, 56), (keys[3], 40), (0, 63), (0, 64), (0, -1)] {
       table.counters.clear()
-      Kernels(set).histogram(
-        x.floats, firstIndex: 5, ties: .hash, prefix: prefix, prefixBits: prefixBits, digitBits: digitBits, into: table.counters)
+      Kernels.bin(buffer, low: low, shift: shift, into: table.counters)
       var expected = [UInt64](repeating: 0, count: 256)
-      for key in keys where prefixBits == 0 || key >> UInt64(64 - prefixBits) == prefix {
-        expected[Int((key << UInt64(prefixBits)) >> UInt64(64 - digitBits))] += 1
+      // Keys below `low` lie far beyond the ranges.
+      for key in keys where (0..<64).contains(shift) && (key &- low) >> UInt64(shift) < 256 {
+        expected[Int((key &- low) >> UInt64(shift))] += 1
       }
-      #expect(table.values == expected, "\(prefixBits) + \(digitBits)")
+      #expect(table.values == expected && table.bordersAreIntact, "\(low) \(shift)")
     }
-  }
-
-  @Test func histogramsOutOfBoundsCountNothing() {
-    let x = Memory([1, 2, 3]), small = Memory(words: 4)
-    for (prefixBits, digitBits) in [(0, 0), (0, 17), (60, 5), (-1, 2), (0, 3), (Int.max, 2), (0, Int.min)] {
-      Kernels(.best).histogram(
-        x.floats, firstIndex: 0, ties: .hash, prefix: 0, prefixBits: prefixBits, digitBits: digitBits, into: small.counters)
-    }
-    #expect(small.values == [0, 0, 0, 0])
-    Kernels(.best).histogram(x.floats, firstIndex: 0, ties: .hash, prefix: 9, prefixBits: 0, digitBits: 2, into: small.counters)
-    #expect(small.values == [0, 0, 0, 0], "no key has a prefix that does not fit its bits")
   }
 
   @Test(arguments: InstructionSet.available, kinds) func trimKeepsExactlyK(_ set: InstructionSet, _ kind: Kind) {

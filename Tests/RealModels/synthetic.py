@@ -30,6 +30,13 @@ METHODS: dict[str, list[str]] = {
     "model_stock-rows": ["-m", "model_stock", "-b", "{0}", "{1}", "{2}", "-p", "filter_wise=true"],
     "multislerp": ["-m", "multislerp", "{0}=0.4", "{1}=0.3", "{2}=0.3"],
     "karcher": ["-m", "karcher", "{0}", "{1}", "{2}"],
+    "nuslerp": ["-m", "nuslerp", "{0}=0.4", "{1}=0.6"],
+    "nuslerp-columns": ["-m", "nuslerp", "{0}=0.4", "{1}=0.6", "-p", "nuslerp_flatten=false", "-p", "nuslerp_row_wise=true"],
+    "sce": ["-m", "sce", "-b", "{0}", "{1}", "{2}", "-p", "select_topk=0.4"],
+    "arcee_fusion": ["-m", "arcee_fusion", "-b", "{0}", "{1}"],
+    "nearswap": ["-m", "nearswap", "-b", "{0}", "{1}", "-p", "t=0.001"],
+    "ram": ["-m", "ram", "-b", "{0}", "{1}", "{2}"],
+    "ramplus_tl": ["-m", "ramplus_tl", "-b", "{0}", "{1}", "{2}"],
     "passthrough": ["-m", "passthrough", "{0}"],
 }
 

@@ -1,0 +1,109 @@
+"""The JSON Schema of recipes agrees with the parser: examples pass both, and slips are found by both."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples" / "recipes").glob("*.yml"))
+TIES: dict[str, Any] = {
+    "merge_method": "ties",
+    "base_model": "base",
+    "models": [{"model": "a", "parameters": {"weight": 0.5}}, {"model": "b", "parameters": {"weight": 1, "density": [0.5, 1]}}],
+}
+
+
+@pytest.fixture
+def validator(ingot: Run) -> Any:
+    done = ingot("schema")
+    assert done.returncode == 0, done.stderr
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def parses(ingot: Run, recipe: Callable[[str], Path], document: object) -> bool:
+    return ingot("check", "--recipe-only", "--strict", recipe(json.dumps(document))).returncode == 0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_examples(path: Path, validator: Any, ingot: Run) -> None:
+    validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    done = ingot("check", "--recipe-only", "--strict", path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    document = copy.deepcopy(TIES)
+    change(document)
+    return document
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(parameters={"normalize": True, "lambda": 0.5, "int8_mask": True}),
+        lambda d: d.update(parameters={"density": [{"filter": "mlp", "value": [0.2, 0.8]}, {"value": 1}]}),
+        lambda d: d.update(parameters={"lambda": "0.5", "rescale": 1}),
+        lambda d: d.update(dtype="bfloat16", out_dtype="float16", seed=2**64 - 1, preset="paper"),
+        lambda d: d.update(base_model={"model": {"path": "base", "revision": "main"}}),
+        lambda d: d["models"][0].update(parameters={"weight": {"value": 1}}),
+    ],
+    ids=["parameters", "conditions", "coerced", "top", "reference", "one condition"],
+)
+def test_good_recipes(change: Callable[[dict[str, Any]], object], validator: Any, ingot: Run, recipe: Callable[[str], Path]) -> None:
+    document = edited(change)
+    validator.validate(document)
+    assert parses(ingot, recipe, document)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(paramaters={}),
+        lambda d: d.update(merge_method="tie"),
+        lambda d: d.pop("merge_method"),
+        lambda d: d.pop("base_model"),
+        lambda d: d.pop("models"),
+        lambda d: d.update(slices=[{"sources": [{"model": "base", "layer_range": [0, 1]}]}]),
+        lambda d: d.update(parameters={"densty": 0.5}),
+        lambda d: d.update(parameters={"density": 1.5}),
+        lambda d: d.update(parameters={"density": []}),
+        lambda d: d.update(parameters={"scope": "layer"}),
+        lambda d: d.update(parameters={"t": 0.5}),
+        lambda d: d.update(parameters={"density": [{"filtr": "mlp", "value": 1}]}),
+        lambda d: d["models"][0].update(parameter={}),
+        lambda d: d["models"][0].update(parameters={"weight": 1, "lambda": 2}),
+        lambda d: d["models"][0].pop("model"),
+        lambda d: d.update(seed=-1),
+        lambda d: d.update(preset="papers"),
+        lambda d: d.update(base_model={"path": "base"}),
+    ],
+    ids=lambda _: "",
+)
+def test_slips(change: Callable[[dict[str, Any]], object], validator: Any, ingot: Run, recipe: Callable[[str], Path]) -> None:
+    document = edited(change)
+    assert not validator.is_valid(document), document
+    assert not parses(ingot, recipe, document), document
+
+
+def test_every_method_is_in_it(validator: Any, ingot: Run) -> None:
+    methods = json.loads(ingot("methods", "--json").stdout)["methods"]
+    assert validator.schema["properties"]["merge_method"]["enum"] == [method["name"] for method in methods]
+    for method in methods:
+        found = validator.schema["$defs"][f"{method['name']}.parameters"]["properties"]
+        assert {parameter["name"] for parameter in method["parameters"]} <= found.keys()

@@ -1,0 +1,166 @@
+import IngotEngine
+import IngotErrors
+import IngotJSON
+import IngotRecipes
+import IngotTensors
+import Testing
+
+/// A merged directory says enough to compute it again.
+@Suite struct ReproductionTests {
+  static let recipe = """
+    merge_method: dare_ties
+    base_model: "@base"
+    models:
+      - model: "@a"
+        parameters: {weight: 0.5, density: 0.6}
+      - model: "@b"
+        parameters: {weight: 0.5, density: [0.2, 0.9]}
+    seed: 7
+    """
+
+  private func merged(_ scratch: Scratch, _ recipe: String = Self.recipe) throws {
+    for (name, value) in [("base", 0.25), ("a", 0.5), ("b", -0.75)] {
+      let tensors = languageModel(layers: 2, value: value)
+      for tensor in tensors { for index in 0..<tensor.count { tensor.set(index, value * Double(index % 13) / 13) } }
+      try scratch.model(name, tensors, config: languageConfig(layers: 2))
+    }
+    try scratch.merge(recipe)
+  }
+
+  @Test func givesTheSameAgain() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let before = scratch.files("OUT")
+    let found = try Engine().reproduce(scratch("OUT"))
+    #expect(found.differences.isEmpty && found.tensors == 7 && found.bytes > 0)
+    try found.requireSame()
+    #expect(try JSON.parse(found.json(), origin: "reproduce")["reproduced"]?.asBool == true)
+    #expect(scratch.files("OUT") == before && !scratch.exists("OUT.partial"))
+  }
+
+  /// The plan's seed wins over the recipe's: the record has the one that was used.
+  @Test func usesTheSeedThatWasUsed() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let text = try #require(scratch.text("OUT/ingot.json"))
+    try scratch.write("OUT/ingot.json", text.replacing("\"seed\": \"7\"", with: "\"seed\": \"8\"").utf8)
+    let found = try Engine().reproduce(scratch("OUT"))
+    #expect(!found.differences.isEmpty)
+    let error = #expect(throws: IngotError.self) { try found.requireSame() }
+    #expect(error?.status == .stale && error?.subject == found.differences.first?.tensor)
+  }
+
+  /// What the command line said beside the recipe is in the record too.
+  @Test func usesTheRoundingAndTheRuleForAbsentTensors() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    var options = PlanOptions()
+    options.numerics = .stepwise
+    options.missing = .union
+    let recipe =
+      "{merge_method: linear, dtype: bfloat16, models: [{model: \(scratch("a")), parameters: {weight: 1}}, {model: \(scratch("b")), parameters: {weight: 2}}]}"
+    let plan = try Plan.make(try Recipe(recipe), options: options, models: LocalModels(environment: [:]))
+    _ = try Engine().merge(plan, to: scratch("STEPS"), options: .quick)
+    #expect(try Engine().reproduce(scratch("STEPS")).differences.isEmpty)
+    options.numerics = .once
+    let other = try Plan.make(try Recipe(recipe), options: options, models: LocalModels(environment: [:]))
+    #expect(other.digest != plan.digest)
+  }
+
+  @Test func findsTheModelsOfEarlierDocuments() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let recipe = """
+      name: first
+      merge_method: linear
+      models: [{model: "@a", parameters: {weight: 1}}, {model: "@b", parameters: {weight: 1}}]
+      ---
+      merge_method: slerp
+      base_model: first
+      models: [{model: first}, {model: "@base"}]
+      parameters: {t: 0.3}
+      """
+    try scratch.merge(recipe, to: "GRAPH")
+    let found = try Engine().reproduce(scratch("GRAPH"))
+    #expect(found.differences.isEmpty && found.tensors == 7)
+  }
+
+  @Test func findsChangedWeights() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    var bytes = try #require(scratch.read("a/model.safetensors"))
+    bytes[bytes.count - 1] ^= 0x40
+    try scratch.write("a/model.safetensors", bytes)
+    let found = try Engine().reproduce(scratch("OUT"))
+    #expect(found.differences.count == 1)
+    #expect(found.notices.contains { $0.message.contains("written again since the merge") })
+  }
+
+  @Test func namesASourceThatIsGone() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    try scratch.write("elsewhere/x", [])
+    try scratch.remove("elsewhere")
+    try moveDirectory(scratch("a"), to: scratch("elsewhere"))
+    let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
+    #expect(error?.status == .notFound && error?.subject == scratch("a"))
+    #expect(error?.message.contains("is not at") == true)
+    let found = try Engine().reproduce(scratch("OUT"), places: [scratch("a"): scratch("elsewhere")])
+    #expect(found.differences.isEmpty)
+    let other = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT"), places: ["x": "y"]) }
+    #expect(other?.status == .invalidArgument && other?.subject == "x")
+  }
+
+  @Test func namesASourceThatChanged() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    try scratch.model("b", languageModel(layers: 3, value: 1), config: languageConfig(layers: 3))
+    let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
+    #expect(error?.status == .stale && error?.subject == scratch("b"))
+    #expect(error?.message.contains("model.safetensors has") == true)
+  }
+
+  @Test func carriesNonfiniteValuesThroughAgain() throws {
+    let scratch = try Scratch()
+    let tensor = TestTensor("w", .f32, [3], [1, .nan, 2])
+    try scratch.model("a", [tensor])
+    var options = DirectoryOptions.quick
+    options.run.allowsNonfinite = true
+    try scratch.merge("{merge_method: linear, models: [{model: \"@a\", parameters: {weight: 0.5}}]}", options: options)
+    #expect(try Engine().reproduce(scratch("OUT")).differences.isEmpty)
+  }
+
+  @Test func damagedRecords() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let text = try #require(scratch.text("OUT/ingot.json"))
+    for (old, new) in [
+      ("\"seed\": \"7\"", "\"seed\": \"-7\""), ("\"recipe\": ", "\"recip\": "), ("\"models\": [", "\"models\": 3, \"m\": ["),
+      ("\"header_digest\": \"", "\"header_digest\": \"z"),
+    ] {
+      try scratch.write("OUT/ingot.json", text.replacing(old, with: new).utf8)
+      let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
+      #expect(error?.status == .format, "\(new)")
+    }
+  }
+
+  /// An adapter is a source too: it is found again, applied again, and missed when it is gone.
+  @Test func appliesAdaptersAgain() throws {
+    let scratch = try Scratch()
+    try scratch.model("plain", [TestTensor("m.weight", .f32, [2, 4], (0..<8).map(Double.init))], config: "{}")
+    let factors = [
+      TestTensor("base_model.model.m.lora_A.weight", .f32, [1, 4], [1, 0, 0, 2]),
+      TestTensor("base_model.model.m.lora_B.weight", .f32, [2, 1], [1, -1]),
+    ]
+    try scratch.model("factors", factors)
+    try scratch.write("lora/adapter_model.safetensors", try #require(scratch.read("factors/model.safetensors")))
+    try scratch.write(
+      "lora/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "plain"}"#.utf8)
+    try scratch.merge("{merge_method: linear, dtype: float32, models: [{model: '@plain+@lora', parameters: {weight: 1}}]}")
+    #expect(try scratch.tensors()["m.weight"]?.values == [1, 1, 2, 5, 3, 5, 6, 5])
+    #expect(try Engine().reproduce(scratch("OUT")).differences.isEmpty)
+    try scratch.remove("lora")
+    let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
+    #expect(error?.status == .notFound && error?.message.contains(scratch("lora")) == true)
+  }
+}

@@ -1,0 +1,175 @@
+import Foundation
+import IngotTensors
+import Testing
+
+/// Steps of single methods: every instruction set against the scalar one bit by bit, and against their definitions.
+@Suite struct StepTests {
+  typealias Operation = CombinationTests.Operation
+
+  static let operations: [Operation] =
+    [
+      Operation(name: "nearswap") { $0.nearswap($1[0], $1[1], t: 0.1, into: $2) },
+      Operation(name: "nearswap backwards") { $0.nearswap($1[0], $1[1], t: -0.1, into: $2) },
+      Operation(name: "ram") { $0.meanOfActive($1, epsilon: 0.02, unique: [1, 1.5, 2], into: $2) },
+      Operation(name: "ram, everything active") { $0.meanOfActive($1, epsilon: 0, unique: [1, 1, 1], into: $2) },
+      Operation(name: "select") { $0.selectImportant($1[0], threshold: 0.3, base: $1[1], other: $1[2], into: $2) },
+      Operation(name: "agreeing") { $0.mergeAgreeing($1[0], $1, selected: nil, weights: [0.2, 0.5, 0.3], into: $2) },
+      Operation(name: "agreeing, selected") { $0.mergeAgreeing($1[0], $1.dropFirst(), selected: $1[1], weights: [0.2, 0], into: $2) },
+      Operation(name: "columns") {
+        $0.columnCombination($1[0], $1[1], firstIndex: 5, columns: 21, weights: (0..<42).map { Float($0) * 0.1 }, into: $2)
+      },
+      Operation(name: "bf16 steps") {
+        $0.electAndMergeStepwise($1, weights: [1, 0.5, 0.25], normalize: true, dtype: .bf16, into: $2)
+      },
+      Operation(name: "f16 steps") {
+        $0.electAndMergeStepwise($1, weights: [1, 0.5, 0.25], normalize: false, zeroSign: .negative, dtype: .f16, into: $2)
+      },
+    ]
+
+  @Test(arguments: fastSets, operations) func raggedRunsMatchTheReference(_ set: InstructionSet, _ operation: Operation) {
+    for kind in [Kind.normal, .bfloatDifferences, .denormals, .anyBits] {
+      for count in raggedLengths {
+        let rows = CombinationTests.rows(kind, count)
+        let found = CombinationTests.result(operation, set, rows, shift: 1)
+        let reference = CombinationTests.result(operation, .scalar, rows, shift: 0)
+        #expect(found.bits == reference.bits, "\(operation.name), \(kind), \(count)")
+        #expect(found.bordersAreIntact)
+      }
+    }
+  }
+
+  @Test(arguments: fastSets, [Kind.normal, .bfloatDifferences, .denormals, .anyBits]) func sumsMatchTheReference(
+    _ set: InstructionSet, _ kind: Kind
+  ) {
+    for count in raggedLengths {
+      let rows = CombinationTests.rows(kind, count)
+      var results: [[UInt64]] = []
+      for set in [set, .scalar] {
+        let inputs = Rows(rows, shift: 1), output = Memory(count: count)
+        let lanes = [Memory(lanes: [Double](repeating: 0.5, count: 16)), Memory(lanes: [Double](repeating: 0.25, count: 16))]
+        let kernels = Kernels(set), counts = Memory(words: 6)
+        let some = kernels.variance(inputs.table[0], inputs.table, into: output.floats, energy: lanes[0].lanes)
+        kernels.accumulateEnergy(inputs.table[0], inputs.table[1], selected: output.floats, into: lanes[1].lanes)
+        kernels.countActive(inputs.table, epsilon: 0.02, into: counts.counters)
+        let sums = Memory<Double>([Double](repeating: 0, count: 3 * 21), filler: 12345.5)
+        // SAFETY: as many sums as there are.
+        let columns = unsafe ColumnSums(unsafe: sums.start, count: 63)
+        kernels.accumulateColumnMoments(inputs.table[0], inputs.table[1], firstIndex: 5, columns: 21, into: columns)
+        let scratch = Memory(count: Kernels.divergenceScratch(rowLength: count))
+        let divergence = kernels.divergence(inputs.table[0], inputs.table[1], scratch: scratch.floats)
+        results.append(
+          lanes[0].bits + lanes[1].bits + counts.values + sums.bits + output.bits.map(UInt64.init) + [UInt64(some), divergence.bitPattern])
+        #expect(sums.bordersAreIntact && scratch.bordersAreIntact && output.bordersAreIntact && lanes[0].bordersAreIntact)
+      }
+      #expect(results[0] == results[1], "\(kind), \(count)")
+    }
+  }
+
+  // MARK: Definitions
+
+  @Test(arguments: InstructionSet.available) func exponentialAndLogarithm(_ set: InstructionSet) {
+    var source = Source(seed: 3)
+    var x =
+      (0..<5003).map { _ in Double.random(in: -699...0, using: &source) }
+      + (0..<5000).map { _ in Double.random(in: -2...2, using: &source) }
+    x += [0, -0.0, 1e-300, -1e-20, 0.5, -745, -1e308, -.infinity, .nan]
+    let inputs = x
+    Kernels(set).exponential(&x)
+    for (input, found) in zip(inputs, x) {
+      let expected = input > -700 ? exp(input) : 0
+      #expect(abs(found - expected) <= 4e-16 * expected, "exp \(input)")
+    }
+    var y =
+      (0..<5003).map { _ in exp(Double.random(in: -600...600, using: &source)) }
+      + (0..<5000).map { _ in Double.random(in: 0.5...2, using: &source) }
+    y += [1, 1 + 0x1p-52, 1 - 0x1p-53, 0.5.squareRoot(), 2.0.squareRoot(), 1e-307, 1e308]
+    let arguments = y
+    Kernels(set).logarithm(&y)
+    for (input, found) in zip(arguments, y) { #expect(abs(found - log(input)) <= 6e-16 * abs(log(input)), "ln \(input)") }
+  }
+
+  @Test(arguments: InstructionSet.available) func divergenceOfSoftmaxes(_ set: InstructionSet) {
+    for (count, size) in [(1, 1.0), (2, 1), (17, 30), (4096, 0.02), (5003, 1e-4), (301, 500)] {
+      var source = Source(seed: UInt64(count))
+      let base = (0..<count).map { _ in source.normal() * Float(size) }
+      let other = base.map { $0 + source.normal() * 0.01 * Float(size) }
+      func softmax(_ x: [Float]) -> [Double] {
+        let top = Double(x.max() ?? 0)
+        let e = x.map { exp(Double($0) - top) }
+        let sum = e.reduce(0, +)
+        return e.map { $0 / sum + 1e-8 }
+      }
+      let expected = zip(softmax(other), softmax(base)).reduce(0.0) { $0 + $1.0 * log($1.0 / $1.1) - ($1.0 - $1.1) }
+      let rows = Rows([base, other], shift: 1), scratch = Memory(count: Kernels.divergenceScratch(rowLength: count), shift: 1)
+      let found = Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats)
+      #expect(abs(found - max(expected, 0)) <= 1e-6 * expected, "\(count): \(found), \(expected)")
+      #expect(Kernels(set).divergence(rows.table[0], rows.table[0], scratch: scratch.floats) == 0)
+      #expect(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats.prefix(4 * count - 1)) == 0)
+    }
+  }
+
+  /// From the paper's definition in f64; three models of which two are equal, and models that all are.
+  @Test(arguments: InstructionSet.available) func varianceIsThatOfThePopulation(_ set: InstructionSet) {
+    var source = Source(seed: 9)
+    let count = 1000
+    let base = (0..<count).map { _ in source.normal() }
+    var models = (0..<4).map { _ in base.map { $0 + source.normal() * 0.01 } }
+    for index in stride(from: 0, to: count, by: 10) { for model in 1..<4 { models[model][index] = models[0][index] } }
+    let rows = Rows([base] + models, shift: 0), output = Memory(count: count), energy = Memory(lanes: [Double](repeating: 0, count: 16))
+    let some = Kernels(set).variance(rows.table[0], rows.table.dropFirst(), into: output.floats, energy: energy.lanes)
+    #expect(some == count - count / 10)
+    var squares = 0.0
+    for index in 0..<count {
+      let deltas = models.map { Double($0[index] - base[index]) }
+      let mean = deltas.reduce(0, +) / 4
+      let expected = deltas.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / 4
+      #expect(abs(Double(output.values[index]) - expected) <= 1e-7 * expected)
+      squares += deltas.reduce(0) { $0 + $1 * $1 }
+    }
+    #expect(abs(energy.lanes.folded() - squares) <= 1e-12 * squares)
+  }
+
+  @Test(arguments: InstructionSet.available) func columnsAreThoseOfTheMatrix(_ set: InstructionSet) {
+    for columns in [1, 3, 16, 50] {
+      let first = CombinationTests.rows(.normal, 4096)[0], second = CombinationTests.rows(.normal, 4096)[1]
+      let rows = Rows([first, second], shift: 2)
+      let sums = Memory<Double>([Double](repeating: 0, count: 3 * columns), filler: 12345.5)
+      // SAFETY: as many sums as there are.
+      let table = unsafe ColumnSums(unsafe: sums.start, count: 3 * columns)
+      // In two calls, as two tiles.
+      Kernels(set).accumulateColumnMoments(
+        rows.table[0].prefix(1001), rows.table[1].prefix(1001), firstIndex: 0, columns: columns, into: table)
+      Kernels(set).accumulateColumnMoments(
+        rows.table[0].slice(from: 1001, count: 3095), rows.table[1].slice(from: 1001, count: 3095), firstIndex: 1001, columns: columns,
+        into: table)
+      for column in 0..<columns {
+        var expected = [0.0, 0, 0]
+        for index in stride(from: column, to: 4096, by: columns) {
+          let (x, y) = (Double(first[index]), Double(second[index]))
+          for (slot, product) in [x * x, x * y, y * y].enumerated() { expected[slot] += product }
+        }
+        #expect((0..<3).map { sums.values[$0 * columns + column] } == expected)
+      }
+    }
+    let none = Memory(count: 3)
+    Kernels(set).columnCombination(none.floats, none.floats, firstIndex: 0, columns: 2, weights: [1, 2, 3], into: none.floats)
+    #expect(none.values == [0, 0, 0])
+  }
+
+  @Test(arguments: InstructionSet.available) func roundsToTheType(_ set: InstructionSet) {
+    for count in [0, 1, 255, 256, 1003] {
+      let values = Kind.anyBits.values(count, seed: 4).map { $0.isNaN ? 1 : $0 }
+      let half = Memory(values, shift: 1), brain = Memory(values), single = Memory(values)
+      Kernels(set).round(half.floats, to: .f16)
+      Kernels(set).round(brain.floats, to: .bf16)
+      Kernels(set).round(single.floats, to: .f32)
+      #expect(half.values == values.map { Float(Float16($0)) })
+      #expect(single.bits == values.map(\.bitPattern))
+      for (value, rounded) in zip(values, brain.bits) {
+        let bits = value.bitPattern
+        #expect(rounded == (bits &+ 0x7fff &+ (bits >> 16 & 1)) & 0xffff_0000)
+      }
+      #expect(half.bordersAreIntact && brain.bordersAreIntact)
+    }
+  }
+}
