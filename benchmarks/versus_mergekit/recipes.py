@@ -23,6 +23,8 @@ class Recipe:
 
 WEIGHTS = (0.5, 0.3, 0.2)
 METHODS = ("passthrough", "linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della")
+# Measured when they are named: together they take the peer more than twenty minutes a round.
+FURTHER = ("breadcrumbs_ties", "sce", "arcee_fusion", "multislerp", "karcher", "model_stock", "nuslerp", "nearswap")
 
 
 def _entries(models: Sequence[Path], **parameters: float) -> str:
@@ -48,9 +50,25 @@ def recipe(method: str, models_root: Path) -> Recipe:
         return Recipe(method, models + "parameters:\n  t: 0.4\n" + tail, tuned[:2])
     if method == "task_arithmetic":
         return Recipe(method, _entries(tuned) + with_base + tail, (*tuned, base))
-    if method in ("ties", "dare_linear", "dare_ties"):
+    if method in ("karcher", "model_stock"):
+        models = "models:\n" + "".join(f"  - model: {model}\n" for model in tuned)
+        if method == "karcher":
+            return Recipe(method, models + tail, tuned)
+        return Recipe(method, models + with_base + tail, (*tuned, base))
+    if method == "multislerp":
+        return Recipe(method, _entries(tuned) + tail, tuned)
+    if method == "nuslerp":
+        return Recipe(method, _entries(tuned[:2]) + tail, tuned[:2])
+    if method in ("arcee_fusion", "nearswap"):
+        models = f"models:\n  - model: {tuned[0]}\n"
+        parameters = "parameters:\n  t: 0.001\n" if method == "nearswap" else ""
+        return Recipe(method, models + with_base + parameters + tail, (tuned[0], base))
+    if method == "sce":
+        models = "models:\n" + "".join(f"  - model: {model}\n" for model in tuned)
+        return Recipe(method, models + with_base + "parameters:\n  select_topk: 0.5\n" + tail, (*tuned, base))
+    if method in ("ties", "dare_linear", "dare_ties", "breadcrumbs_ties"):
         text = _entries(tuned, density=0.5) + with_base + tail
         return Recipe(method, text, (*tuned, base), random=method.startswith("dare"))
     if method == "della":
         return Recipe(method, _entries(tuned, density=0.5, epsilon=0.1) + with_base + tail, (*tuned, base), random=True)
-    raise ValueError(f"no benchmark recipe for '{method}'; there are {', '.join(METHODS)}")
+    raise ValueError(f"no benchmark recipe for '{method}'; there are {', '.join(METHODS + FURTHER)}")
