@@ -30,6 +30,7 @@ package final class FaultInjector: Sendable {
     var total = 0
     var rules: [Rule] = []
     var fired: [(call: SystemCall, fault: Fault)] = []
+    var interludes: [(call: SystemCall, number: Int, body: @Sendable () -> Void)] = []
   }
 
   private let state = Mutex(State())
@@ -39,6 +40,11 @@ package final class FaultInjector: Sendable {
   /// Makes the `number`-th call (from 1) of a kind fail, or of any kind if `call` is nil; `repeats` makes every later one too.
   package func fail(_ call: SystemCall?, number: Int, with fault: Fault, repeats: Bool = false) {
     state.withLock { $0.rules.append(Rule(call: call, number: number, fault: fault, repeats: repeats)) }
+  }
+
+  /// Runs `body` just before the `number`-th call (from 1) of a kind: what another process may do at that moment.
+  package func interpose(_ call: SystemCall, number: Int, _ body: @escaping @Sendable () -> Void) {
+    state.withLock { $0.interludes.append((call, number, body)) }
   }
 
   /// How many calls of a kind were made or made to fail.
@@ -54,19 +60,26 @@ package final class FaultInjector: Sendable {
   package var fired: [(call: SystemCall, fault: Fault)] { state.withLock { $0.fired } }
 
   func next(_ call: SystemCall) -> Fault? {
-    state.withLock { state in
+    let (fault, interludes) = state.withLock { state in
       state.total += 1
       let count = (state.counts[call] ?? 0) + 1
       state.counts[call] = count
-      for rule in state.rules {
-        if let kind = rule.call, kind != call { continue }
-        let at = rule.call == nil ? state.total : count
-        guard at == rule.number || (rule.repeats && at > rule.number) else { continue }
-        state.fired.append((call, rule.fault))
-        return rule.fault
-      }
-      return nil
+      let interludes = state.interludes.filter { $0.call == call && $0.number == count }
+      return (fault(of: call, count: count, in: &state), interludes)
     }
+    for interlude in interludes { interlude.body() }
+    return fault
+  }
+
+  private func fault(of call: SystemCall, count: Int, in state: inout State) -> Fault? {
+    for rule in state.rules {
+      if let kind = rule.call, kind != call { continue }
+      let at = rule.call == nil ? state.total : count
+      guard at == rule.number || (rule.repeats && at > rule.number) else { continue }
+      state.fired.append((call, rule.fault))
+      return rule.fault
+    }
+    return nil
   }
 
   func moved(_ call: SystemCall, bytes: Int) { state.withLock { $0.bytes[call, default: 0] += bytes } }

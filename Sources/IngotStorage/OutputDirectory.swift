@@ -40,6 +40,8 @@ package final class OutputDirectory: Sendable {
     try request.checkDestination(in: parent)
     let taken = try request.takePartial(in: parent)
     do throws(IngotError) {
+      // Another run may have published between the first look and the lock: only a run that holds the lock knows.
+      try request.checkDestination(in: parent)
       var notices = taken.notices
       let resumed = try request.prepare(taken, parent: parent, needed: needed, notices: &notices)
       files = try request.makeFiles(in: taken.directory)

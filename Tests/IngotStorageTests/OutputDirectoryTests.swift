@@ -1,5 +1,6 @@
 import Foundation
 import IngotErrors
+import Synchronization
 import Testing
 
 @testable import IngotStorage
@@ -184,6 +185,21 @@ struct OutputDirectoryTests {
     Self.expectComplete(scratch, "OUT")
     #expect(try FileManager.default.contentsOfDirectory(atPath: scratch.path).sorted() == ["OUT", "precious"])
     #expect(scratch.read("precious/keep.txt") == [7])
+  }
+
+  /// Another run publishes between the first look at the destination and the lock: this one leaves nothing behind.
+  @Test func destinationPublishedBeforeTheLock() throws {
+    let scratch = try Scratch()
+    let other = try OutputDirectory(try Self.request(scratch("OUT")))
+    _ = try Self.fill(other)
+    let faults = FaultInjector()
+    let failed = Mutex(false)
+    faults.interpose(.makeDirectory, number: 1) { do { _ = try other.commit() } catch { failed.withLock { $0 = true } } }
+    let request = try Self.request(scratch("OUT"), system: System(faults: faults))
+    #expect(failure { () throws(IngotError) in _ = try OutputDirectory(request) }?.status == .exists)
+    #expect(!failed.withLock { $0 })
+    Self.expectComplete(scratch, "OUT")
+    #expect(scratch.topLevel == ["OUT"])
   }
 
   @Test func destinationThatAppearsMeanwhile() throws {
