@@ -60,15 +60,15 @@ package final class FaultInjector: Sendable {
   package var fired: [(call: SystemCall, fault: Fault)] { state.withLock { $0.fired } }
 
   func next(_ call: SystemCall) -> Fault? {
-    let (fault, interludes) = state.withLock { state in
+    let (found, interludes) = state.withLock { state -> (Fault?, [@Sendable () -> Void]) in
       state.total += 1
       let count = (state.counts[call] ?? 0) + 1
       state.counts[call] = count
-      let interludes = state.interludes.filter { $0.call == call && $0.number == count }
-      return (fault(of: call, count: count, in: &state), interludes)
+      let due = state.interludes.filter { $0.call == call && $0.number == count }.map(\.body)
+      return (fault(of: call, count: count, in: &state), due)
     }
-    for interlude in interludes { interlude.body() }
-    return fault
+    for interlude in interludes { interlude() }
+    return found
   }
 
   private func fault(of call: SystemCall, count: Int, in state: inout State) -> Fault? {
