@@ -68,9 +68,10 @@ package struct DeltaPack: Sendable {
 
   package static func partName(_ part: Part, _ name: String) -> String { "\(part.rawValue)/\(name)" }
 
-  /// True for a checkpoint that says it is a pack of any version.
+  /// True for a checkpoint that is one file which says that it is a pack, of any version. A model to which a pack is applied has its own files too.
   package static func isPack(_ checkpoint: Checkpoint) -> Bool {
-    checkpoint.shards.contains { shard in shard.metadata.contains { $0.key == "format" && $0.value == format } }
+    guard let file = checkpoint.shards.first, checkpoint.shards.count == 1 else { return false }
+    return file.metadata.contains { $0.key == "format" && $0.value == format }
   }
 
   /// Checks everything that the header tells. Throws `.unsupported` for another version or an unknown method, `.format` for anything that is not
@@ -243,8 +244,10 @@ private struct PackPartFinder {
   mutating func tensor(name: String, form: String, shape: Shape) throws(IngotError) -> DeltaPack.Tensor {
     guard names.insert(name).inserted else { throw malformed("two tensors of this name", name) }
     guard let kind = DeltaPack.Form(rawValue: form) else { throw malformed("the form \"\(form.prefix(60))\"", name) }
-    var tensor = DeltaPack.Tensor(name: name, shape: shape, form: kind, count: try shape.elementCount(), parts: [:])
-    guard tensor.count < Int.max - RiceCode.blockElements else { throw malformed("the shape \(shape)", name) }
+    guard let count = try? shape.elementCount(), count < Int.max - RiceCode.blockElements else {
+      throw malformed("the shape \(shape), expected one of a tensor", name)
+    }
+    var tensor = DeltaPack.Tensor(name: name, shape: shape, form: kind, count: count, parts: [:])
     let (bytes, blocks) = (tensor.count / 8 + (tensor.count % 8 == 0 ? 0 : 1), tensor.blockCount)
     for part in DeltaPack.parts(of: kind) {
       let stored = DeltaPack.partName(part, name)

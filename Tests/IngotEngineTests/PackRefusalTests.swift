@@ -57,6 +57,8 @@ struct PackRefusalTests {
     expect(.invalidArgument, ["compfet", "compeft"]) { try scratch.pack("compfet", ["A"]) }
     expect(.invalidArgument, ["densty", "density"]) { try scratch.pack("compeft", ["A"], ["densty": "1"]) }
     for value in ["0", "1.1", "-1", "nan", "x", ""] { expect(.invalidArgument, ["density"]) { try scratch.pack("compeft", ["A"], ["density": value]) } }
+    expect(.invalidArgument, ["twice", "/A"]) { try scratch.pack("emr", ["A", "B", "A"]) }
+    expect(.invalidArgument, ["the base is among"]) { try scratch.pack("emr", ["A", "base"]) }
     expect(.invalidArgument, ["2 models", "exactly 1"]) { try scratch.pack("bitdelta", ["A", "B"]) }
     expect(.invalidArgument, ["3 values", "2 models"]) { try scratch.pack("tall", ["A", "B"], ["lambda": "1,2,3"]) }
     expect(.invalidArgument, ["int8", "bfloat16"]) { try scratch.pack("emr", ["A"], ["vector_dtype": "int8"]) }
@@ -88,9 +90,10 @@ struct PackRefusalTests {
 
   @Test func memory() throws {
     let scratch = try arrange()
+    for name in ["C", "D"] { try scratch.model(name, tensors(6, change: 0.1)) }
     var options = EngineOptions()
     options.memoryBudget = 1 << 20
-    expect(.memory, ["--memory"]) { try scratch.pack("tall", ["A", "B", "A", "B"], options: options) }
+    expect(.memory, ["--memory"]) { try scratch.pack("tall", ["A", "B", "C", "D"], options: options) }
     #expect(!scratch.exists("PACK"))
   }
 
@@ -139,9 +142,9 @@ struct PackRefusalTests {
     }
     try refuses("\"version\":\"1\"", "\"version\":\"2\"", .unsupported, ["version", "\"2\"", "expected 1"])
     try refuses("\"method\":\"emr\"", "\"method\":\"emx\"", .unsupported, ["emx", "compeft"])
-    try refuses("\"method\":\"emr\"", "\"method\":\"tall\"", .format, ["scales"])
-    try refuses("masked", "ternary", .format, ["ternary"])
-    try refuses("masked", "what", .format, ["what"])
+    try refuses("\"method\":\"emr\"", "\"method\":\"tall\"", .format, ["8 stored tensors, expected 7"])
+    try refuses("masked", "ternary", .format, ["no codes/model"])
+    try refuses("masked", "what", .format, ["\"what\""])
     try refuses("[20,11]]", "[11,20]]", .format, ["[11, 20]"])
     try refuses("[20,11]]", "[-20,11]]", .format, ["expected"])
     try refuses("[20,11]]", "[9223372036854775807,9223372036854775807]]", .format, ["expected"])

@@ -144,7 +144,7 @@ private enum Family {
   static let models: [(name: String, tensors: [TestTensor])] = {
     var random = SplitMix(21)
     let shapes: [(String, [Int], [DType])] = [
-      ("model.layers.0.mlp.up_proj.weight", [301, 467], [.bf16, .bf16, .bf16, .bf16]),
+      ("model.layers.0.mlp.up_proj.weight", [151, 467], [.bf16, .bf16, .bf16, .bf16]),
       ("model.layers.0.self_attn.q_proj.weight", [41, 53], [.f32, .bf16, .f32, .f16]),
       ("model.layers.0.norm.weight", [37], [.f16, .f16, .f32, .bf16]), ("model.cube.mlp", [3, 5, 7], [.f32, .f32, .f32, .f32]),
       ("model.empty", [0, 4], [.f32, .f32, .f32, .f32]),
@@ -189,7 +189,7 @@ struct PackReferenceTests {
   }
 
   /// The deltas and the model of one task; a delta of 0 leaves the base's bits.
-  private func check(_ task: String?, withBase: Bool = false, _ reference: (_ tensor: Int) throws -> [Float]) throws {
+  private func check(_ task: String?, withBase: Bool = false, ranges: Bool = false, _ reference: (_ tensor: Int) throws -> [Float]) throws {
     let (deltas, model) = (try scratch.deltas(task, withBase: withBase), try scratch.packed(task))
     for (index, tensor) in Family.packed.enumerated() {
       let wanted = try reference(index)
@@ -199,7 +199,7 @@ struct PackReferenceTests {
         let applied = zip(Family.base(index), wanted).map { $1 == 0 ? $0 : $0 + $1 }
         #expect(try model.floats(tensor.name).map(\.bitPattern) == applied.map(\.bitPattern), "\(tensor.name)")
       }
-      if tensor.count > 0 {
+      if ranges, tensor.count > 0 {
         try deltas.checkRanges(tensor.name, width: 4, seed: 3)
         if model.checkpoint[tensor.name]?.dtype == .f32 { try model.checkRanges(tensor.name, width: 4, seed: 4) }
       }
@@ -250,7 +250,7 @@ struct PackReferenceTests {
     let magnitude = try #require(try scales().first)
     #expect(abs(Double(magnitude) / (2 * variance.squareRoot()) - 1) < 1e-6)
     var kept = 0
-    try check(nil) { index in
+    try check(nil, ranges: density == "0.1") { index in
       Family.delta(1, index).enumerated().map { place, value in
         guard Kernels.key(value, index: (bases[index] ?? 0) + UInt64(place), ties: .hash) >= threshold, value != 0 else { return 0 }
         kept += 1
@@ -267,7 +267,7 @@ struct PackReferenceTests {
     let (alphas, stored) = (try scales(), try description().tensors)
     // By its name the empty tensor is in no block.
     #expect(alphas.count == (layers == "all" ? 4 : 3))
-    try check(nil, withBase: true) { index in
+    try check(nil, withBase: true, ranges: layers == "all") { index in
       let values = Family.delta(1, index)
       guard let place = stored.first(where: { $0.name == Family.packed[index].name })?.scaleIndex else { return values }
       let alpha = alphas[place]
@@ -288,7 +288,7 @@ struct PackReferenceTests {
     let name = try #require(dtype.torchName)
     let summary = try scratch.pack("tall", ["A", "B", "C"], ["lambda": "0.3,0.4,0.6", "vector_dtype": name])
     for (task, lambda) in [Float(0.3), 0.4, 0.6].enumerated() {
-      try check(summary.tasks[task].name) { index in
+      try check(summary.tasks[task].name, ranges: dtype == .bf16 && task == 2) { index in
         let all = (1...3).map { Family.delta($0, index) }
         return all[task].indices.map { place in
           let sum = rounded(all[0][place] + all[1][place] + all[2][place], dtype)
@@ -366,6 +366,25 @@ struct PackTests {
     #expect(!scratch.exists("PACK.partial"))
   }
 
+  /// Enough elements for several items of one tensor, and for a threshold that is searched from a sample.
+  @Test(arguments: ["compeft", "emr"]) func threadsShareATensor(_ method: String) throws {
+    let scratch = try Scratch()
+    var random = SplitMix(5)
+    let (base, model) = (TestTensor("w", .f32, [1_300_001]), TestTensor("w", .bf16, [1_300_001]))
+    for index in 0..<model.count { model.set(index, Double(Int64(bitPattern: random.next()) >> 20) * 0x1p-43) }
+    try scratch.model("base", [base])
+    try scratch.model("A", [model])
+    var options = EngineOptions()
+    options.threads = 1
+    try scratch.pack(method, ["A"], options: options)
+    options.threads = 3
+    options.team = .pthread
+    try scratch.pack(method, ["A"], to: "OTHER", options: options)
+    let (one, other) = (scratch.read("PACK/" + DeltaPack.fileName), scratch.read("OTHER/" + DeltaPack.fileName))
+    let isSame = one == other
+    #expect(isSame && one != nil)
+  }
+
   @Test func sizes() throws {
     let scratch = try Scratch()
     var random = SplitMix(77)
@@ -374,6 +393,7 @@ struct PackTests {
     for index in 0..<count { model.set(index, random.normal()) }
     try scratch.model("base", [base])
     try scratch.model("A", [model])
+    try scratch.model("more/A", [model])
     let golomb: [(String, Double, Double)] = [("0.05", 0.3364, 0.3393), ("0.1", 0.5690, 0.5756), ("0.2", 0.9219, 0.9388)]
     for (density, entropy, bound) in golomb {
       let summary = try scratch.pack("compeft", ["A"], ["density": density], force: true)
@@ -384,7 +404,7 @@ struct PackTests {
     let signs = try scratch.pack("bitdelta", ["A"], to: "SIGNS")
     #expect(Double(signs.byteCount) <= 1.02 * Double(count) / 8)
     for method in ["tall", "emr"] {
-      let masks = try scratch.pack(method, ["A", "A"], to: method)
+      let masks = try scratch.pack(method, ["A", "more/A"], to: method)
       #expect(Double(masks.codedBytesPerTask) <= 1.02 * Double(count) / 8)
       #expect(Double(masks.byteCount) <= 4 * Double(count) + 2 * 1.02 * Double(count) / 8 + 4096)
     }
@@ -438,8 +458,9 @@ struct PackTests {
   @Test func equalModels() throws {
     let scratch = try Scratch()
     try Family.write(to: scratch)
+    for name in ["A", "B", "C"] { try scratch.model(name, Family.models[0].tensors) }
     for item in Self.kinds {
-      let summary = try scratch.pack(item.method, item.models.map { _ in "base" }, item.parameters, force: true)
+      let summary = try scratch.pack(item.method, item.models, item.parameters, force: true)
       #expect(summary.tasks.allSatisfy { $0.error == 0 })
       // BitDelta's zeros count as plus, times a mean of 0.
       for tensor in Family.packed {

@@ -52,6 +52,12 @@ package struct PackPlan: Sendable {
         .invalidArgument, "found \(models.count) models, expected \(method.descriptor.modelsExpectation) for \(name)",
         hint: models.count > 1 ? "make one pack of each" : nil)
     }
+    var seen: Set<String> = [base]
+    for model in models where !seen.insert(model).inserted {
+      throw IngotError(
+        .invalidArgument, model == base ? "the base is among the models" : "the model is named twice", hint: "name every model once",
+        subject: model)
+    }
     let settings = try PackSettings(method, parameters, models: models.count)
     // The same tensors belong together as in a merge of differences to the base.
     let recipe = try Recipe.quick(
@@ -83,7 +89,10 @@ package struct PackPlan: Sendable {
     var merged: [Int] = []
     for job in plan.jobs { if case .merge = job.work { merged += job.tensors } }
     for tensor in merged.sorted().map({ plan.tensors[$0] }) {
-      guard tensor.inputs.count == plan.models.count else { continue }
+      guard tensor.inputs.count == plan.models.count else {
+        throw IngotError(
+          .shape, "\(tensor.inputs.count) of base and \(plan.models.count - 1) models have this tensor, expected all", subject: tensor.name)
+      }
       let form: DeltaPack.Form =
         switch method {
         case .compeft: .ternary
@@ -168,13 +177,13 @@ extension ProvidedModel {
   /// Bytes of each tensor that are part of a base's identity, at most.
   private static let identifyingBytes = 4096
 
-  /// What identifies the model as the base of a pack: XXH3-128 over a line for each of these tensors, by name: name, type, shape and XXH3-64 of its
-  /// first 4096 bytes. Not over files or their names: a model keeps its identity when it is cut into other shards.
+  /// What identifies the model as the base of a pack: XXH3-128 over a line for each of these tensors, in the order of their names' bytes: name, type,
+  /// shape and XXH3-128 of its first 4096 bytes. Not over files or their names: a model keeps its identity when it is cut into other shards.
   ///
   /// Throws `.shape` for a tensor that the model does not have.
   func packIdentity(of names: [String]) throws(IngotError) -> String {
     var digest = try StreamingDigest()
-    for name in names.sorted() {
+    for name in names.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) {
       guard let tensor = checkpoint[name] else { throw Self.notTheBase("the base \(path) has no tensor of this name", name) }
       let bytes = try StoredBytes(tensor, of: self)
       let scratch = ReadScratch(min(bytes.byteCount, Self.identifyingBytes))
