@@ -3,20 +3,25 @@ package import IngotErrors
 internal import IngotJSON
 internal import IngotTensors
 
-extension StoredBytes: DerivedTensor {}
-
 /// The values of a tensor as f32, whatever they are stored as.
 struct FloatReader: Sendable {
   /// Elements that are read at once.
   private static let chunk = 1 << 13
 
-  let bytes: any DerivedTensor
+  private(set) var bytes: any DerivedTensor
   let dtype: DType
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   init(_ bytes: any DerivedTensor, _ dtype: DType) {
     self.bytes = bytes
     self.dtype = dtype
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> FloatReader {
+    var bound = self
+    bound.bytes = try bytes.bound(to: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   /// Fills `output` with the values from element `first` on.
@@ -71,30 +76,30 @@ final class FloatMatrix: @unchecked Sendable {
 ///
 /// L has a row for each row of W and is read along with it. R (rank × columns) is held for the last few modules of a model: the only memory that grows with
 /// the adapter. A sum goes over the rank in order, in f32, element by element, so the result does not depend on ranges.
-final class AdaptedTensor: DerivedTensor {
+struct AdaptedTensor: DerivedTensor {
   /// Modules whose R (and norms) are held.
   static let held = 3
   /// Columns for which R is gone through at once, so that it stays in the second-level cache.
   private static let panel = 1024
 
   struct Magnitude: Sendable {
-    let values: FloatReader
+    var values: FloatReader
     /// True when each column has its magnitude: weights whose rows are the inputs.
     let isByColumn: Bool
     let cache: RecentValues<[Float]>
   }
 
-  private let base: FloatReader
-  private let left: FloatReader?
-  private let right: FloatReader
+  private var base: FloatReader
+  private var left: FloatReader?
+  private var right: FloatReader
   private let rows: Int
   private let columns: Int
   private let rank: Int
   private let scale: Float
-  private let magnitude: Magnitude?
+  private var magnitude: Magnitude?
   private let cache: RecentValues<FloatMatrix>
   private let number: Int
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   /// `left` nil stands for a 1 (one row, rank 1). `number` tells the modules of one cache apart.
   init(
@@ -111,6 +116,16 @@ final class AdaptedTensor: DerivedTensor {
     self.magnitude = magnitude
     self.cache = cache
     self.number = number
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.base = try base.bound(to: run)
+    bound.left = try left?.bound(to: run)
+    bound.right = try right.bound(to: run)
+    if let magnitude { bound.magnitude?.values = try magnitude.values.bound(to: run) }
+    bound.kernels = run.kernels
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
