@@ -14,8 +14,8 @@ struct EmbeddingAssembly {
   private let axis: Int
   let inputs: [PlannedInput]
   private let sourceOffsets: [Int]
-  /// The models whose rows serve others: those of the inputs, then the base.
-  private let members: [Int]
+  /// The models whose rows serve others: those of the inputs, others that have the tensor, then the base.
+  private var members: [Int]
   private var donors: [RowDonor] = []
   private var donorOf: [Int: Int] = [:]
   private let rowLength: Int
@@ -23,7 +23,7 @@ struct EmbeddingAssembly {
   /// Throws `.shape` when the models' rows have different lengths.
   init(
     _ plan: TokenizerPlan, recipe: Recipe, models: [ProvidedModel], name: String, axis: Int, inputs: [PlannedInput],
-    sourceOffsets: [Int]
+    others: [Int], sourceOffsets: [Int]
   ) throws(IngotError) {
     self.plan = plan
     self.recipe = recipe
@@ -59,6 +59,9 @@ struct EmbeddingAssembly {
       }
     }
     self.members = members
+    for model in others where !members.contains(model) {
+      if try donor(of: model) != nil { self.members.append(model) }
+    }
     if let base = recipe.baseModel { _ = try donor(of: base) }
     for token in plan.requests.values {
       switch token.embedding {

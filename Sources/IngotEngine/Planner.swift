@@ -185,10 +185,13 @@ struct Planner {
   }
 
   /// The inputs of a tensor that has rows of tokens, with the rows in the order of the output's vocabulary.
-  private mutating func inOutputVocabulary(_ name: String, _ inputs: [PlannedInput]) throws(IngotError) -> [PlannedInput] {
+  /// Rows that none of them has are those of `others`, models that have the tensor, too.
+  private mutating func inOutputVocabulary(
+    _ name: String, _ inputs: [PlannedInput], others: [Int] = []
+  ) throws(IngotError) -> [PlannedInput] {
     guard let tokenizer, let shape = inputs.first?.shape, let axis = TensorNames.vocabularyAxis(name, shape) else { return inputs }
     var assembly = try EmbeddingAssembly(
-      tokenizer, recipe: recipe, models: models, name: name, axis: axis, inputs: inputs, sourceOffsets: sourceOffsets)
+      tokenizer, recipe: recipe, models: models, name: name, axis: axis, inputs: inputs, others: others, sourceOffsets: sourceOffsets)
     let assembled = try assembly.assemble(firstSource: sources.count)
     sources += assembled.sources
     return assembled.inputs
@@ -224,7 +227,7 @@ struct Planner {
         hint: "narrow the rule's match", subject: output.name, position: position)
     }
     let stored = try planned(OutputTensor.Input(model: model, source: nil, tensor: tensor))
-    let input = try inOutputVocabulary(output.name, [stored])[0]
+    let input = try inOutputVocabulary(output.name, [stored], others: output.inputs.map(\.model))[0]
     // Rows of tokens are in the output's order and number by now, however many the model has.
     let isAssembled = tokenizer != nil && TensorNames.vocabularyAxis(output.name, tensor.shape) != nil
     guard isAssembled || output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
