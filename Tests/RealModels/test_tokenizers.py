@@ -686,7 +686,8 @@ def test_biases_of_tokens(ingot: Command, make: Make, folder: Path, kind: str) -
             bias = "final_logits_bias"
         else:
             config = transformers.PhiConfig(
-                vocab_size=size, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0, eos_token_id=1
+                vocab_size=size, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0,
+                eos_token_id=1,
             )  # fmt: skip
             model = transformers.PhiForCausalLM(config)
             bias = "lm_head.bias"

@@ -1,6 +1,7 @@
 package import IngotCheckpoints
 package import IngotErrors
 internal import IngotJSON
+internal import IngotRecipes
 internal import IngotTensors
 
 /// The values of a tensor as f32, whatever they are stored as.
@@ -277,7 +278,8 @@ extension ProvidedModel {
     let readable = try adapter.readable()
     var model = try self.readable()
     let found = try Adapter(
-      readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin)
+      readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin,
+      compile: Self.namePattern)
     // The adapter's files and what is derived from them come behind the base's, so that every tensor has its place among one model's sources.
     let first = model.checkpoint.shards.count
     let folder = adapter.path.split(separator: "/").last.map(String.init) ?? "adapter"
@@ -292,6 +294,19 @@ extension ProvidedModel {
     var result = try builder.finish(notices: found.notices)
     result.adapter = ProvidedAdapter(path: adapter.path, isLocal: adapter.isLocal)
     return result
+  }
+}
+
+extension ProvidedModel {
+  /// A test of names from a regular expression, as recipes know them.
+  @Sendable
+  fileprivate static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
+    do throws(TensorPattern.Fault) {
+      let pattern = try TensorPattern("/\(expression)/")
+      return { pattern.matches($0) }
+    } catch {
+      throw IngotError(.unsupported, error.message)
+    }
   }
 }
 
@@ -352,7 +367,9 @@ private struct AdaptedModel {
         base: try reader(base), left: nil, right: try reader(own(shift)), rows: 1, columns: count, rank: 1, scale: scale, magnitude: nil,
         cache: matrices, number: number)
     case .lowRank(let update):
-      let shape = target.base.shape.dimensions
+      // A convolution's weight is a matrix whose rows are its outputs.
+      let rows = max(target.base.shape.dimensions.first ?? 1, 1)
+      let shape = [rows, try target.base.shape.elementCount() / rows]
       let left = update.isTurned ? try turned(update.a, number: 2 * number) : try reader(own(update.b))
       let right = update.isTurned ? try turned(update.b, number: 2 * number + 1) : try reader(own(update.a))
       let magnitude = try update.magnitude.map { (tensor) throws(IngotError) in
