@@ -138,7 +138,7 @@ final class PackWorker {
         let size = RiceCode.size(of: elements)
         part.blocks.append(PackedBlock(byteCount: size.byteCount, count: elements.count, remainderBits: size.remainderBits))
       }
-      try write(number, tensor, block: block, range)
+      try write(number, tensor, block: block, range, remainderBits: part.blocks.last?.remainderBits ?? 0)
     }
     return part
   }
@@ -285,20 +285,21 @@ final class PackWorker {
 
   // MARK: Writing
 
-  private func write(_ number: Int, _ tensor: PackedTensorPlan, block: Int, _ range: Range<Int>) throws(IngotError) {
+  private func write(
+    _ number: Int, _ tensor: PackedTensorPlan, block: Int, _ range: Range<Int>, remainderBits: Int
+  ) throws(IngotError) {
     guard let (file, layout, codeStarts) = job.output else { return }
     func place(_ part: DeltaPack.Part) throws(IngotError) -> Int { try layout.offset(of: DeltaPack.partName(part, tensor.name)) }
     switch tensor.form {
     case .ternary:
-      let size = RiceCode.size(of: elements)
-      let code = RiceCode.encode(elements, remainderBits: size.remainderBits)
+      let code = RiceCode.encode(elements, remainderBits: remainderBits)
       guard codeStarts.indices.contains(number), codeStarts[number].indices.contains(block + 1),
         codeStarts[number][block + 1] - codeStarts[number][block] == code.count
       else {
         throw IngotError(.stale, "a model changed while it was packed", hint: "pack again when nothing writes to it", subject: tensor.name)
       }
       try file.write(code, at: try place(.codes) + codeStarts[number][block])
-      let row = [UInt32(code.count), UInt32(elements.count) | UInt32(size.remainderBits) << 24, packCheck(code)]
+      let row = [UInt32(code.count), UInt32(elements.count) | UInt32(remainderBits) << 24, packCheck(code)]
       try file.write(littleEndian(row), at: try place(.blocks) + 12 * block)
     case .whole:
       let width = tensor.dtype.bits / 8
