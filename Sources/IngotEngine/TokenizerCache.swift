@@ -38,7 +38,9 @@ struct TokenizerCache {
   }
 
   /// Model types whose numbers are not the places of the pieces.
-  private static let shifted: Set<String> = ["pegasus", "pegasus_x", "bigbird_pegasus", "xlm-roberta", "camembert", "mbart", "nllb-moe", "m2m_100"]
+  private static let shifted: Set<String> = [
+    "pegasus", "pegasus_x", "bigbird_pegasus", "xlm-roberta", "camembert", "mbart", "nllb-moe", "m2m_100",
+  ]
 
   /// A tokenizer of SentencePiece's alone: its pieces are known, and the file can be carried over as it is.
   private mutating func readSentencePiece(_ model: ProvidedModel, _ files: any ModelFiles, name: String) throws(IngotError) -> Found? {
@@ -47,7 +49,8 @@ struct TokenizerCache {
       let type = model.checkpoint.config?["model_type"]?.asString
       guard fileName == "tokenizer.model" || fileName == "spiece.model", !(type.map(Self.shifted.contains) ?? false) else {
         throw IngotError(
-          .unsupported, "the tokenizer is \(fileName) alone, which is not read here\(type.map { " for \($0) models" } ?? ""), expected tokenizer.json",
+          .unsupported,
+          "the tokenizer is \(fileName) alone, which is not read here\(type.map { " for \($0) models" } ?? ""), expected tokenizer.json",
           hint: Vocabulary.conversionHint, subject: name)
       }
       let vocabulary = try Vocabulary(

@@ -110,7 +110,8 @@ struct PackedDelta: DerivedTensor {
 
   private func damaged(_ block: Int) -> IngotError {
     IngotError(
-      .format, "the pack is damaged: block \(block) of the tensor does not have its check", hint: "copy or make the pack again", subject: name)
+      .format, "the pack is damaged: block \(block) of the tensor does not have its check", hint: "copy or make the pack again",
+      subject: name)
   }
 }
 

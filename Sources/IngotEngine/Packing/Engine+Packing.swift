@@ -24,7 +24,8 @@ extension Engine {
   ) throws(IngotError) -> PackSummary {
     var request = OutputRequest(
       destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: plan.settings.json + plan.baseDigest), sources: plan.merge.sourceDigest), force: options.force,
+      identity: RunIdentity(plan: Digest128(of: plan.settings.json + plan.baseDigest), sources: plan.merge.sourceDigest),
+      force: options.force,
       sync: options.sync, replaceableMarkers: [DeltaPack.fileName])
     try request.check()
     let needed = PackWorker.byteCount(plan)

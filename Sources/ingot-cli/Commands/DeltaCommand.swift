@@ -144,7 +144,8 @@ struct DeltaUnpackCommand: ParsableCommand {
   @OptionGroup var arguments: UnpackArguments
 
   @Option(
-    name: .shortAndLong, help: ArgumentHelp("The base; needed where the pack has tensors whole.", valueName: "model"), completion: .directory)
+    name: .shortAndLong, help: ArgumentHelp("The base; needed where the pack has tensors whole.", valueName: "model"),
+    completion: .directory)
   var base: String?
 
   mutating func run() throws {
