@@ -113,6 +113,7 @@ struct Planner {
     let planned = zip(recipe.models, models).map { reference, model in
       PlannedModel(
         name: reference.name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
+        task: model.adapter?.task,
         shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(

@@ -142,7 +142,7 @@ struct RecordedModels: ModelProvider {
         hint: "if it was moved: --model '\(model.name)=PATH'; a model that was in memory cannot be read again", subject: model.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil) }, position: reference.position)
+      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) }, position: reference.position)
     let found = try LocalModels(environment: [:]).open(placed).readable()
     try requireRecorded(found, model, at: path)
     return found
