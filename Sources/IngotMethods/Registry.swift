@@ -24,6 +24,17 @@ package enum MethodRegistry {
     ArceeFusion.self,
     NuSlerp.self,
     Passthrough.self,
+    UniformSoup.self,
+    MetricsWeighted.self,
+    LMCocktail.self,
+    EMA.self,
+    SWA.self,
+    LAWA.self,
+    WMA.self,
+    LayerSwap.self,
+    SparseSoup.self,
+    VaRM.self,
+    EvoMerging.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.
