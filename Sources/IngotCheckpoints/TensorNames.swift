@@ -99,6 +99,11 @@ package enum TensorNames {
     }
   }
 
+  /// True for the embeddings of `isEmbedding` that inputs are looked up in: one row per token, and no output head.
+  package static func isInputEmbedding(_ name: String) -> Bool {
+    isEmbedding(name) && !NameTables.headEndings.contains(where: name.hasSuffix)
+  }
+
   /// True for tensors with one row (or one element) per token of the vocabulary: input embeddings, output heads and the biases of heads.
   package static func isVocabulary(_ name: String, rank: Int) -> Bool {
     if rank == 1 { return NameTables.vocabularyBiases.contains { name == $0 || name.hasSuffix("." + $0) } }

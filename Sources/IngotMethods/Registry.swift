@@ -24,6 +24,15 @@ package enum MethodRegistry {
     ArceeFusion.self,
     NuSlerp.self,
     Passthrough.self,
+    MagMax.self,
+    PCB.self,
+    Consensus.self,
+    EMR.self,
+    WIDEN.self,
+    TIESSlack.self,
+    HiMerging.self,
+    Mediator.self,
+    Twin.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.
