@@ -438,10 +438,10 @@ struct Planner {
       name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
     if let layer = output.layer, let count = output.layerCount {
       segment.place = .layer(layer, of: count)
-    } else if TensorNames.isHead(output.name) {
-      segment.place = .head
-    } else if TensorNames.isEmbedding(output.name) {
+    } else if TensorNames.isInputEmbedding(output.name) {
       segment.place = .embedding
+    } else if TensorNames.isEmbedding(output.name) {
+      segment.place = .head
     }
     return segment
   }

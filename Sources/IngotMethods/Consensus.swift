@@ -14,6 +14,7 @@ package struct Consensus: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "consensus", title: "Consensus merging with TALL masks",
     summary: "Sums the task vectors where enough tasks use the sum, or rebuilds one task's model from it.",
+    formula: "θ₀ + λ Σ τᵢ where at least consensus_k models have |τᵢ| > tall_lambdaᵢ |Σ τₖ − τᵢ|, else θ₀; with task t, where model t has",
     reference: .init("Localizing Task Information for Improved Model Merging and Compression, arXiv 2405.07813", url: "https://arxiv.org/abs/2405.07813"),
     base: .required, models: 1...Int.max,
     parameters: [
@@ -23,7 +24,18 @@ package struct Consensus: MergeMethod {
       ParameterDescriptor("consensus_k", .integer(0...Int.max), "how many tasks must use an element", default: .number(2)),
       .task, .lambda,
     ],
-    scopes: [.element], notes: ["a task that changed nothing uses nothing", "the sum is that of task arithmetic, not of TIES"])
+    scopes: [.element], notes: ["a task that changed nothing uses nothing", "the sum is that of task arithmetic, not of TIES"],
+    example: """
+      merge_method: consensus
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {tall_lambda: 0.4}
+        - model: models/code
+          parameters: {tall_lambda: 0.6}
+      parameters: {consensus_k: 2, lambda: 0.3}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

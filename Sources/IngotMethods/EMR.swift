@@ -17,6 +17,7 @@ package struct EMR: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "emr", title: "EMR-Merging", summary: "Elects one vector for all tasks, and rebuilds a task's model from it by mask and factor.",
+    formula: "u = sgn(Σ τᵢ) max |τᵢ| over the models of that sign; θ₀ + λ u; with task t: θ₀ + λ rₜ u where τₜ has the sign of u, rₜ = Σ|τₜ| / Σ|u there|",
     reference: .init("EMR-Merging, arXiv 2405.17461", url: "https://arxiv.org/abs/2405.17461"), base: .required, models: 1...Int.max,
     parameters: [
       .task,
@@ -26,7 +27,16 @@ package struct EMR: MergeMethod {
         default: .text("model")),
       .lambda,
     ],
-    scopes: [.element, .model], notes: ["a task whose mask is empty gets the base"])
+    scopes: [.element, .model], notes: ["a task whose mask is empty gets the base"],
+    example: """
+      merge_method: emr
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {task: 1}
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
     (parameters["task"]?.number ?? 0) == 0 ? .tensor : .model

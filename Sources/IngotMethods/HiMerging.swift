@@ -14,6 +14,7 @@ package struct HiMerging: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "hi_merging", title: "Hi-Merging, model-wise stage",
     summary: "Prunes the smallest elements of each task vector, scales it down, elects signs and merges.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; τ̂ᵢ = scale · τᵢ without its prune·n smallest elements",
     reference: .init("Training-free LLM Merging for Multi-task Learning, arXiv 2506.12379", url: "https://arxiv.org/abs/2506.12379"),
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
@@ -26,7 +27,17 @@ package struct HiMerging: MergeMethod {
     notes: [
       "the layer-wise second stage needs scores on data and is not part of it",
       "how the scaled task vectors are put together follows the authors' scripts, which call TIES",
-    ])
+    ],
+    example: """
+      merge_method: hi_merging
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {weight: 0.5, prune: 0.1, scale: 0.9}
+        - model: models/code
+          parameters: {weight: 0.5, prune: 0.1, scale: 0.9}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

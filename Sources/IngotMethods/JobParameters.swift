@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotRecipes
+internal import IngotTensors
 
 extension ParameterDescriptor {
   /// Shared by the methods that keep one model for each task.

@@ -12,8 +12,18 @@ package struct MagMax: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "magmax", title: "MagMax", summary: "Takes of all task vectors the element of the largest magnitude.",
+    formula: "θ₀ + λ τ, τ of each element that τᵢ whose magnitude is the largest",
     reference: .init("MagMax, arXiv 2407.06322", url: "https://arxiv.org/abs/2407.06322"), base: .required, models: 1...Int.max,
-    parameters: [.lambda], scopes: [.element], notes: ["of equal magnitudes the later model's is taken"])
+    parameters: [.lambda], scopes: [.element], notes: ["of equal magnitudes the later model's is taken"],
+    example: """
+      merge_method: magmax
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {lambda: 0.5}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

@@ -44,6 +44,12 @@ package struct MethodRequest: Sendable {
     package var stepType: DType?
     package var place = Place.elsewhere
 
+    /// The layer of the output's stack; nil outside the layers, and for methods that do not say that they need layers.
+    package var layer: Int? {
+      if case .layer(let layer, _) = place { return layer }
+      return nil
+    }
+
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
       stepType: DType? = nil

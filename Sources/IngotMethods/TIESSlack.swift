@@ -13,6 +13,7 @@ package struct TIESSlack: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "ties_sv", title: "TIES with a slack variable", summary: "TIES in which what loses a sign vote by little is not dropped.",
+    formula: "as ties, but Σ wᵢ τ̂ᵢ / Σ wᵢ over all terms where those against the elected sign reach (1 − slack) times those for it",
     reference: .init(
       "Unlocking the Potential of Model Merging for Low-Resource Languages, arXiv 2407.03994", url: "https://arxiv.org/abs/2407.03994"),
     base: .required, models: 1...Int.max,
@@ -27,7 +28,18 @@ package struct TIESSlack: MergeMethod {
         default: .number(0)),
     ],
     scopes: [.tensor, .model],
-    notes: ["the paper's formula was not available; both rules are ours", "density × elements below 1 keeps nothing of that tensor"])
+    notes: ["the paper's formula was not available; both rules are ours", "density × elements below 1 keeps nothing of that tensor"],
+    example: """
+      merge_method: ties_sv
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {weight: 0.5, density: 0.5}
+        - model: models/code
+          parameters: {weight: 0.5, density: 0.5}
+      parameters: {slack: 0.4}
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope { TIES.scope(parameters) }
 

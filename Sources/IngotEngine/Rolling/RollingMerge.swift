@@ -1,7 +1,7 @@
 internal import IngotCheckpoints
 package import IngotErrors
 internal import IngotMethods
-package import IngotRecipes
+internal import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
 
@@ -43,15 +43,15 @@ extension RollingPlan {
   /// in already or a state that is none, and whatever planning throws.
   package static func make(_ step: RollingStep, models provider: any ModelProvider) throws(IngotError) -> RollingPlan {
     let known = try RollingState.read(step.state)
-    let method = try known?.method ?? step.requireMethod()
+    let method = try step.method(of: known)
     try step.check(method, against: known)
     let position = SourcePosition(origin: "command line", line: 1, column: 1)
     let model = try provider.open(ModelReference(.text(step.model), position: position)).readable()
-    let reference = try step.base.map { IngotRecipes.ModelReference(.text($0), position: position) } ?? known?.base?.reference(at: position)
+    let reference = step.base.map { IngotRecipes.ModelReference(.text($0), position: position) } ?? known?.base?.reference(at: position)
     var base: RollingState.Base?
     if let reference {
       let found = try provider.open(reference).readable()
-      base = RollingState.Base(found, reference)
+      base = try RollingState.Base(found, reference)
       if let expected = known?.base, expected.digest != base?.digest {
         throw IngotError(
           .stale, "the base model \(reference.name) is not the one that the state was begun with, which was \(expected.reference)",
@@ -100,7 +100,7 @@ extension RollingPlan {
     var lines = ["merge_method: rolling_finish"]
     if let known = state.base {
       let reference = known.reference(at: position)
-      let found = RollingState.Base(try provider.open(reference).readable(), reference)
+      let found = try RollingState.Base(try provider.open(reference).readable(), reference)
       guard found.digest == known.digest else {
         throw IngotError(
           .stale, "the base model \(known.reference) has changed since the state was begun", hint: "bring back the files that were there",
@@ -133,8 +133,9 @@ extension Engine {
 }
 
 extension RollingStep {
-  fileprivate func requireMethod() throws(IngotError) -> RollingMethod {
-    if let method { return method }
+  /// The state's method, else that of the step.
+  fileprivate func method(of known: RollingState?) throws(IngotError) -> RollingMethod {
+    if let method = known?.method ?? method { return method }
     throw IngotError(
       .invalidArgument, "a new state needs a method", hint: "one of " + RollingMethod.allCases.map(\.rawValue).joined(separator: ", "),
       subject: state)

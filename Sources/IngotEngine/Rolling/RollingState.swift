@@ -54,7 +54,7 @@ package struct RollingState: Sendable {
   /// What must stay the same from step to step, as one digest.
   package var identity: String {
     let parts = ["ingot-rolling-1", method.rawValue, beta.map { "\($0)" } ?? "", base?.digest ?? ""]
-    return Digest128(Array(parts.joined(separator: "\n").utf8)).description
+    return Digest128(of: Array(parts.joined(separator: "\n").utf8)).description
   }
 
   // MARK: The file
