@@ -176,11 +176,12 @@ struct Planner {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
       let kept = named ?? stored[copied]
-      if kept == input.dtype {
+      if kept == input.dtype, input.shape == shape {
         append(output.name, input, dtype: kept, inputs: [input], work: .copy(input: 0))
         return
       }
     }
+    if let used = made.demands.usedInputs { inputs = used.filter(inputs.indices.contains).map { inputs[$0] } }
     if named == nil { noteNarrowing(nominal, to: dtype) }
     append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
   }
@@ -321,7 +322,16 @@ struct Planner {
           rule: rule))
       streams.append(Self.stream(output.name, ordinal: input.model))
     }
-    return MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    var segment = MethodRequest.Segment(
+      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    if let layer = output.layer, let count = output.layerCount {
+      segment.place = .layer(layer, of: count)
+    } else if TensorNames.isInputEmbedding(output.name) {
+      segment.place = .embedding
+    } else if TensorNames.isEmbedding(output.name) {
+      segment.place = .head
+    }
+    return segment
   }
 
   /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.
