@@ -254,3 +254,28 @@ extension Matrix where Element == Float {
     unsafe self.init(unsafe: values.address, rows: fits ? rows : 0, columns: fits ? columns : 0)
   }
 }
+
+extension Matrix where Element == Float {
+  /// One step of Adam (Kingma and Ba, arXiv 1412.6980) with β 0.9 and 0.999, ε 1e-8 and no decay, in place. The moments start as zeros.
+  ///
+  /// - Parameters: `rate` is the learning rate over 1 − 0.9ᵗ, `correction` the root of 1 − 0.999ᵗ. All four matrices have this shape.
+  package func adamStep(
+    gradient: Matrix<Float>, first: Matrix<Float>, second: Matrix<Float>, rate: Float, correction: Float
+  ) {
+    guard let g = unsafe gradient.base, let m = unsafe first.base, let v = unsafe second.base,
+      [gradient, first, second].allSatisfy({ $0.rows == rows && $0.columns == columns })
+    else { return }
+    unsafe forEachRow { i, row in
+      let (a, b, c) = unsafe (g + i * gradient.stride, m + i * first.stride, v + i * second.stride)
+      for j in 0..<columns {
+        // SAFETY: all four have this row and column.
+        let slope = unsafe a[j]
+        let mean = unsafe 0.9 * b[j] + 0.1 * slope
+        let square = unsafe 0.999 * c[j] + 0.001 * slope * slope
+        unsafe b[j] = mean
+        unsafe c[j] = square
+        unsafe row[j] -= rate * mean / (square.squareRoot() / correction + 1e-8)
+      }
+    }
+  }
+}
