@@ -32,11 +32,14 @@ package struct MethodRequest: Sendable {
     package var streams: [UInt64]
     /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
     package var stepType: DType?
+    /// The side tensors that the tiles of this tensor come with.
+    package var sides: [SideTensor]
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
-      stepType: DType? = nil
+      stepType: DType? = nil, sides: [SideTensor] = []
     ) {
+      self.sides = sides
       self.name = name
       self.shape = shape
       self.parameters = parameters
