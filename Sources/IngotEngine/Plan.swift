@@ -15,10 +15,15 @@ package struct PlannedModel: Sendable {
   package var isOnDisk: Bool
   /// Where the adapter that is applied to it was found.
   package var adapter: String?
+  /// True for a file of side tensors, or what is read besides the models of the merge.
+  package var isSide = false
   /// Size, time of change and header digest of its weight files: a run that resumes must see the same.
   package var shards: [ShardIdentity]
 
-  package init(name: String, path: String, isOnDisk: Bool, adapter: String? = nil, shards: [ShardIdentity]) {
+  package init(
+    name: String, path: String, isOnDisk: Bool, adapter: String? = nil, isSide: Bool = false, shards: [ShardIdentity]
+  ) {
+    self.isSide = isSide
     self.adapter = adapter
     self.name = name
     self.path = path
@@ -157,7 +162,8 @@ package final class Plan: Sendable {
         case .merge(let method):
           let demands = method.demands
           let blocking = try Blocking(shape: tensor.shape, granularity: demands.granularity)
-          read += tensor.inputs.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
+          read += tensor.streams.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
+          read += tensor.wholeSides.reduce(0) { $0 + $1.elementCount * ($1.source.dtype.bits / 8) }
           sizes.include(tensor, blocking, demands)
           let (bytes, isTooMuch) = demands.columnSums.multipliedReportingOverflow(by: 8)
           tables = max(tables, isTooMuch ? .max / 2 : (bytes + 4095) / 4096 * 4096)

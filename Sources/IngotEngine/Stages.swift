@@ -149,7 +149,7 @@ extension Plan {
     tensors.reduce(1) { most, tensor in
       max(
         most,
-        tensor.inputs.reduce(0) { sum, input in
+        tensor.streams.reduce(0) { sum, input in
           let inner = sources.indices.contains(input.source) ? (sources[input.source] as? MergedSource)?.readsPerElement : nil
           return min(sum + (inner ?? 1), mostReads + 1)
         })

@@ -14,6 +14,7 @@ package struct IsoC: MatrixMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "iso_c", title: "Iso-C", summary: "Gives every direction of the summed task matrices the same strength.",
+    formula: "W₀ + α (‖S‖_* / r) polar(S),  S = Σ wᵢ τᵢ",
     reference: .init("No Task Left Behind: Isotropic Model Merging, arXiv 2502.04959", url: "https://arxiv.org/abs/2502.04959"),
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskMatrices() + [.rangeTolerance, .polarRoute], scopes: [.tensor],

@@ -14,6 +14,7 @@ package struct IsoCTS: MatrixMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "iso_cts", title: "Iso-CTS", summary: "Iso-C with room in the spectrum for directions of single tasks.",
+    formula: "W₀ + α mean(σ) polar([U_c U₁ … U_T]) polar([V_c; V₁; …; V_T])",
     reference: .init("No Task Left Behind: Isotropic Model Merging, arXiv 2502.04959", url: "https://arxiv.org/abs/2502.04959"),
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskMatrices() + [

@@ -16,6 +16,7 @@ package struct WUDI: MatrixMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "wudi", title: "WUDI-Merging", summary: "Solves for the merged task matrix that interferes least with every task.",
+    formula: "W₀ + α argmin_θ Σ ‖(θ − wᵢ τᵢ) wᵢ τᵢᵀ‖² / ‖wᵢ τᵢ‖²",
     reference: .init(
       "Whoever Started the Interference Should End It, arXiv 2503.08099", url: "https://arxiv.org/abs/2503.08099"), base: .required,
     models: 1...Int.max, parameters: ParameterDescriptor.taskMatrices() + ParameterDescriptor.interference, scopes: [.tensor],
@@ -186,7 +187,7 @@ extension ParameterDescriptor {
       "solver", .choice(["adam", "closed_form", "spectral"]),
       "adam: the paper's iteration; closed_form: the minimum itself; spectral: gradient flow up to a time, in one step", default: .text("adam")),
     ParameterDescriptor("steps", .integer(0...1_000_000), "steps of adam", default: .number(300)),
-    ParameterDescriptor("lr", .number(.nonNegative), "step size of adam: no element moves further in one step", default: .number(1e-5)),
-    ParameterDescriptor("time", .number(.nonNegative), "time at which the spectral solver stops", default: .number(300)),
+    ParameterDescriptor("lr", .number(NumberRange(from: .closed(0))), "step size of adam: no element moves further in one step", default: .number(1e-5)),
+    ParameterDescriptor("time", .number(NumberRange(from: .closed(0))), "time at which the spectral solver stops", default: .number(300)),
   ]
 }
