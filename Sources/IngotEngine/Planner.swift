@@ -239,7 +239,10 @@ struct Planner {
     }
     if named == nil { noteNarrowing(nominal, to: dtype) }
     let number = append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
-    extra.add(to: &tensors[number])
+    var used = extra
+    // What follows the rest rule does without: a Gram matrix would be held whole by every worker.
+    if let matrix = made as? any MatrixMethod, !matrix.isMatrix { used.drop() }
+    used.add(to: &tensors[number])
   }
 
   /// What a tensor needs besides its inputs: side tensors of the method, and those of the last step.
@@ -247,6 +250,12 @@ struct Planner {
     var method: [PlannedSide] = []
     var last: [PlannedSide] = []
     var scaling: PlannedScaling?
+
+    /// Leaves the last step's side tensors alone. Matrix methods have no side tensors that are read element by element, so the base stays in place.
+    mutating func drop() {
+      scaling?.norms -= method.count
+      method = []
+    }
 
     func add(to tensor: inout PlannedTensor) {
       tensor.sides = method + last

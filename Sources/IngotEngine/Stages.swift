@@ -135,6 +135,7 @@ extension Plan {
     guard readsPerElement <= Self.mostReads else { return false }
     return jobs.allSatisfy { job in
       guard case .merge(let method) = job.work else { return true }
+      if let matrix = method as? any MatrixMethod, matrix.isMatrix { return false }
       switch method.demands.granularity {
       case .block: return true
       case .row:

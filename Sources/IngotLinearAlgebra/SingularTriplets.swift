@@ -7,6 +7,11 @@ package struct SingularTriplets {
   package let values: Matrix<Double>
   /// count × n: row j is the right vector of value j.
   package let right: Matrix<Float>
+
+  /// Some of them, in the same memory.
+  package func part(_ range: Range<Int>) -> SingularTriplets {
+    SingularTriplets(left: left.rows(range), values: values.columns(range), right: right.rows(range))
+  }
 }
 
 extension LinearAlgebra {

@@ -1,7 +1,6 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
-package import IngotTensors
 
 /// Iso-C: flattens the spectrum of the summed task matrices.
 ///

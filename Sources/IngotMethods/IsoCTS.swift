@@ -1,7 +1,6 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
-package import IngotTensors
 
 /// Iso-CTS: a flat spectrum over the common subspace of the summed task matrices and over the leading directions each task has beside it.
 ///
@@ -47,11 +46,8 @@ package struct IsoCTS: MatrixMethod {
     let (algebra, workspace) = (job.algebra, job.workspace)
     let (common, each) = Self.split(rank: job.rank, tasks: tasks.taskCount, fraction: fraction)
     let joined = try workspace.triplets(job.rank, rows: job.rows, columns: job.columns)
-    func part(_ range: Range<Int>) -> SingularTriplets {
-      SingularTriplets(left: joined.left.rows(range), values: joined.values.columns(range), right: joined.right.rows(range))
-    }
     try job.sumTaskMatrices(weights: tasks.weights, into: job.output)
-    let shared = part(0..<common)
+    let shared = joined.part(0..<common)
     try algebra.singularTriplets(job.output, into: shared, rangeTolerance: tolerance, workspace)
     if each > 0 {
       let inside: Matrix<Float> = try workspace.matrix(common, job.columns)
@@ -63,7 +59,7 @@ package struct IsoCTS: MatrixMethod {
         try algebra.multiply(shared.left, job.output, into: inside)
         try algebra.multiply(shared.left, .transposed, inside, into: job.output, alpha: -1, beta: 1)
         let start = common + task * each
-        try algebra.singularTriplets(job.output, into: part(start..<start + each), rangeTolerance: tolerance, workspace)
+        try algebra.singularTriplets(job.output, into: joined.part(start..<start + each), rangeTolerance: tolerance, workspace)
       }
     }
     let left: Matrix<Float> = try workspace.matrix(job.rank, job.rows)

@@ -1,6 +1,5 @@
 package import IngotErrors
 package import IngotLinearAlgebra
-package import IngotRecipes
 package import IngotTensors
 
 /// A method that needs whole matrices: singular vectors, least squares.
@@ -30,12 +29,12 @@ extension MatrixMethod {
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) { rest.emit(tile, into: output) }
 
   /// The bytes that `merge` needs for a matrix of this shape.
-  package func memory(_ inputs: Int, rows: Int, columns: Int, kernels: Kernels) throws(IngotError) -> Int {
+  package func memory(_ inputs: Int, rows: Int, columns: Int, isScaled: Bool = false) throws(IngotError) -> Int {
     let workspace = MatrixWorkspace.measuring()
-    try merge(
-      MatrixJob(
-        name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: kernels, workspace: workspace,
-        reader: nil))
+    let job = try MatrixJob(
+      name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: Kernels(.best),
+      workspace: workspace, reader: nil)
+    try job.run(self, scaling: isScaled ? MatrixJob.Scaling(omega: 1, base: 0, norms: 0) : nil)
     return workspace.peak
   }
 }
@@ -44,6 +43,9 @@ extension MatrixMethod {
 package protocol MatrixReader: AnyObject {
   /// Fills `panel` with the rows `rows` of an input. Throws `.nonFinite` for values that are NaN or infinite, and what reading throws.
   func read(_ input: Int, rows: Range<Int>, into panel: Matrix<Float>) throws(IngotError)
+
+  /// Fills `values` with a side tensor's elements from `start` on. Throws as `read` does.
+  func readSide(_ side: Int, from start: Int, into values: Floats) throws(IngotError)
 
   /// Throws when the run was cancelled.
   func checkStop() throws(IngotError)
@@ -111,6 +113,49 @@ package final class MatrixJob {
   }
 
   package func checkStop() throws(IngotError) { try reader?.checkStop() }
+
+  /// The last step of activation-informed merging: places among the job's inputs and side tensors.
+  package struct Scaling {
+    package var omega: Double
+    package var base: Int
+    package var norms: Int
+
+    package init(omega: Double, base: Int, norms: Int) {
+      self.omega = omega
+      self.base = base
+      self.norms = norms
+    }
+  }
+
+  /// Runs `method`, then the last step where there is one.
+  package func run(_ method: any MatrixMethod, scaling: Scaling?) throws(IngotError) {
+    try workspace.scope { () throws(IngotError) in try method.merge(self) }
+    guard let scaling else { return }
+    let factors: Matrix<Float> = try workspace.vector(columns)
+    try reader?.readSide(scaling.norms, from: 0, into: factors.floats)
+    ActivationFactors.make(factors.floats, omega: scaling.omega)
+    try forEachPanel { (range) throws(IngotError) in
+      let base = panels.1.rows(0..<range.count)
+      try reader?.read(scaling.base, rows: range, into: base)
+      let part = output.rows(range).floats
+      kernels.scaleChannels(
+        part, factors: factors.floats, firstIndex: UInt64(range.lowerBound * columns), base: base.floats, into: part)
+    }
+  }
+
+  /// Side tensor `side` of the request's segment, n × n: whole, or made whole from its packed upper triangle of `count` values.
+  package func loadGram(_ side: Int, isPacked: Bool, into gram: Matrix<Float>) throws(IngotError) {
+    guard let reader else { return }
+    if !isPacked { return try reader.readSide(side, from: 0, into: gram.floats) }
+    // Row i of the triangle has n − i values.
+    var start = 0
+    for i in 0..<gram.rows {
+      let row = gram.part(rows: i..<i + 1, columns: i..<gram.columns)
+      try reader.readSide(side, from: start, into: row.floats)
+      for j in i + 1..<max(gram.columns, i + 1) { gram[j, i] = gram[i, j] }
+      start += gram.columns - i
+    }
+  }
 
   private func forEachPanel(_ body: (_ range: Range<Int>) throws(IngotError) -> Void) throws(IngotError) {
     guard reader != nil else { return }

@@ -24,6 +24,10 @@ package enum MethodRegistry {
     ArceeFusion.self,
     NuSlerp.self,
     Passthrough.self,
+    IsoC.self,
+    IsoCTS.self,
+    TSVM.self,
+    WUDI.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

@@ -1,7 +1,7 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
-package import IngotRecipes
-package import IngotTensors
+internal import IngotRecipes
+internal import IngotTensors
 
 /// What a matrix method does with tensors that are no matrices for it: norms, biases, convolutions, embeddings and output heads.
 ///

@@ -1,7 +1,6 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
-package import IngotTensors
 
 /// TSV-M: keeps the leading singular vectors of each task matrix and makes those of different tasks orthogonal to each other.
 ///
@@ -53,13 +52,11 @@ package struct TSVM: MatrixMethod {
       for (task, rank) in ranks.enumerated() {
         try job.checkStop()
         let range = start..<start + rank
-        let part = SingularTriplets(
-          left: joined.left.rows(range), values: joined.values.columns(range), right: joined.right.rows(range))
         try workspace.scope { () throws(IngotError) in
           // The output is free until the end: it holds the task matrix.
           try job.loadTaskMatrix(task + 1, into: job.output)
           if weights[task] != 1 { job.output.scale(by: weights[task]) }
-          try algebra.singularTriplets(job.output, into: part, rangeTolerance: tolerance, workspace)
+          try algebra.singularTriplets(job.output, into: joined.part(range), rangeTolerance: tolerance, workspace)
         }
         start += rank
       }

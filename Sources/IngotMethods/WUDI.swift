@@ -2,7 +2,6 @@ internal import Glibc
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
-package import IngotTensors
 
 /// WUDI-Merging: the merged task matrix that interferes least with what each task matrix reads, found without data.
 ///
