@@ -82,7 +82,7 @@ let package = Package(
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
-        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "IngotEngine", "IngotLinearAlgebra", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict,
       // An installed command finds the OpenMP team beside the library.
@@ -105,8 +105,8 @@ let package = Package(
     .testTarget(
       name: "IngotEngineTests",
       dependencies: [
-        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
-        "CTeam",
+        "IngotEngine", "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
+        "IngotJSON", "IngotErrors", "CTeam",
       ], swiftSettings: strict),
   ],
   cLanguageStandard: .gnu11

@@ -279,3 +279,29 @@ extension Matrix where Element == Float {
     }
   }
 }
+
+extension Matrix where Element == Float {
+  /// The sum of the magnitudes that lie more than `sigma` standard deviations above their row's mean magnitude, and the share of the elements
+  /// whose magnitude is at least `least` times the root mean square of all.
+  package func outliers(sigma: Double, least: Double) -> (outliers: Double, density: Double) {
+    var (total, dense) = (0.0, 0)
+    let floor = least * norm / Double(Swift.max(count, 1)).squareRoot()
+    unsafe forEachRow { _, row in
+      var (sum, squares) = (0.0, 0.0)
+      // SAFETY: a row has `columns` elements.
+      for j in 0..<columns {
+        let value = unsafe Double(abs(row[j]))
+        sum += value
+        squares += value * value
+        if value >= floor { dense += 1 }
+      }
+      let mean = sum / Double(columns)
+      let limit = mean + sigma * Swift.max(squares / Double(columns) - mean * mean, 0).squareRoot()
+      for j in 0..<columns {
+        let value = unsafe Double(abs(row[j]))
+        if value > limit { total += value }
+      }
+    }
+    return (total, Double(dense) / Double(Swift.max(count, 1)))
+  }
+}

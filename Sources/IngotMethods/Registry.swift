@@ -28,6 +28,9 @@ package enum MethodRegistry {
     IsoCTS.self,
     TSVM.self,
     WUDI.self,
+    OptMerge.self,
+    RTSVM.self,
+    RegMean.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

@@ -10,6 +10,7 @@ package struct RestRule: Sendable {
   let weights: [Float]
   let divisor: Float
   let scale: Float
+  private let hasBase: Bool
 
   /// - Parameters: `weights` are those of the inputs beside the base.
   init(_ rule: String, weights: [Float], scale: Double) {
@@ -17,13 +18,25 @@ package struct RestRule: Sendable {
     self.weights = weights
     divisor = rule == "average" && abs(sum) >= 1e-8 ? Float(sum) : 1
     self.scale = rule == "base" ? 0 : Float(scale)
+    hasBase = true
+  }
+
+  /// Σ wᵢ θᵢ / Σ wᵢ, for methods without a base; the sum is not 0.
+  init(mean weights: [Float]) {
+    self.weights = weights
+    divisor = Float(weights.reduce(0.0) { $0 + Double($1) })
+    scale = 1
+    hasBase = false
   }
 
   var fused: FusedMerge {
-    FusedMerge(.deltas(.sum(divisor: divisor), scale: scale), terms: weights.map { FusedMerge.Term(weight: $0) }, ties: .hash)
+    let terms = weights.map { FusedMerge.Term(weight: $0) }
+    if !hasBase { return FusedMerge(.linear(divisor: divisor), terms: terms) }
+    return FusedMerge(.deltas(.sum(divisor: divisor), scale: scale), terms: terms, ties: .hash)
   }
 
   func emit(_ tile: Tile, into output: Floats) {
+    if !hasBase { return tile.kernels.linearCombination(tile.inputs, weights: weights, divisor: divisor, into: output) }
     for row in 1..<max(tile.inputs.rows, 1) { tile.kernels.subtract(tile.inputs[row], tile.inputs[0], into: tile.inputs[row]) }
     tile.kernels.weightedSum(tile.inputs.dropFirst(), weights: weights, divisor: divisor, into: output)
     tile.kernels.addDelta(output, scaledBy: scale, to: tile.inputs[0], into: output)

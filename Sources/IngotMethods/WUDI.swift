@@ -94,6 +94,8 @@ struct InterferenceSolver: Sendable {
   let steps: Int
   let rate: Double
   let time: Double
+  /// Takes the place of Adam: v ← 0.9 v + g, θ ← θ − lr · v.
+  var descendsWithMomentum = false
 
   init(_ segment: MethodRequest.Segment) {
     solver = segment.text("solver") ?? "adam"
@@ -166,6 +168,12 @@ struct InterferenceSolver: Sendable {
         if step % 16 == 0 { try job.checkStop() }
         gradient.copy(d)
         try algebra.multiply(job.output, c, into: gradient, alpha: 2, beta: -2)
+        if descendsWithMomentum {
+          first.scale(by: 0.9)
+          first.add(gradient)
+          job.output.add(first, times: Float(-rate))
+          continue
+        }
         power *= 0.9
         otherPower *= 0.999
         job.output.adamStep(
