@@ -44,6 +44,13 @@ package enum MethodRegistry {
     SparseSoup.self,
     VaRM.self,
     EvoMerging.self,
+    IsoC.self,
+    IsoCTS.self,
+    TSVM.self,
+    WUDI.self,
+    OptMerge.self,
+    RTSVM.self,
+    RegMean.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
