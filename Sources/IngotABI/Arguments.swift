@@ -59,7 +59,8 @@ extension ExtensibleStruct {
   static func size(of pointer: UnsafePointer<Self>) throws(IngotError) -> Int {
     // SAFETY: the C contract: at least struct_size, four bytes, is there.
     let given = unsafe UnsafeRawPointer(pointer).loadUnaligned(as: UInt32.self)
-    guard given >= 8, given <= sizeLimit else {
+    // A size between would cut a pointer in two.
+    guard given >= 8, given <= sizeLimit, given % UInt32(MemoryLayout<Self>.alignment) == 0 else {
       throw IngotError(
         .invalidArgument, "struct_size of \(typeName) is \(given), expected \(MemoryLayout<Self>.stride)",
         hint: "initialise it with its _INIT", subject: typeName)
