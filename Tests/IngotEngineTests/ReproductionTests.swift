@@ -1,3 +1,4 @@
+import Foundation
 import IngotEngine
 import IngotErrors
 import IngotJSON

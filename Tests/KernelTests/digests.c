@@ -15,7 +15,7 @@ enum { N = 1 << 12, ODD = N - 5, ROWS = 3 };
 
 static float inputs[ROWS + 1][N], out[N], scratch_floats[4 * N];
 static double lanes[5 * 16], doubles[4 * N], double_out[N];
-static uint8_t bytes[8 * N], bits[N / 8];
+static uint8_t bytes[8 * N + 16], bits[N / 8];
 static uint64_t keys[N], counts[64];
 static uint32_t scratch[2 * N];
 static uint64_t state;
