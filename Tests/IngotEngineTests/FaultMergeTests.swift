@@ -43,23 +43,18 @@ import Testing
     return try engine.merge(plan, to: scratch("OUT"), options: options)
   }
 
-  static let whole: [String: [UInt8]] = {
-    guard let scratch = try? arrange(), let engine = try? DirectoryMergeTests.engine() else { return [:] }
-    _ = try? merge(scratch, engine, resume: false, .live)
-    return scratch.output()
-  }()
-
   @Test(arguments: [Fault.error(EIO), .error(ENOSPC), .error(EMFILE), .error(EINTR), .short(0), .short(1)])
   func everyCallFailsOnce(_ fault: Fault) throws {
-    let expected = Self.whole
-    #expect(expected.keys.contains("tokenizer.json") && expected.keys.filter { $0.hasSuffix(".safetensors") }.count > 1)
     let scratch = try Self.arrange()
     let engine = try DirectoryMergeTests.engine()
     let clean = FaultInjector()
     _ = try Self.merge(scratch, engine, resume: false, System(faults: clean))
-    #expect(clean.total > 150)
+    let expected = scratch.output()
+    #expect(expected.keys.contains("tokenizer.json") && expected.keys.filter { $0.hasSuffix(".safetensors") }.count > 1)
     var errors = 0
-    for number in 1...clean.total {
+    var number = 1
+    // Up to the first call that no run makes: how many hints about reading ahead are given depends on the medium.
+    while true {
       try scratch.remove("OUT")
       let faults = FaultInjector()
       faults.fail(nil, number: number, with: fault)
@@ -67,6 +62,7 @@ import Testing
         _ = try Self.merge(scratch, engine, resume: false, System(faults: faults))
       } catch {
         errors += 1
+        if fault == .short(1) { #expect(faults.fired.map(\.call) == [.append], "call \(number): \(error)") }
         #expect(!scratch.exists("OUT"), "call \(number): \(faults.fired): \(error)")
         #expect(
           [.output, .noSpace, .io, .stale, .format, .notFound].contains(error.status), "call \(number): \(faults.fired): \(error)")
@@ -76,10 +72,12 @@ import Testing
       let isRight = scratch.output() == expected
       #expect(isRight, "call \(number): \(faults.fired)")
       #expect(!scratch.exists("OUT.partial"), "call \(number): \(faults.fired)")
-      #expect(faults.fired.count == 1)
+      if faults.fired.isEmpty { break }
+      number += 1
     }
-    // Interrupted calls and short transfers are finished; most other faults are errors.
-    if fault == .error(EINTR) || fault == .short(1) { #expect(errors <= 1) }
+    #expect(number > 150)
+    // Interrupted calls and short transfers are finished, except that a torn line of the journal is no line; most other faults are errors.
+    if fault == .error(EINTR) { #expect(errors == 0) }
     if fault == .error(EIO) { #expect(errors > 100) }
   }
 

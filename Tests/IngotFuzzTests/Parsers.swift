@@ -68,8 +68,10 @@ func readIndex(_ bytes: [UInt8]) throws {
 }
 
 func readJSON(_ bytes: [UInt8]) throws {
-  for options in [JSON.Options.python, .strict] {
-    let written = JSON.bytes(try JSON.parse(bytes, origin: "text", options: options))
+  let python = try JSON.parse(bytes, origin: "text", options: .python)
+  let strict = try? JSON.parse(bytes, origin: "text")
+  for (value, options) in [(python, JSON.Options.python)] + (strict.map { [($0, .strict)] } ?? []) {
+    let written = JSON.bytes(value)
     let again: [UInt8]
     do throws(IngotError) {
       again = JSON.bytes(try JSON.parse(written, origin: "written", options: options))
