@@ -42,8 +42,8 @@ package final class Engine: @unchecked Sendable {
     self.options = options
     instructionSet = try options.instructionSet.map { (name) throws(IngotError) in try InstructionSet.named(name) } ?? InstructionSet.best
     kernels = Kernels(instructionSet)
-    guard options.threads >= 0, options.threads <= 4096 else {
-      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to 4096")
+    guard options.threads >= 0, options.threads <= Limit.threads else {
+      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to \(Limit.threads)")
     }
     guard options.memoryBudget >= 1 << 20 else {
       throw IngotError(
