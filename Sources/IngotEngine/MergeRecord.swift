@@ -28,8 +28,6 @@ package struct MergeRecord: Sendable {
 
   /// The file's name in the output.
   package static let fileName = "ingot.json"
-  /// More than a record of a million tensors needs.
-  private static let limit = 512 << 20
 
   package let directory: String
   package let tensors: [Tensor]
@@ -52,7 +50,7 @@ package struct MergeRecord: Sendable {
         subject: directory)
     }
     let file = try StoredFile(path)
-    root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Self.limit), origin: path)
+    root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.recordBytes), origin: path)
     let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
     guard schema == 1 else {
       throw IngotError(

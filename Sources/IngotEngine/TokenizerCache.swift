@@ -18,7 +18,7 @@ struct TokenizerCache {
   mutating func read(_ model: ProvidedModel, name: String) throws(IngotError) -> Found? {
     guard let files = model.files else { return nil }
     for fileName in ["tokenizer.json", "vocab.json", "vocab.txt"] {
-      guard let bytes = try files.readWhole(fileName, limit: TokenizerFile.byteLimit) else { continue }
+      guard let bytes = try files.readWhole(fileName, limit: Limit.tokenizerBytes) else { continue }
       if let first, first.found.fileName == fileName, first.bytes == bytes, fileName == "tokenizer.json" { return first.found }
       let origin = files.displayPath.hasSuffix("/") ? files.displayPath + fileName : files.displayPath + "/" + fileName
       var found: Found
@@ -26,7 +26,7 @@ struct TokenizerCache {
         let file = try TokenizerFile(bytes, origin: origin)
         found = Found(fileName: fileName, vocabulary: file.vocabulary, file: file)
       } else {
-        let added = try files.readWhole("added_tokens.json", limit: TokenizerFile.byteLimit)
+        let added = try files.readWhole("added_tokens.json", limit: Limit.tokenizerBytes)
         let vocabulary = try Vocabulary(
           plain: bytes, isJSON: fileName == "vocab.json", added: added, origin: origin)
         found = Found(fileName: fileName, vocabulary: vocabulary, file: nil)

@@ -12,7 +12,6 @@ struct TokenizerSideFiles {
   /// The model whose directory the side files are from.
   let donor: Int
 
-  private static let configLimit: UInt64 = 64 << 20
 
   func apply(to files: inout [SideFile], notices: inout [Notice]) throws(IngotError) {
     if let plan { try replaceTokenizer(plan, in: &files, notices: &notices) }
@@ -73,7 +72,7 @@ struct TokenizerSideFiles {
   }
 
   private static func json(_ name: String, in directory: any ModelFiles) throws(IngotError) -> JSONValue? {
-    guard let bytes = try directory.readWhole(name, limit: configLimit) else { return nil }
+    guard let bytes = try directory.readWhole(name, limit: Limit.tokenizerConfigBytes) else { return nil }
     let origin = directory.displayPath + "/" + name
     let value = try JSON.parse(bytes, origin: origin, options: .python)
     _ = try value.requireObject(origin, in: origin)
@@ -86,7 +85,7 @@ struct TokenizerSideFiles {
   private static func template(of model: ProvidedModel) throws(IngotError) -> String? {
     guard let files = model.files else { return nil }
     var text: String?
-    if let bytes = try files.readWhole("chat_template.jinja", limit: configLimit) { text = String(decoding: bytes, as: UTF8.self) }
+    if let bytes = try files.readWhole("chat_template.jinja", limit: Limit.tokenizerConfigBytes) { text = String(decoding: bytes, as: UTF8.self) }
     for name in ["tokenizer_config.json", "chat_template.json"] where text == nil {
       if let config = try json(name, in: files) { text = TokenizerConfig.chatTemplate(in: config) }
     }

@@ -93,6 +93,8 @@ package struct Recipe: Sendable {
     package var isBase: Bool
     /// True for a base model that the recipe names only under `base_model`.
     package var isImplicit: Bool
+    /// The side inputs that belong to this model.
+    package var sides: [Side] = []
     package var position: SourcePosition
   }
 
@@ -126,9 +128,11 @@ package struct Recipe: Sendable {
   package let methodPosition: SourcePosition
   package let form: Form
   /// Every model once, in the order of first mention among the sources; then a base model that is no source, then models that only the
-  /// tokenizer names. The index is the model's
+  /// tokenizer names; then what is no model of the merge: the base of `aim` and the side files. The index is the model's
   /// ordinal, which random draws depend on.
   package let models: [ModelReference]
+  /// How many of `models` are models of the merge.
+  package let modelCount: Int
   /// Index into `models` of the global `base_model`.
   package let baseModel: Int?
   /// At least one, those of one module together.
@@ -145,6 +149,9 @@ package struct Recipe: Sendable {
   package let chatTemplate: ChatTemplateRequest?
   package let numerics: Numerics
   package let missing: Missing
+  /// The side inputs of the whole merge.
+  package let sides: [Side]
+  package let activationScaling: ActivationScaling?
   /// What is different for single tensors.
   package let rules: [TensorRule]
   /// What the person should know: ignored keys and the like, in the order of the text.

@@ -9,7 +9,7 @@ extension RecipeParser {
     for (number, node) in try elements(of: entry.value, subject: list).enumerated() {
       let place = "\(list)[\(number)]"
       let fields = try fields(of: node, subject: place, hint: "write '- model: PATH'")
-      try check(fields, at: place, valid: ["model", "parameters"], explaining: { Self.misplaced($0, of: method) })
+      try check(fields, at: place, valid: ["model", "parameters", "side"], explaining: { Self.misplaced($0, of: method) })
       try append(
         try source(fields, at: place, in: node.position, layers: nil, base: base, method: method), to: &sources, at: place)
     }
@@ -51,7 +51,7 @@ extension RecipeParser {
       let inner = "\(place).sources[\(number)]"
       let source = try self.fields(of: node, subject: inner, hint: "write '- model: PATH' and 'layer_range: [FIRST, END]'")
       try check(
-        source, at: inner, valid: ["model", "layer_range", "parameters"], immaterial: ["residual_weight"],
+        source, at: inner, valid: ["model", "layer_range", "parameters", "side"], immaterial: ["residual_weight"],
         explaining: { Self.misplaced($0, of: method) })
       let layers = try layerRange(
         try required("layer_range", of: source, at: inner, in: node.position), subject: path(inner, "layer_range"))
@@ -89,7 +89,7 @@ extension RecipeParser {
     let settings = try settings(fields, at: place, of: method, isPerModel: true)
     return Recipe.Source(
       model: ordinal(of: model), layers: layers, settings: settings, isBase: model.identity == base?.identity, isImplicit: false,
-      position: position)
+      sides: try sides(fields, at: place, of: method, isPerModel: true), position: position)
   }
 
   /// mergekit takes a model that is listed twice once, with the settings of the first; so do we, and say so.
@@ -203,7 +203,7 @@ extension RecipeParser {
   }
 
   /// A text, or `{path, revision}`; of a pack with several tasks `{path, revision, task}`.
-  private mutating func location(_ node: Node, subject: String, takesTask: Bool) throws(IngotError) -> ModelReference.Location {
+  mutating func location(_ node: Node, subject: String, takesTask: Bool = false) throws(IngotError) -> ModelReference.Location {
     guard let parts = node.mapping else { return .text(try plainPath(node, subject: subject)) }
     try check(parts, at: subject, valid: ["path", "revision"] + (takesTask ? ["task"] : []))
     let pathNode = try required("path", of: parts, at: subject, in: node.position)
