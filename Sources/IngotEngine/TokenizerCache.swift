@@ -9,6 +9,7 @@ struct TokenizerCache {
     var vocabulary: Vocabulary
     /// The content, where it can be written again.
     var file: TokenizerFile?
+    var isOfSentencePiece = false
   }
 
   private var first: (bytes: [UInt8], found: Found)?
@@ -53,7 +54,7 @@ struct TokenizerCache {
       let vocabulary = try Vocabulary(
         sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: TokenizerFile.byteLimit),
         added: try files.readWhole("added_tokens.json", limit: TokenizerFile.byteLimit), origin: files.displayPath + "/" + fileName)
-      return Found(fileName: fileName, vocabulary: vocabulary, file: nil)
+      return Found(fileName: fileName, vocabulary: vocabulary, file: nil, isOfSentencePiece: true)
     }
     return nil
   }
