@@ -38,6 +38,17 @@ package struct ProvidedAdapter: Sendable {
 /// Opens the models that recipes name. Called while planning, one model at a time.
 package protocol ModelProvider: Sendable {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+
+  /// A model that was found elsewhere, with the adapter applied that `reference` names behind a `+`.
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+}
+
+extension ModelProvider {
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    throw IngotError(
+      .unsupported, "the adapter of \(reference.name) cannot be found where these models come from", subject: reference.name,
+      position: reference.position)
+  }
 }
 
 /// Models on this machine: directories, weight files, and names in the local cache of the Hugging Face hub. Opens no network connection.
@@ -53,7 +64,18 @@ package struct LocalModels: ModelProvider {
       let model = try find(parsed.model, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
         try open(path: path, isDirectory: isDirectory, isLocal: isLocal)
       }
-      guard let part = parsed.adapter else { return model }
+      return try adapting(model, as: reference)
+    } catch {
+      var placed = error
+      if placed.position == nil { placed.position = reference.position }
+      throw placed
+    }
+  }
+
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    let parsed = try Self.parse(reference)
+    guard let part = parsed.adapter else { return model }
+    do throws(IngotError) {
       return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
         let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory)
         let fileName = isDirectory ? nil : Self.split(path).name
