@@ -128,6 +128,20 @@ struct RecordedModels: ModelProvider {
     return found
   }
 
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    guard let recorded = models[reference.name], let adapter = recorded.adapter else {
+      throw IngotError(.format, "the record has no adapter of this name", subject: reference.name)
+    }
+    guard try fileStatus(adapter) != nil else {
+      throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter)", subject: recorded.name)
+    }
+    let placed = IngotRecipes.ModelReference(
+      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil), position: reference.position)
+    let found = try LocalModels(environment: [:]).adapting(model, as: placed)
+    try requireRecorded(found, recorded, at: adapter)
+    return found
+  }
+
   private func requireRecorded(_ found: ProvidedModel, _ model: MergeRecord.Model, at path: String) throws(IngotError) {
     func changed(_ problem: String) -> IngotError {
       IngotError(

@@ -9,6 +9,7 @@ struct TokenizerCache {
     var vocabulary: Vocabulary
     /// The content, where it can be written again.
     var file: TokenizerFile?
+    var isOfSentencePiece = false
   }
 
   private var first: (bytes: [UInt8], found: Found)?
@@ -45,7 +46,7 @@ struct TokenizerCache {
   /// A tokenizer of SentencePiece's alone: its pieces are known, and the file can be carried over as it is.
   private mutating func readSentencePiece(_ model: ProvidedModel, _ files: any ModelFiles, name: String) throws(IngotError) -> Found? {
     for fileName in ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"] {
-      guard let bytes = try files.readWhole(fileName, limit: TokenizerFile.byteLimit) else { continue }
+      guard let bytes = try files.readWhole(fileName, limit: Limit.tokenizerBytes) else { continue }
       let type = model.checkpoint.config?["model_type"]?.asString
       guard fileName == "tokenizer.model" || fileName == "spiece.model", !(type.map(Self.shifted.contains) ?? false) else {
         throw IngotError(
@@ -54,9 +55,9 @@ struct TokenizerCache {
           hint: Vocabulary.conversionHint, subject: name)
       }
       let vocabulary = try Vocabulary(
-        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: TokenizerFile.byteLimit),
-        added: try files.readWhole("added_tokens.json", limit: TokenizerFile.byteLimit), origin: files.displayPath + "/" + fileName)
-      return Found(fileName: fileName, vocabulary: vocabulary, file: nil)
+        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: Limit.tokenizerConfigBytes),
+        added: try files.readWhole("added_tokens.json", limit: Limit.tokenizerBytes), origin: files.displayPath + "/" + fileName)
+      return Found(fileName: fileName, vocabulary: vocabulary, file: nil, isOfSentencePiece: true)
     }
     return nil
   }
