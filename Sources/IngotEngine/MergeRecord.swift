@@ -21,6 +21,8 @@ package struct MergeRecord: Sendable {
     package var path: String
     /// Of the adapter that was applied to it.
     package var adapter: String?
+    /// The task, where that was a pack.
+    package var task: String?
     package var shards: [ShardIdentity]
   }
 
@@ -131,7 +133,7 @@ package struct MergeRecord: Sendable {
       models.append(
         Model(
           name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path), adapter: value["adapter"]?.asString,
-          shards: shards))
+          task: value["task"]?.asString, shards: shards))
     }
     return models
   }

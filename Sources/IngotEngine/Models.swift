@@ -15,7 +15,7 @@ package struct ProvidedModel: Sendable {
   package var files: (any ModelFiles)?
   /// True when it is a path of this machine rather than a name of the hub.
   package var isLocal: Bool
-  /// The adapter that is applied to it.
+  /// The adapter or the pack that is applied to it.
   package var adapter: ProvidedAdapter?
   /// The plan of the document that makes it, where the model is no file's.
   var stage: Plan?
@@ -29,10 +29,12 @@ package struct ProvidedModel: Sendable {
   }
 }
 
-/// Where the adapter of a model was found.
+/// Where the adapter or the pack of a model was found.
 package struct ProvidedAdapter: Sendable {
   package var path: String
   package var isLocal: Bool
+  /// The task, of a pack.
+  package var task: String?
 }
 
 /// Opens the models that recipes name. Called while planning, one model at a time.
@@ -59,6 +61,12 @@ package struct LocalModels: ModelProvider {
       }
       guard let part = parsed.adapter else { return model }
       return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
+        if let pack = try Self.pack(at: path, isDirectory: isDirectory, isLocal: isLocal) {
+          return try model.applying(pack: pack, task: part.task, name: parsed.model.description)
+        }
+        if let task = part.task {
+          throw IngotError(.invalidArgument, "the task \(task.prefix(60)) is named, and only packs have tasks", subject: path)
+        }
         let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory, system: system)
         let fileName = isDirectory ? nil : Self.split(path).name
         return try model.applying(
@@ -88,6 +96,15 @@ package struct LocalModels: ModelProvider {
       return try body(candidate.path, status.kind == .directory, candidate.origin == .local)
     }
     throw part.notFound(environment: lookup, position: position)
+  }
+
+  /// The pack in a directory or a file; nil where there is none.
+  static func pack(at path: String, isDirectory: Bool, isLocal: Bool) throws(IngotError) -> ProvidedModel? {
+    let parts = isDirectory ? (directory: path, name: DeltaPack.fileName) : split(path)
+    let files = DirectoryFiles(parts.directory)
+    guard parts.name.hasSuffix(".safetensors"), try files.size(of: parts.name) != nil else { return nil }
+    let found = try provide(files, parts.name, path: path, isLocal: isLocal)
+    return DeltaPack.isPack(found.checkpoint) ? found : nil
   }
 
   /// The weights of an adapter, without its meaning.
@@ -132,7 +149,11 @@ package struct LocalModels: ModelProvider {
   /// The parts of a reference, from its text or its mapping.
   package static func parse(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> IngotCheckpoints.ModelReference {
     var parsed = try parse(reference.location, at: reference.position)
-    if let adapter = reference.adapter { parsed.adapter = try parse(adapter, at: reference.position).model }
+    switch reference.adapter {
+    case nil: break
+    case .text(let text)?: parsed.adapter = try IngotCheckpoints.ModelReference.adapter(parsing: text, position: reference.position)
+    case .fields(let path, let revision, let task)?: parsed.adapter = .init(path: path, revision: revision, task: task)
+    }
     return parsed
   }
 
@@ -141,7 +162,7 @@ package struct LocalModels: ModelProvider {
   ) throws(IngotError) -> IngotCheckpoints.ModelReference {
     switch location {
     case .text(let text): try IngotCheckpoints.ModelReference(parsing: text, position: position)
-    case .fields(let path, let revision): IngotCheckpoints.ModelReference(model: .init(path: path, revision: revision))
+    case .fields(let path, let revision, _): IngotCheckpoints.ModelReference(model: .init(path: path, revision: revision))
     }
   }
 }

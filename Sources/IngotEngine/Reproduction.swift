@@ -54,7 +54,7 @@ extension Engine {
   ) throws(IngotError) -> Reproduction {
     let record = try MergeRecord(directory: directory)
     let recipe = try Recipe.parse(
-      Array(try record.recipe().utf8), origin: MergeRecord.fileName + ": recipe", catalog: MethodRegistry.catalog)
+      Array(try record.recipe().utf8), origin: MergeRecord.fileName + ": recipe", catalog: MethodRegistry.wholeCatalog)
     let models = RecordedModels(try record.models(), places: places)
     for name in places.keys.sorted() where !models.has(name) {
       throw IngotError(
@@ -121,7 +121,7 @@ struct RecordedModels: ModelProvider {
         hint: "if it was moved: --model '\(model.name)=PATH'; a model that was in memory cannot be read again", subject: model.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil) }, position: reference.position)
+      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) }, position: reference.position)
     let found = try LocalModels(environment: [:]).open(placed).readable()
     try requireRecorded(found, model, at: path)
     return found
