@@ -43,7 +43,7 @@ struct TokenizerCache {
   /// A tokenizer of SentencePiece's alone: its pieces are known, and the file can be carried over as it is.
   private mutating func readSentencePiece(_ model: ProvidedModel, _ files: any ModelFiles, name: String) throws(IngotError) -> Found? {
     for fileName in ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"] {
-      guard let bytes = try files.readWhole(fileName, limit: TokenizerFile.byteLimit) else { continue }
+      guard let bytes = try files.readWhole(fileName, limit: Limit.tokenizerBytes) else { continue }
       let type = model.checkpoint.config?["model_type"]?.asString
       guard fileName == "tokenizer.model" || fileName == "spiece.model", !(type.map(Self.shifted.contains) ?? false) else {
         throw IngotError(
@@ -51,8 +51,8 @@ struct TokenizerCache {
           hint: Vocabulary.conversionHint, subject: name)
       }
       let vocabulary = try Vocabulary(
-        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: TokenizerFile.byteLimit),
-        added: try files.readWhole("added_tokens.json", limit: TokenizerFile.byteLimit), origin: files.displayPath + "/" + fileName)
+        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: Limit.tokenizerBytes),
+        added: try files.readWhole("added_tokens.json", limit: Limit.tokenizerBytes), origin: files.displayPath + "/" + fileName)
       return Found(fileName: fileName, vocabulary: vocabulary, file: nil)
     }
     return nil

@@ -31,7 +31,6 @@ package struct RollingState: Sendable {
   }
 
   package static let fileName = "rolling.json"
-  private static let limit = 64 << 20
 
   package var method: RollingMethod
   /// Share of the average so far at each step of `ema`; nil elsewhere.
