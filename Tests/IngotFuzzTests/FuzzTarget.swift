@@ -22,6 +22,12 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case adapter
   /// A file tokenizer.json.
   case tokenizer
+  /// A file tokenizer.model.
+  case sentencepiece
+  /// The metadata of a delta pack, one KEY=VALUE on a line, a NUL byte, and its tensors, one per line.
+  case pack
+  /// Three numbers, and the Rice code of a block.
+  case rice
   /// Option structs, sources and sinks that a C program fills.
   case options
   /// A DLPack tensor.
@@ -44,6 +50,9 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .torch: try readTorch(bytes)
       case .adapter: try readAdapter(bytes)
       case .tokenizer: try readTokenizer(bytes)
+      case .sentencepiece: try readSentencePiece(bytes)
+      case .pack: try readPack(bytes)
+      case .rice: try readRice(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)
       }
