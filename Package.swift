@@ -44,6 +44,7 @@ let package = Package(
         // It holds no Swift: without the first three it would ask for the shared Swift runtime, at the toolchain's path.
         .unsafeFlags(["-static-stdlib", "-nostartfiles", "-Xlinker", "--as-needed", "-L/usr/lib/llvm-14/lib", "-lomp"])
       ]),
+    .target(name: "CLAPACK", cSettings: c11, linkerSettings: [.linkedLibrary("dl"), .linkedLibrary("pthread")]),  // OpenBLAS: by dlopen
     .systemLibrary(name: "CYaml", path: "Sources/CYaml", providers: [.apt(["libyaml-dev"])]),
     .systemLibrary(name: "CIngot", path: "include"),
 
@@ -51,15 +52,17 @@ let package = Package(
     .target(name: "IngotErrors", swiftSettings: strict),
     .target(name: "IngotJSON", dependencies: ["IngotErrors"], swiftSettings: strict),
     .target(name: "IngotTensors", dependencies: ["CKernels", "IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotLinearAlgebra", dependencies: ["CLAPACK", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotCheckpoints", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotStorage", dependencies: ["CPlatform", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotRecipes", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors", "CYaml"], swiftSettings: strict),
-    .target(name: "IngotMethods", dependencies: ["IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
+    .target(
+      name: "IngotMethods", dependencies: ["IngotLinearAlgebra", "IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
     .target(
       name: "IngotEngine",
       dependencies: [
-        "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CTeam",
-        "CPlatform",
+        "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON",
+        "IngotErrors", "CTeam", "CPlatform",
       ], swiftSettings: strict),
     .target(
       name: "IngotABI",
@@ -87,6 +90,8 @@ let package = Package(
 
     // Tests.
     .testTarget(name: "IngotTensorsTests", dependencies: ["IngotTensors", "IngotErrors", "CKernels"], swiftSettings: strict),
+    .testTarget(
+      name: "IngotLinearAlgebraTests", dependencies: ["IngotLinearAlgebra", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .testTarget(name: "IngotJSONTests", dependencies: ["IngotJSON", "IngotErrors"], swiftSettings: strict),
     .testTarget(
       name: "IngotCheckpointsTests", dependencies: ["IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors"],
