@@ -1,5 +1,6 @@
 package import IngotErrors
 package import IngotJSON
+internal import IngotTensors
 
 /// What a PEFT adapter of the type LORA holds, module by module, whatever model it is for.
 ///

@@ -1,9 +1,9 @@
 internal import IngotCheckpoints
 package import IngotErrors
-internal import IngotJSON
+package import IngotJSON
 internal import IngotLinearAlgebra
 internal import IngotMethods
-internal import IngotTensors
+package import IngotTensors
 
 /// What an adapter changes, module by module, from its factors alone.
 package struct AdapterInspection: Sendable {

@@ -1,5 +1,5 @@
 internal import IngotCheckpoints
-package import IngotErrors
+internal import IngotErrors
 internal import IngotJSON
 internal import IngotLinearAlgebra
 internal import IngotMethods
@@ -23,9 +23,8 @@ struct ComputedModule {
   var factors: LowRank
   /// What is added to the module's bias.
   var bias: [Float]?
+  var norm: Double
   var error: Double?
-  /// Where it is known already.
-  var norm: Double?
 }
 
 /// An adapter that is to be computed and written.

@@ -242,7 +242,7 @@ struct AdapterMerge: AdapterJob {
     var bias: [Float]?
     if layout.modules[number].hasBias, !algebra.workspace.isMeasuring { bias = try self.bias(number) }
     let norm = try algebra.norm(merged)
-    return ComputedModule(factors: merged, bias: bias, error: try distance(terms, merged, norm: norm, algebra), norm: norm)
+    return ComputedModule(factors: merged, bias: bias, norm: norm, error: try distance(terms, merged, norm: norm, algebra))
   }
 
   private func bias(_ number: Int) throws(IngotError) -> [Float] {

@@ -162,8 +162,7 @@ final class AdapterRun: @unchecked Sendable {
     do throws(IngotError) {
       return try workspace.scope { () throws(IngotError) in
         try algebra.withThreads(threads) { () throws(IngotError) in
-          let low = LowRankAlgebra(algebra, workspace)
-          let result = try job.compute(number, low)
+          let result = try job.compute(number, LowRankAlgebra(algebra, workspace))
           let factors = result.factors
           guard factors.b.isFinite, factors.a.isFinite else {
             throw IngotError(.nonFinite, "the result has values that are NaN or infinite", hint: "look for such values in the inputs")
@@ -185,8 +184,7 @@ final class AdapterRun: @unchecked Sendable {
             }
           }
           let report = AdapterModuleReport(
-            name: module.name, outputs: module.outputs, inputs: module.inputs, rank: factors.rank,
-            norm: try result.norm ?? low.norm(factors), error: result.error)
+            name: module.name, outputs: module.outputs, inputs: module.inputs, rank: factors.rank, norm: result.norm, error: result.error)
           return Computed(module: number, parts: parts, report: report)
         }
       }

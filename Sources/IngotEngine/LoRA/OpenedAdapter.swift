@@ -1,7 +1,7 @@
 package import IngotCheckpoints
 package import IngotErrors
 package import IngotJSON
-internal import IngotTensors
+package import IngotTensors
 
 /// A PEFT adapter whose header and config were read: what it holds, and where its tensors' bytes are.
 package struct OpenedAdapter: Sendable {

@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 
 /// All factors side by side: the exact Σ weight · scale · B A. Ranks add. PEFT's `cat`.
 struct ConcatenatedFactors: LowRankMerge {

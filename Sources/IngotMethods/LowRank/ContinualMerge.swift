@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 internal import IngotLinearAlgebra
 
 /// One adapter out of those of tasks that came one after the other: B ← B + (Bᵢ − B)/√i, and A is the last task's.

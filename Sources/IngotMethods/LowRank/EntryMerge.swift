@@ -67,7 +67,8 @@ struct EntryMerge {
     }
     // NaN has no order; the callers checked.
     for index in 0..<total { unsafe scratch[index] = abs(values[index]) }
-    unsafe scratch.sort()
+    var sorted = unsafe scratch
+    unsafe sorted.sort()
     let threshold = unsafe scratch[total - count]
     var ties = count
     for index in 0..<total where unsafe scratch[index] > threshold { ties -= 1 }
@@ -108,7 +109,7 @@ struct EntryMerge {
       for matrix in [signs, counts, result] { matrix.fill(0) }
       for part in parts {
         // SAFETY: both have one shape, checked by `withPairs`.
-        unsafe Self.withPairs(part, signs) { value, sum in sum += majority == .total ? value : Self.sign(value) }
+        Self.withPairs(part, signs) { value, sum in sum += majority == .total ? value : Self.sign(value) }
       }
       var even = 0.0
       if evenTakesMajority {
@@ -121,11 +122,11 @@ struct EntryMerge {
       }
       for (part, weight) in zip(parts, weights) {
         // Entries against the vote, and zeros, are left out.
-        unsafe Self.withPairs(part, signs) { value, elected in if Self.sign(value) != elected { value = 0 } }
+        Self.withPairs(part, signs) { value, elected in if Self.sign(value) != elected { value = 0 } }
         result.add(part, times: weight)
-        unsafe Self.withPairs(part, counts) { value, count in if value != 0 { count += 1 } }
+        Self.withPairs(part, counts) { value, count in if value != 0 { count += 1 } }
       }
-      unsafe Self.withPairs(result, counts) { value, count in if count > 1 { value /= count } }
+      Self.withPairs(result, counts) { value, count in if count > 1 { value /= count } }
     }
   }
 

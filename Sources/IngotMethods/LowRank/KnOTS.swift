@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 internal import IngotLinearAlgebra
 
 /// "Model merging with SVD to tie the Knots" (Stoica et al. 2024, arXiv 2410.19735): the changes are brought into one basis, the left singular

@@ -1,5 +1,5 @@
-package import IngotErrors
-package import IngotLinearAlgebra
+internal import IngotErrors
+internal import IngotLinearAlgebra
 
 /// B = Σ √|c| Bᵢ and A = Σ sgn(c) √|c| Aᵢ with c = weight · scale, as PEFT's `linear`.
 ///

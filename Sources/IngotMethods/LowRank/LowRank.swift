@@ -51,10 +51,10 @@ package enum RankRule: Sendable, Hashable {
   case spectral(Double)
   case all
 
-  /// The rank for singular values in descending order. `total` is the sum of all squares where more values exist than are given.
-  package func rank(_ values: [Double], total: Double? = nil) -> Int {
-    // What is below the largest by the precision of f64 is not there.
-    let floor = (values.first ?? 0) * Double(max(values.count, 1)) * 0x1p-52
+  /// The rank for singular values in descending order. `total` is the sum of all squares where more values exist than are given. Values below
+  /// `precision` of the largest are not there.
+  package func rank(_ values: [Double], total: Double? = nil, precision: Double? = nil) -> Int {
+    let floor = (values.first ?? 0) * (precision ?? Double(max(values.count, 1)) * 0x1p-52)
     let present = values.prefix { $0 > floor }.count
     switch self {
     case .all: return present

@@ -1,5 +1,4 @@
 package import IngotErrors
-package import IngotLinearAlgebra
 
 /// What names the random draws of one module: the same for every thread count and order of modules.
 package struct DrawKey: Sendable, Hashable {

@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 internal import IngotLinearAlgebra
 
 /// The sum of the changes after each adapter's inputs were projected off those of the adapters before it, so that no two use the same inputs.

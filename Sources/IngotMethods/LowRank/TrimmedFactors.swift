@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 internal import IngotLinearAlgebra
 
 /// PEFT's `ties`, `dare_linear`, `dare_ties` and `magnitude_prune`: A and B are pruned and merged each for itself, entry by entry, with the

@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 
 /// The exact sum, brought to a smaller rank by its singular value decomposition: the best approximation of that rank. PEFT's `svd`.
 ///

@@ -15,7 +15,7 @@ struct LoRACommand: ParsableCommand {
       the local Hugging Face cache. What is written has the same layout, and scale 1: lora_alpha is the rank.
       """,
     subcommands: [
-      LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAResizeCommand.self,
+      LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
     ])
 }
 
