@@ -129,10 +129,18 @@ extension OpenedAdapter {
       let values = try low.spectrum(factors).map { $0 * abs(module.scale) }
       return (values.reduce(0) { $0 + $1 * $1 }.squareRoot(), values)
     }
+    return try Self.measured(algebra, run)
+  }
+
+  /// Runs `body` without memory first, then with as much as it asked for.
+  private static func measured<Result>(
+    _ algebra: LinearAlgebra, _ body: (MatrixWorkspace) throws(IngotError) -> Result
+  ) throws(IngotError) -> Result {
     let measuring = MatrixWorkspace.measuring()
-    _ = try run(measuring)
-    let workspace = try MatrixWorkspace(capacity: measuring.peak)
-    return try algebra.withThreads(1) { () throws(IngotError) in try run(workspace) }
+    _ = try body(measuring)
+    // The last matrix is rounded up to the alignment.
+    let workspace = try MatrixWorkspace(capacity: measuring.peak + 64)
+    return try algebra.withThreads(1) { () throws(IngotError) in try body(workspace) }
   }
 
   /// The factors of a module, without its scale. Reads nothing on a measuring workspace.
@@ -167,10 +175,7 @@ extension OpenedAdapter {
         let norms = a.norm * c.norm
         return norms > 0 ? product.norm / norms : 0
       }
-      let measuring = MatrixWorkspace.measuring()
-      _ = try run(measuring)
-      let workspace = try MatrixWorkspace(capacity: measuring.peak)
-      shares.append(try algebra.withThreads(1) { () throws(IngotError) in try run(workspace) })
+      shares.append(try Self.measured(algebra, run))
     }
     guard !shares.isEmpty else { return nil }
     return .init(

@@ -10,6 +10,7 @@ package import IngotTensors
 package struct AdapterMergeRequest: Sendable {
   /// What becomes of tensors that adapters have whole (modules_to_save, trained biases).
   package enum WholeTensors: String, Sendable, CaseIterable {
+    /// An error unless all adapters have the same bytes.
     case refuse
     /// The mean, weighted by the adapters' weights.
     case average
@@ -178,11 +179,13 @@ struct AdapterMerge: AdapterJob {
         found[whole.name, default: []].append((index, whole.tensor))
       }
     }
-    guard let example = names.first, request.wholeTensors != .omit else { return [] }
+    if request.wholeTensors == .omit { return [] }
     if request.wholeTensors == .refuse {
-      throw IngotError(
-        .unsupported, "an adapter has \(names.count) tensors whole (modules_to_save or biases), which are no product of two factors",
-        hint: "say what becomes of them with --modules-to-save average, first or omit", subject: example)
+      for name in names where try !areEqual(found[name] ?? [], request) {
+        throw IngotError(
+          .unsupported, "the adapters differ in \(names.count) tensors that they have whole (modules_to_save, biases)",
+          hint: "say what becomes of them with --modules-to-save average, first or omit", subject: name)
+      }
     }
     var result: [(tensor: TensorDescription, sources: [(adapter: Int, tensor: CheckpointTensor)])] = []
     for name in names {
@@ -203,6 +206,22 @@ struct AdapterMerge: AdapterJob {
       result.append((TensorDescription(name: name, dtype: first.dtype.defaultOutput, shape: first.shape), all))
     }
     return result
+  }
+
+  private static let pieceBytes = 1 << 20
+
+  /// True when every adapter has the tensor with the same bytes: PEFT saves embeddings whole beside factors that change them.
+  private static func areEqual(
+    _ all: [(adapter: Int, tensor: CheckpointTensor)], _ request: AdapterMergeRequest
+  ) throws(IngotError) -> Bool {
+    guard let first = all.first, all.count == request.adapters.count else { return false }
+    let scratch = ReadScratch(2 * pieceBytes)
+    for other in all.dropFirst() {
+      guard other.tensor.dtype == first.tensor.dtype, other.tensor.shape == first.tensor.shape else { return false }
+      let (a, b) = (try request.adapters[first.adapter].bytes(first.tensor), try request.adapters[other.adapter].bytes(other.tensor))
+      guard try StoredBytes.areEqual(a, b, scratch) else { return false }
+    }
+    return true
   }
 
   private static func identity(_ request: AdapterMergeRequest) -> String {

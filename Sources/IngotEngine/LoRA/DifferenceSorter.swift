@@ -145,18 +145,6 @@ struct DifferenceSorter {
   private func differs(_ a: CheckpointTensor, _ b: CheckpointTensor) throws(IngotError) -> Bool {
     guard a.dtype == b.dtype, a.byteCount == b.byteCount else { return true }
     let (first, second) = (try StoredBytes(a, of: tuned), try StoredBytes(b, of: base))
-    let scratch = ReadScratch(2 * Self.pieceBytes)
-    var done = 0
-    while done < a.byteCount {
-      let count = min(Self.pieceBytes, a.byteCount - done)
-      // SAFETY: two parts of the scratch, which lives to the end of this function.
-      let (x, y) = unsafe (scratch.bytes(0, count), scratch.bytes(Self.pieceBytes, count))
-      try unsafe first.read(x, at: done)
-      try unsafe second.read(y, at: done)
-      guard unsafe x.elementsEqual(y) else { return true }
-      done += count
-    }
-    withExtendedLifetime(scratch) {}
-    return false
+    return try !StoredBytes.areEqual(first, second, ReadScratch(2 * Self.pieceBytes))
   }
 }

@@ -13,11 +13,17 @@ struct EntryMerge {
     case random(Double)
   }
 
+  /// The sign where the vote is even.
+  enum Even: Sendable, Hashable {
+    case positive
+    /// The sign that most entries of the matrix elected.
+    case majority
+  }
+
   enum Combination: Sendable, Hashable {
     case sum
-    /// The mean of the entries that have the elected sign (TIES, arXiv 2306.01708). Where the vote is even, `evenTakesMajority` takes the sign
-    /// that most entries of the matrix elected, otherwise the result is 0.
-    case disjointMean(LowRankOptions.Majority, evenTakesMajority: Bool)
+    /// The mean of the entries that have the elected sign (TIES, arXiv 2306.01708).
+    case disjointMean(LowRankOptions.Majority, even: Even)
   }
 
   var prunings: [Pruning]
@@ -34,8 +40,8 @@ struct EntryMerge {
     case .sum:
       result.fill(0)
       for (part, weight) in zip(parts, weights) { result.add(part, times: weight) }
-    case .disjointMean(let majority, let evenTakesMajority):
-      try vote(parts, weights, into: result, majority, evenTakesMajority, workspace)
+    case .disjointMean(let majority, let even):
+      try vote(parts, weights, into: result, majority, even, workspace)
     }
   }
 
@@ -101,7 +107,7 @@ struct EntryMerge {
 
   private func vote(
     _ parts: [Matrix<Double>], _ weights: [Double], into result: Matrix<Double>, _ majority: LowRankOptions.Majority,
-    _ evenTakesMajority: Bool, _ workspace: MatrixWorkspace
+    _ rule: Even, _ workspace: MatrixWorkspace
   ) throws(IngotError) {
     try workspace.scope { () throws(IngotError) in
       let signs: Matrix<Double> = try workspace.matrix(result.rows, result.columns)
@@ -111,8 +117,8 @@ struct EntryMerge {
         // SAFETY: both have one shape, checked by `withPairs`.
         Self.withPairs(part, signs) { value, sum in sum += majority == .total ? value : Self.sign(value) }
       }
-      var even = 0.0
-      if evenTakesMajority {
+      var even = 1.0
+      if rule == .majority {
         var sum = 0.0
         unsafe signs.withElements { for index in $0.indices { unsafe sum += Self.sign($0[index]) } }
         even = sum < 0 ? -1 : 1

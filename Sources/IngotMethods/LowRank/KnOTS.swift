@@ -27,7 +27,7 @@ struct KnOTS: LowRankMerge {
       KnOTS(
         name: "knots_ties",
         entries: EntryMerge(
-          prunings: [.magnitude(options.density ?? 1)], combination: .disjointMean(.total, evenTakesMajority: true)), rule: options.rank)
+          prunings: [.magnitude(options.density ?? 1)], combination: .disjointMean(.total, even: .majority)), rule: options.rank)
     })
 
   static let dareTies = LowRankMethod(
@@ -37,7 +37,7 @@ struct KnOTS: LowRankMerge {
         name: "knots_dare",
         entries: EntryMerge(
           prunings: [.random(options.drop ?? 0.1), .magnitude(options.density ?? 1)],
-          combination: .disjointMean(.total, evenTakesMajority: true)), rule: options.rank)
+          combination: .disjointMean(.total, even: .majority)), rule: options.rank)
     })
 
   func rankBound(_ ranks: [Int], outputs: Int, inputs: Int) throws(IngotError) -> Int {

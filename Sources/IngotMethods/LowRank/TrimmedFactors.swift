@@ -21,7 +21,7 @@ struct TrimmedFactors: LowRankMerge {
     options: [.density, .majority]
   ) {
     EntryMerge(
-      prunings: [.magnitude($0.density ?? 0.5)], combination: .disjointMean($0.majority ?? .total, evenTakesMajority: false))
+      prunings: [.magnitude($0.density ?? 0.5)], combination: .disjointMean($0.majority ?? .total, even: .positive))
   }
 
   static let dareLinear = named(
@@ -33,7 +33,7 @@ struct TrimmedFactors: LowRankMerge {
     paper: "arXiv 2311.03099", options: [.density, .majority]
   ) {
     EntryMerge(
-      prunings: [.random(1 - ($0.density ?? 0.5))], combination: .disjointMean($0.majority ?? .total, evenTakesMajority: false))
+      prunings: [.random(1 - ($0.density ?? 0.5))], combination: .disjointMean($0.majority ?? .total, even: .positive))
   }
 
   static let magnitudePrune = named(
