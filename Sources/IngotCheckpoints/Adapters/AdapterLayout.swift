@@ -73,9 +73,12 @@ package struct AdapterLayout: Sendable {
         found.append((magnitude, .magnitude(place)))
       }
     }
+    let factored = Set(modules.map(\.name))
     for (place, tensor) in whole.enumerated() {
       var named = tensor
-      named.name = AdapterContents.prefix + tensor.name
+      let (module, part) = Self.split(tensor.name)
+      // The weight that factors change: PEFT saves embeddings so.
+      named.name = AdapterContents.prefix + (factored.contains(module) ? "\(module).base_layer.\(part)" : tensor.name)
       found.append((named, .whole(place)))
     }
     return found
@@ -148,15 +151,23 @@ package struct AdapterLayout: Sendable {
     return covers && !names.isEmpty ? names.sorted() : modules.map(\.name)
   }
 
+  /// `model.norm.weight` as `model.norm` and `weight`.
+  private static func split(_ name: String) -> (module: String, part: String) {
+    guard let dot = name.lastIndex(of: ".") else { return ("", name) }
+    return (String(name[..<dot]), String(name[name.index(after: dot)...]))
+  }
+
   /// The modules of whole tensors, as the inputs call them where they do.
   private func modulesToSave(_ inputs: [JSONValue]) -> [String] {
     var listed: [String] = []
     for entry in inputs.flatMap({ $0["modules_to_save"]?.asArray ?? [] }).compactMap(\.asString) where !listed.contains(entry) {
       listed.append(entry)
     }
+    let factored = Set(modules.map(\.name))
     var names: [String] = []
     for tensor in whole {
-      let module = tensor.name.split(separator: ".").dropLast().joined(separator: ".")
+      let module = Self.split(tensor.name).module
+      if factored.contains(module) { continue }
       let name = listed.first { module == $0 || module.hasSuffix("." + $0) } ?? (tensor.name.hasSuffix(".bias") ? nil : module)
       if let name, !name.isEmpty, !names.contains(name) { names.append(name) }
     }
