@@ -15,7 +15,8 @@ struct Ingot: ParsableCommand {
       """,
     version: "ingot \(Version.text)",
     groupedSubcommands: [
-      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self, MergekitYamlCommand.self, LoRACommand.self]),
+      CommandGroup(
+        name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self, MergekitYamlCommand.self, LoRACommand.self]),
       CommandGroup(
         name: "Looking",
         subcommands: [

@@ -10,7 +10,8 @@ import Testing
 private typealias Rows = [[Double]]
 
 private func golden() throws -> JSONValue {
-  let path = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Golden/lora.json")
+  let path = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent(
+    "Golden/lora.json")
   return try JSON.parse([UInt8](try Data(contentsOf: path)), origin: path.path)
 }
 
@@ -104,7 +105,9 @@ private func options(_ change: (inout LowRankOptions) -> Void) -> LowRankOptions
     #expect(largest(try bench.merged("knots_ties", terms), try rows(root["ties"])) < 1e-9)
     // Whatever the factors, as long as their products are these.
     let other = try deltas.map { delta in
-      LowRankTerm(try bench.factors([[2, 1], [0, 0.5]], [zip(delta[0], delta[1]).map { ($0 - 2 * $1) / 2 }, delta[1].map { 2 * $0 }]), weight: 1, scale: 1)
+      LowRankTerm(
+        try bench.factors([[2, 1], [0, 0.5]], [zip(delta[0], delta[1]).map { ($0 - 2 * $1) / 2 }, delta[1].map { 2 * $0 }]), weight: 1,
+        scale: 1)
     }
     #expect(largest(bench.dense(other[0].factors), deltas[0]) < 1e-12)
     #expect(largest(try bench.merged("knots_ties", other), try rows(root["ties"])) < 1e-9)
@@ -355,7 +358,8 @@ private func options(_ change: (inout LowRankOptions) -> Void) -> LowRankOptions
     let delta: Matrix<Float> = try bench.workspace.matrix(30, 20)
     delta.fill(0)
     for isExact in [true, false] {
-      let found = try BestApproximation(rule: .energy(0.9), cap: 8, isExact: isExact).factor(delta, key: DrawKey(seed: 0, stream: 0), bench.low)
+      let found = try BestApproximation(rule: .energy(0.9), cap: 8, isExact: isExact).factor(
+        delta, key: DrawKey(seed: 0, stream: 0), bench.low)
       #expect(found.error == nil && found.norm == 0 && found.factors.rank == 1)
       #expect(found.factors.b.norm == 0)
     }

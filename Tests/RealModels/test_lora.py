@@ -14,8 +14,8 @@ from test_adapters import GPT2, LLAMA, write_adapter, write_base
 torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-Q, O, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.embed_tokens"
-SHAPES = {Q: (60, 40), O: (30, 50)}
+Q, OUT, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.embed_tokens"
+SHAPES = {Q: (60, 40), OUT: (30, 50)}
 Deltas = dict[str, Any]
 
 
@@ -59,7 +59,9 @@ def best(delta: Any, rank: int) -> Any:
 def three(folder: Path) -> list[Path]:
     """Adapters of three ranks and scales."""
     return [
-        write_adapter(folder / f"lora{rank}", factors(rank, rank), r=rank, lora_alpha=alpha, use_rslora=root, target_modules=["q_proj", "o_proj"])
+        write_adapter(
+            folder / f"lora{rank}", factors(rank, rank), r=rank, lora_alpha=alpha, use_rslora=root, target_modules=["q_proj", "o_proj"]
+        )
         for rank, alpha, root in ((4, 8, False), (6, 3, True), (8, 16, False))
     ]
 
@@ -211,11 +213,11 @@ def low_rank(shape: tuple[int, int], rank: int, noise: float, generator: Any) ->
 @pytest.fixture
 def pair_of_models(folder: Path) -> tuple[Path, Path, dict[str, Any], dict[str, Any]]:
     generator = torch.Generator().manual_seed(3)
-    shapes = {f"{Q}.weight": (420, 300), f"{O}.weight": (280, 700), "model.layers.0.input_layernorm.weight": (300,),
+    shapes = {f"{Q}.weight": (420, 300), f"{OUT}.weight": (280, 700), "model.layers.0.input_layernorm.weight": (300,),
               f"{EMBED}.weight": (90, 300), "lm_head.weight": (90, 300), "model.norm.weight": (300,)}  # fmt: skip
     base = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     tuned = {name: tensor.clone() for name, tensor in base.items()}
-    for name in (f"{Q}.weight", f"{O}.weight", "lm_head.weight"):
+    for name in (f"{Q}.weight", f"{OUT}.weight", "lm_head.weight"):
         tuned[name] += low_rank(tuple(base[name].shape), 6, 0.01, generator)
     tuned["model.norm.weight"] += 1
     return write_base(folder / "base", base), write_base(folder / "tuned", tuned), base, tuned
@@ -229,7 +231,7 @@ def test_extraction(ingot: Command, folder: Path, pair_of_models: tuple[Any, ...
         ingot("lora", "extract", base, tuned, "--rank", 12, "-o", folder / "lora", "--sync", "none", "--json", *flags).stdout
     )
     found = deltas(folder / "lora")
-    assert set(found) == {Q, O}
+    assert set(found) == {Q, OUT}
     for module in report["modules"]:
         name = module["name"]
         wanted = (tuned_tensors[f"{name}.weight"] - base_tensors[f"{name}.weight"]).double().numpy()
@@ -259,20 +261,18 @@ def test_rules_of_extraction(ingot: Command, folder: Path, pair_of_models: tuple
           "-o", folder / "a", "--sync", "none")  # fmt: skip
     found = deltas(folder / "a")
     config = json.loads((folder / "a" / "adapter_config.json").read_text())
-    assert set(found) == {Q, O, EMBED, "lm_head"}
-    assert config["rank_pattern"][O] == 3 or config["r"] == 3
+    assert set(found) == {Q, OUT, "lm_head"}
+    assert config["rank_pattern"][OUT] == 3 or config["r"] == 3
     assert config["modules_to_save"] is None
     delta = (tuned_tensors[f"{Q}.weight"] - base_tensors[f"{Q}.weight"]).double().numpy()
     squares = np.linalg.svd(delta, compute_uv=False) ** 2
     rank = int(np.searchsorted(np.cumsum(squares), 0.9 * squares.sum())) + 1
     assert config["rank_pattern"].get(Q, config["r"]) == rank
-    # An embedding that did not change has factors of zeros.
-    assert np.linalg.norm(found[EMBED]) == 0
     ingot("lora", "extract", base, tuned, "--rank", 2, "--only", "/q_proj/", "-o", folder / "b", "--sync", "none")
     assert set(deltas(folder / "b")) == {Q}
     ingot("lora", "extract", base, tuned, "--rank", 2, "--skip", "*q_proj", "--rule", "*o_proj=whole", "-o", folder / "c", "--sync", "none")
     stored = safetensors_torch.load_file(folder / "c" / "adapter_model.safetensors")
-    assert set(stored) == {f"base_model.model.{name}.weight" for name in (O, "lm_head", "model.norm")}
+    assert set(stored) == {f"base_model.model.{name}.weight" for name in (OUT, "lm_head", "model.norm")}
 
 
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(
@@ -286,12 +286,15 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(
     wide = {f"{Q}.lora_A.weight": torch.zeros(4, 41), f"{Q}.lora_B.weight": torch.zeros(60, 4)}
     whole = {**factors(4, 1), "lm_head.weight": torch.zeros(3, 4)}
     other = write_base(folder / "other", {**base_tensors, f"{Q}.weight": torch.zeros(420, 301)})
-    fewer = write_base(folder / "fewer", {name: tensor for name, tensor in base_tensors.items() if name != f"{O}.weight"})
-    made = {
-        name: write_adapter(folder / name, tensors, r=4, **config)
-        for name, tensors, config in (("dora", dora, {"use_dora": True}), ("broken", broken, {}), ("wide", wide, {}), ("whole", whole, {}),
-                                      ("turned", factors(4, 1), {"fan_in_fan_out": True}))  # fmt: skip
-    }
+    fewer = write_base(folder / "fewer", {name: tensor for name, tensor in base_tensors.items() if name != f"{OUT}.weight"})
+    contents: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("dora", dora, {"use_dora": True}),
+        ("broken", broken, {}),
+        ("wide", wide, {}),
+        ("whole", whole, {}),
+        ("turned", factors(4, 1), {"fan_in_fan_out": True}),
+    ]
+    made = {name: write_adapter(folder / name, tensors, r=4, **config) for name, tensors, config in contents}
     merge = ["lora", "merge", "-o", folder / "out", "-m"]
     cases: list[tuple[list[Any], str]] = [
         ([*merge, "linear", three[0], three[1]], "expected one rank for linear"),
@@ -400,7 +403,7 @@ def test_as_peft_combines(ingot: Command, folder: Path, method: str, more: dict[
     targets = {"target_modules": LLAMA_TARGETS} if kind == "llama" else {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
     one = {"r": 4, "lora_alpha": 6, **targets}
     other = {"r": 4 if method in ("linear", "ties", "magnitude_prune") else 6, "lora_alpha": 9, "use_rslora": True, **targets}
-    peft, adapted = peft_model(kind, folder, [one, other])
+    _, adapted = peft_model(kind, folder, [one, other])
     weights = [0.6, 1.3]
     adapted.add_weighted_adapter(["a0", "a1"], weights, "merged", combination_type=method, **more)
     wanted = peft_deltas(adapted, "merged")

@@ -196,7 +196,8 @@ struct AdapterMerge: AdapterJob {
       }
       for (_, tensor) in all where tensor.shape != first.shape || !tensor.dtype.hasArithmetic {
         throw IngotError(
-          .shape, "the adapters have it as \(first.dtype.safetensorsName) \(first.shape) and \(tensor.dtype.safetensorsName) \(tensor.shape)",
+          .shape,
+          "the adapters have it as \(first.dtype.safetensorsName) \(first.shape) and \(tensor.dtype.safetensorsName) \(tensor.shape)",
           hint: "take that of the first adapter with --modules-to-save first", subject: name)
       }
       guard all.reduce(0, { $0 + request.weights[$1.adapter] }) != 0 else {
@@ -338,7 +339,11 @@ private final class AveragedTensor: DerivedTensor {
     let (sum, part) = (scratch.floats(0, count), scratch.floats((4 * count + 63) / 64 * 64, count))
     for (place, entry) in parts.enumerated() {
       try entry.reader.load(offset / width, into: part)
-      if place == 0 { kernels.scale(part, by: entry.weight, into: sum) } else { kernels.addDelta(part, scaledBy: entry.weight, to: sum, into: sum) }
+      if place == 0 {
+        kernels.scale(part, by: entry.weight, into: sum)
+      } else {
+        kernels.addDelta(part, scaledBy: entry.weight, to: sum, into: sum)
+      }
     }
     // SAFETY: the destination has as many whole elements; the scratch lives to the end of this function.
     kernels.store(sum, into: unsafe MutableElementSlice(unsafe: base, dtype: dtype, count: count))

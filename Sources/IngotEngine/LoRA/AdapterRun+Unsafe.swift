@@ -200,7 +200,8 @@ final class AdapterRun: @unchecked Sendable {
     let dtype = job.layout.dtype
     let bytes = ReadScratch(matrix.count * dtype.bits / 8)
     try workspace.scope { () throws(IngotError) in
-      let narrow: Matrix<Float> = turned ? try workspace.matrix(matrix.columns, matrix.rows) : try workspace.matrix(matrix.rows, matrix.columns)
+      let narrow: Matrix<Float> =
+        turned ? try workspace.matrix(matrix.columns, matrix.rows) : try workspace.matrix(matrix.rows, matrix.columns)
       if turned { narrow.copyTransposed(matrix) } else { narrow.copy(matrix) }
       // SAFETY: as many elements as the scratch was made for.
       kernels.store(narrow.floats, into: unsafe MutableElementSlice(unsafe: bytes.address, dtype: dtype, count: matrix.count))

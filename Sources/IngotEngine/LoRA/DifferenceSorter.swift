@@ -6,7 +6,7 @@ internal import IngotTensors
 
 /// Decides for every tensor of a fine-tuned model what becomes of its difference from the base: factors, stored whole, or left out.
 ///
-/// Reads headers, and of tensors that may be stored whole the bytes, to leave out those that are equal.
+/// Reads headers, and bytes up to the first that differs: what is equal is left out.
 struct DifferenceSorter {
   struct Module {
     /// Without `.weight`.
@@ -89,31 +89,38 @@ struct DifferenceSorter {
       }
       notices.append(
         Notice(
-          .warning, "it is \(tensor.shape) and \(stored.shape) in the base, and is stored whole: resize the base's embeddings before loading the adapter",
+          .warning,
+          "it is \(tensor.shape) and \(stored.shape) in the base, and is stored whole: resize the base's embeddings before loading the adapter",
           subject: tensor.name))
       wholes.append(tensor)
-      return
-    }
-    let kind = kind(of: tensor, rule, isEmbedding: isEmbedding)
-    if case .factors(let rank) = kind {
-      let shape = tensor.shape.dimensions
-      guard tensor.dtype.hasArithmetic, stored.dtype.hasArithmetic, shape[0] > 0, shape[1] > 0 else {
-        throw IngotError(
-          .dtype, "a weight \(tensor.shape) of \(tensor.dtype.safetensorsName) cannot be factored", hint: "leave it out with --skip",
-          subject: tensor.name)
-      }
-      let isFlat = isEmbedding && !TensorNames.isTiedHead(tensor.name)
-      modules.append(
-        Module(
-          name: Self.moduleName(tensor.name), base: stored, tuned: tensor, isEmbedding: isFlat,
-          isTurned: isFlat || (isTurned && !isEmbedding), rule: rank))
       return
     }
     guard try differs(tensor, stored) else {
       equal += 1
       return
     }
-    if case .whole = kind { wholes.append(tensor) } else { skipped += 1 }
+    switch kind(of: tensor, rule, isEmbedding: isEmbedding) {
+    case .factors(let rank): try add(tensor, stored, isEmbedding: isEmbedding, rank)
+    case .whole: wholes.append(tensor)
+    case .skip: skipped += 1
+    }
+  }
+
+  private mutating func add(
+    _ tensor: CheckpointTensor, _ stored: CheckpointTensor, isEmbedding: Bool, _ rank: RankRule
+  ) throws(IngotError) {
+    let shape = tensor.shape.dimensions
+    guard tensor.dtype.hasArithmetic, stored.dtype.hasArithmetic, shape[0] > 0, shape[1] > 0 else {
+      throw IngotError(
+        .dtype, "a weight \(tensor.shape) of \(tensor.dtype.safetensorsName) cannot be factored", hint: "leave it out with --skip",
+        subject: tensor.name)
+    }
+    // Heads are linear layers; embeddings keep their rows by token.
+    let isTable = isEmbedding && !TensorNames.isTiedHead(tensor.name)
+    modules.append(
+      Module(
+        name: Self.moduleName(tensor.name), base: stored, tuned: tensor, isEmbedding: isTable,
+        isTurned: isTable || (isTurned && !isEmbedding), rule: rank))
   }
 
   private enum Kind {

@@ -85,7 +85,8 @@ package enum LowRankMethods {
   package static func make(_ name: String, _ options: LowRankOptions) throws(IngotError) -> any LowRankMerge {
     guard let method = all.first(where: { $0.name == name }) else {
       throw IngotError(
-        .invalidArgument, "there is no method \"\(name.prefix(60))\" for adapters", hint: "the methods are " + all.map(\.name).joined(separator: ", "),
+        .invalidArgument, "there is no method \"\(name.prefix(60))\" for adapters",
+        hint: "the methods are " + all.map(\.name).joined(separator: ", "),
         subject: name)
     }
     if let odd = options.given.first(where: { !method.options.contains($0) }) {

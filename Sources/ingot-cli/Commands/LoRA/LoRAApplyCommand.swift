@@ -14,7 +14,8 @@ struct LoRAApplyCommand: ParsableCommand {
       by task_arithmetic. The recipe is kept in OUT (mergekit_config.yml), so that 'ingot reproduce' can check it.
       """)
 
-  @Argument(help: ArgumentHelp("The base model, then adapters, each with =WEIGHT behind it or not.", valueName: "argument"), completion: .directory)
+  @Argument(
+    help: ArgumentHelp("The base model, then adapters, each with =WEIGHT behind it or not.", valueName: "argument"), completion: .directory)
   var arguments: [String]
 
   @Option(name: .shortAndLong, help: ArgumentHelp("The directory to make.", valueName: "directory"), completion: .directory)

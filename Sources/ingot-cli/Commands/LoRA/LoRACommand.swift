@@ -59,7 +59,8 @@ struct RankArguments: ParsableArguments {
   var rank: Int?
 
   @Option(
-    help: ArgumentHelp("The least rank that keeps this share of the sum of the squared singular values, for example 0.95.", valueName: "share"))
+    help: ArgumentHelp(
+      "The least rank that keeps this share of the sum of the squared singular values, for example 0.95.", valueName: "share"))
   var energy: Double?
 
   @Option(

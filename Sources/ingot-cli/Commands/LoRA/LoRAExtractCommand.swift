@@ -32,7 +32,8 @@ struct LoRAExtractCommand: ParsableCommand {
       valueName: "pattern=rule"))
   var rules: [String] = []
 
-  @Option(help: ArgumentHelp("Leave out modules whose name matches this glob or /regular expression/. May be repeated.", valueName: "pattern"))
+  @Option(
+    help: ArgumentHelp("Leave out modules whose name matches this glob or /regular expression/. May be repeated.", valueName: "pattern"))
   var skip: [String] = []
 
   @Option(help: ArgumentHelp("Take only modules whose name matches. May be repeated.", valueName: "pattern"))

@@ -11,7 +11,9 @@ struct LoRAMergeCommand: ParsableCommand {
     usage: "ingot lora merge -m METHOD ADAPTER[=WEIGHT]... -o OUT [options]",
     discussion: "METHOD is one of:\n" + LowRankMethods.all.map { "  \($0.name): \($0.summary)." }.joined(separator: "\n"))
 
-  @Argument(help: ArgumentHelp("The adapters, each with =WEIGHT behind it or not. A weight is 1 by default.", valueName: "adapter"), completion: .directory)
+  @Argument(
+    help: ArgumentHelp("The adapters, each with =WEIGHT behind it or not. A weight is 1 by default.", valueName: "adapter"),
+    completion: .directory)
   var adapters: [String]
 
   @Option(
@@ -20,10 +22,13 @@ struct LoRAMergeCommand: ParsableCommand {
 
   @OptionGroup(title: "Rank (svd, knots..., orthogonal)") var rank: RankArguments
 
-  @Option(help: ArgumentHelp("The share of entries that is kept (ties, dare_..., magnitude_prune: default 0.5; knots_...: 1).", valueName: "share"))
+  @Option(
+    help: ArgumentHelp(
+      "The share of entries that is kept (ties, dare_..., magnitude_prune: default 0.5; knots_...: 1).", valueName: "share"))
   var density: Double?
 
-  @Option(help: ArgumentHelp("How signs are elected: by the sum (total) or by count (frequency). For ties and dare_ties.", valueName: "rule"))
+  @Option(
+    help: ArgumentHelp("How signs are elected: by the sum (total) or by count (frequency). For ties and dare_ties.", valueName: "rule"))
   var majority: LowRankOptions.Majority?
 
   @Option(help: ArgumentHelp("The share of entries that knots_dare drops at random. Default: 0.1.", valueName: "share"))
@@ -32,7 +37,9 @@ struct LoRAMergeCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Clusters of lego, which are its result's rank. Default: the largest rank.", valueName: "count"))
   var clusters: Int?
 
-  @Option(help: ArgumentHelp("Where lego's clustering begins: random (k-means++ from the seed) or first (the first adapter's units).", valueName: "place"))
+  @Option(
+    help: ArgumentHelp(
+      "Where lego's clustering begins: random (k-means++ from the seed) or first (the first adapter's units).", valueName: "place"))
   var start: LowRankOptions.Start?
 
   @Flag(inversion: .prefixedNo, help: "Give lego's centroids the mean norm of their units. Default: yes.")
