@@ -17,7 +17,7 @@ package struct OpenedAdapter: Sendable {
   private let places: [String: Int]
 
   /// Throws `.notFound` without an adapter_config.json, and what `AdapterContents.init` throws.
-  init(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) {
+  package init(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) {
     let (config, origin) = try adapter.adapterConfig(in: files)
     model = try adapter.readable()
     contents = try AdapterContents(model.checkpoint, config: config, origin: origin)
