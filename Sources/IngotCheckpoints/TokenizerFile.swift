@@ -3,7 +3,7 @@ package import IngotJSON
 
 /// The content of a tokenizer.json (https://github.com/huggingface/tokenizers), kept whole: what is not edited is written as it was read.
 package struct TokenizerFile: Sendable {
-  package private(set) var root: JSONValue
+  package internal(set) var root: JSONValue
   package let vocabulary: Vocabulary
 
   /// More than the largest tokenizer has, in bytes.
@@ -128,7 +128,7 @@ package struct TokenizerFile: Sendable {
 
 extension AddedToken {
   /// From an entry of `added_tokens`; a flag that is absent is false.
-  fileprivate init(content: String, _ entry: JSONValue) {
+  init(content: String, _ entry: JSONValue) {
     func flag(_ key: String) -> Bool { entry[key]?.asBool ?? false }
     self.init(content, isNormalized: flag("normalized"), isSpecial: flag("special"))
     isSingleWord = flag("single_word")

@@ -109,7 +109,7 @@ struct AdapterMergeTests {
 
   @Test func configs() throws {
     func layout(_ ranks: [(String, Int)]) -> AdapterLayout {
-      AdapterLayout(modules: ranks.map { .init(name: $0.0, inputs: 4, outputs: 4, rank: $0.1) }, whole: [], dtype: .f32, fanInFanOut: false)
+      AdapterLayout(modules: ranks.map { .init(name: $0.0, inputShape: [4], outputs: 4, rank: $0.1) }, whole: [], dtype: .f32, fanInFanOut: false)
     }
     func targets(_ layout: AdapterLayout, _ configs: String...) throws -> [String] {
       let inputs = try configs.map { try JSON.parse($0, origin: "c") }
@@ -121,7 +121,7 @@ struct AdapterMergeTests {
     #expect(config["r"]?.asInt == 5 && config["lora_alpha"]?.asInt == 5)
     #expect(config["rank_pattern"]?.asObject?.keys == ["b.a.q", "a.q", "q"])
     #expect(config["alpha_pattern"] == config["rank_pattern"])
-    let settings = try AdapterSettings(config, origin: "c")
+    let settings = try AdapterSettings(config, origin: "c", compile: ProvidedModel.namePattern)
     for (name, rank) in [("q", 2), ("a.q", 3), ("b.a.q", 2), ("c", 5)] {
       #expect(settings.rank(of: name) == rank && settings.scale(of: name) == 1)
     }

@@ -9,9 +9,9 @@ package struct Adapter: Sendable {
   /// W' = W + scale · (B A), turned where the weight is stored as [in, out]; with a magnitude m, W' = m (W + …) / ‖W + …‖, the norm over
   /// the inputs of each output (DoRA, arXiv 2402.09353).
   package struct LowRank: Sendable {
-    /// [rank, in].
+    /// [rank, in]; of a convolution [rank, in, extents of the kernel].
     package var a: CheckpointTensor
-    /// [out, rank].
+    /// [out, rank]; of a convolution with axes of length 1 behind.
     package var b: CheckpointTensor
     package var rank: Int
     package var scale: Float
@@ -40,6 +40,9 @@ package struct Adapter: Sendable {
   package var targets: [Target]
   package var notices: [Notice]
 
+  /// Makes a test of names from a regular expression. Throws `.unsupported` for one that it cannot read.
+  package typealias PatternCompiler = (String) throws(IngotError) -> @Sendable (String) -> Bool
+
   package static let configName = "adapter_config.json"
   package static let fileNames = ["adapter_model.safetensors", "adapter_model.bin"]
 
@@ -47,8 +50,12 @@ package struct Adapter: Sendable {
   ///
   /// Throws `.unsupported`, by name, for what is not LoRA or cannot be merged, `.shape` when the adapter does not fit the base, `.format` for an
   /// adapter that is not complete. `origin` is the path of its config.
-  package init(_ adapter: Checkpoint, config: JSONValue, base: Checkpoint, baseName: String, origin: String) throws(IngotError) {
-    targets = try AdapterFinder(adapter: AdapterContents(adapter, config: config, origin: origin), base: base).find()
+  /// `compile` reads the regular expressions of rank_pattern and alpha_pattern.
+  package init(
+    _ adapter: Checkpoint, config: JSONValue, base: Checkpoint, baseName: String, origin: String, compile: PatternCompiler
+  ) throws(IngotError) {
+    let contents = try AdapterContents(adapter, config: config, origin: origin, compile: compile)
+    targets = try AdapterFinder(adapter: contents, base: base).find()
     notices = []
     if let wanted = config["base_model_name_or_path"]?.asString, !Self.isSame(wanted, baseName) {
       notices.append(
@@ -126,9 +133,10 @@ private struct AdapterFinder {
 
   private func changes(_ module: AdapterContents.Module) throws(IngotError) -> [Adapter.Target] {
     let weight = try resolve(module.name + ".weight", for: module.a)
-    let isTurned = module.isEmbedding || adapter.settings.fanInFanOut
-    let (inputs, outputs) = (module.inputs, module.outputs)
-    guard weight.shape.dimensions == (isTurned ? [inputs, outputs] : [outputs, inputs]), weight.dtype.hasArithmetic else {
+    let isTurned = module.isEmbedding || adapter.settings.fanInFanOut && !module.isConvolution
+    let outputs = module.outputs
+    let expected = isTurned ? module.inputShape + [outputs] : [outputs] + module.inputShape
+    guard weight.shape.dimensions == expected, weight.dtype.hasArithmetic else {
       throw mismatch(module.a, "A \(module.a.shape) and B \(module.b.shape)", weight)
     }
     let scale = Float(module.scale)

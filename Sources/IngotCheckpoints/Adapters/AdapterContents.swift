@@ -11,9 +11,9 @@ package struct AdapterContents: Sendable {
     package var name: String
     /// The factors are named as those of an embedding, whose weight is [in, out].
     package var isEmbedding: Bool
-    /// [rank, in].
+    /// [rank, in]; of a convolution [rank, in, extents of the kernel].
     package var a: CheckpointTensor
-    /// [out, rank].
+    /// [out, rank]; of a convolution with axes of length 1 behind.
     package var b: CheckpointTensor
     package var rank: Int
     package var scale: Double
@@ -22,7 +22,11 @@ package struct AdapterContents: Sendable {
     /// Added to the module's bias after it was multiplied by the scale.
     package var bias: CheckpointTensor?
 
-    package var inputs: Int { a.shape.dimensions.last ?? 0 }
+    /// The axes of A behind the rank: one, but for convolutions.
+    package var inputShape: [Int] { Array(a.shape.dimensions.dropFirst()) }
+    package var isConvolution: Bool { a.shape.rank > 2 }
+    /// Columns of A as a matrix.
+    package var inputs: Int { inputShape.reduce(1, *) }
     package var outputs: Int { b.shape.dimensions.first ?? 0 }
   }
 
@@ -45,8 +49,9 @@ package struct AdapterContents: Sendable {
 
   /// `origin` is the path of the config. Throws `.unsupported`, by name, for what is not LoRA or cannot be merged, `.shape` for factors that do
   /// not fit each other or the config, `.dtype` for tensors without arithmetic, `.format` for an adapter that is not complete.
-  package init(_ adapter: Checkpoint, config: JSONValue, origin: String) throws(IngotError) {
-    let settings = try AdapterSettings(config, origin: origin)
+  /// `compile` reads the regular expressions of rank_pattern and alpha_pattern.
+  package init(_ adapter: Checkpoint, config: JSONValue, origin: String, compile: Adapter.PatternCompiler) throws(IngotError) {
+    let settings = try AdapterSettings(config, origin: origin, compile: compile)
     var sorted = SortedTensors()
     for tensor in adapter.tensors { try sorted.add(tensor) }
     self.settings = settings
@@ -65,12 +70,15 @@ package struct AdapterContents: Sendable {
     else {
       throw IngotError(.format, "the adapter has \(parts.keys.sorted().joined(separator: ", ")), expected A and B", subject: name)
     }
-    guard a.shape.rank == 2, b.shape.rank == 2 else {
+    let (shapeA, shapeB) = (a.shape.dimensions, b.shape.dimensions)
+    // Of a convolution A has the kernel's extents, and B is one of extent 1: the product is that of matrices all the same.
+    guard shapeA.count >= 2, shapeB.count == shapeA.count, shapeB.dropFirst(2).allSatisfy({ $0 == 1 }), !isEmbedding || shapeA.count == 2 else {
       throw IngotError(
-        .unsupported, "the adapter changes a convolution (A is \(a.shape)), expected linear layers and embeddings", subject: name)
+        .unsupported, "A is \(a.shape) and B is \(b.shape), expected the matrices of a linear layer, an embedding or a convolution",
+        subject: name)
     }
     let rank = settings.rank(of: name)
-    guard a.shape.dimensions[0] == rank, b.shape.dimensions[1] == rank else {
+    guard shapeA[0] == rank, shapeB[1] == rank else {
       throw IngotError(
         .shape, "A is \(a.shape) and B is \(b.shape), expected the rank \(rank) of the adapter's config", subject: name)
     }
@@ -82,7 +90,7 @@ package struct AdapterContents: Sendable {
       throw IngotError(
         .format, "use_dora is \(settings.usesDora), and the magnitude vector is \(magnitude == nil ? "absent" : "there")", subject: name)
     }
-    let outputs = b.shape.dimensions[0]
+    let outputs = shapeB[0]
     if let magnitude, try magnitude.shape.elementCount() != outputs {
       throw IngotError(.shape, "the magnitude is \(magnitude.shape), and B has \(outputs) rows", subject: magnitude.name)
     }

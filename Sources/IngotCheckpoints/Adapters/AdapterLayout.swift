@@ -10,7 +10,8 @@ package struct AdapterLayout: Sendable {
     /// Without PEFT's prefix, and without `.weight`.
     package var name: String
     package var isEmbedding: Bool
-    package var inputs: Int
+    /// The axes of A behind the rank: one, but for convolutions.
+    package var inputShape: [Int]
     package var outputs: Int
     package var rank: Int
     /// DoRA's vector, as it was stored.
@@ -18,17 +19,20 @@ package struct AdapterLayout: Sendable {
     package var hasBias: Bool
 
     package init(
-      name: String, isEmbedding: Bool = false, inputs: Int, outputs: Int, rank: Int, magnitude: TensorDescription? = nil,
+      name: String, isEmbedding: Bool = false, inputShape: [Int], outputs: Int, rank: Int, magnitude: TensorDescription? = nil,
       hasBias: Bool = false
     ) {
       self.name = name
       self.isEmbedding = isEmbedding
-      self.inputs = inputs
+      self.inputShape = inputShape
       self.outputs = outputs
       self.rank = rank
       self.magnitude = magnitude
       self.hasBias = hasBias
     }
+
+    /// Columns of A as a matrix.
+    package var inputs: Int { inputShape.reduce(1, *) }
   }
 
   package var modules: [Module]
@@ -63,8 +67,9 @@ package struct AdapterLayout: Sendable {
     for (place, module) in modules.enumerated() {
       let stem = AdapterContents.prefix + module.name
       let (a, b) = module.isEmbedding ? (".lora_embedding_A", ".lora_embedding_B") : (".lora_A.weight", ".lora_B.weight")
-      found.append((TensorDescription(name: stem + a, dtype: dtype, shape: Shape([module.rank, module.inputs])), .a(place)))
-      found.append((TensorDescription(name: stem + b, dtype: dtype, shape: Shape([module.outputs, module.rank])), .b(place)))
+      found.append((TensorDescription(name: stem + a, dtype: dtype, shape: Shape([module.rank] + module.inputShape)), .a(place)))
+      let extents = [Int](repeating: 1, count: max(0, module.inputShape.count - 1))
+      found.append((TensorDescription(name: stem + b, dtype: dtype, shape: Shape([module.outputs, module.rank] + extents)), .b(place)))
       if module.hasBias {
         found.append((TensorDescription(name: stem + ".lora_B.bias", dtype: dtype, shape: Shape([module.outputs])), .bias(place)))
       }

@@ -21,7 +21,8 @@ package struct AdapterSettings: Sendable {
   private static let harmlessStarts: Set<String> = ["gaussian", "eva", "orthogonal"]
 
   /// `origin` is the path of the config. Throws `.unsupported` for what is not LoRA or cannot be merged, `.format` for what is not a config.
-  package init(_ config: JSONValue, origin: String) throws(IngotError) {
+  /// `compile` reads the regular expressions of rank_pattern and alpha_pattern.
+  package init(_ config: JSONValue, origin: String, compile: Adapter.PatternCompiler) throws(IngotError) {
     let kind = try (config["peft_type"] ?? .null).requireString("peft_type", in: origin)
     guard kind == "LORA" else {
       throw IngotError(.unsupported, "the adapter is of the type \(kind.prefix(60)), expected LORA", subject: origin)
@@ -46,7 +47,8 @@ package struct AdapterSettings: Sendable {
     fanInFanOut = config["fan_in_fan_out"]?.asBool ?? false
     var ranks: [(ModulePattern, Int)] = []
     for member in config["rank_pattern"]?.asObject?.members ?? [] {
-      ranks.append((try ModulePattern(member.key, origin: origin), try member.value.requireInt("rank_pattern.\(member.key)", in: origin)))
+      let rank = try member.value.requireInt("rank_pattern.\(member.key)", in: origin)
+      ranks.append((try ModulePattern(member.key, origin: origin, compile: compile), rank))
     }
     var alphas: [(ModulePattern, Double)] = []
     for member in config["alpha_pattern"]?.asObject?.members ?? [] {
@@ -55,7 +57,7 @@ package struct AdapterSettings: Sendable {
           .format, "found \(member.value.kindName), expected a number", subject: "alpha_pattern.\(member.key)",
           position: member.value.position(in: origin))
       }
-      alphas.append((try ModulePattern(member.key, origin: origin), value))
+      alphas.append((try ModulePattern(member.key, origin: origin, compile: compile), value))
     }
     self.ranks = ranks
     self.alphas = alphas
@@ -64,59 +66,57 @@ package struct AdapterSettings: Sendable {
     }
   }
 
-  package func rank(of module: String) -> Int { ranks.first { $0.pattern.matches(module) }?.value ?? rank }
+  package func rank(of module: String) -> Int { ranks.first { $0.pattern(module) }?.value ?? rank }
 
   /// alpha / rank, or alpha / √rank (rsLoRA, arXiv 2312.03732).
   package func scale(of module: String) -> Double {
-    let alpha = alphas.first { $0.pattern.matches(module) }?.value ?? alpha
+    let alpha = alphas.first { $0.pattern(module) }?.value ?? alpha
     let rank = Double(rank(of: module))
     return alpha / (usesRootRank ? rank.squareRoot() : rank)
   }
 }
 
-/// A key of rank_pattern or alpha_pattern: a regular expression for the end of a module's name, of which literal text is understood, with `.`
-/// for any character, `\.`, a `^` before and a `$` behind.
-struct ModulePattern: Sendable {
-  /// nil stands for any byte.
-  private var bytes: [UInt8?] = []
-  private var isWhole = false
+/// A key of rank_pattern or alpha_pattern: a regular expression for the end of a module's name, from its beginning or from behind a dot.
+private struct ModulePattern: Sendable {
+  private let matches: @Sendable (String) -> Bool
 
-  init(_ text: String, origin: String) throws(IngotError) {
-    var rest = Substring(text)
-    if rest.hasPrefix("^") {
-      isWhole = true
-      rest.removeFirst()
+  init(_ text: String, origin: String, compile: Adapter.PatternCompiler) throws(IngotError) {
+    if let literal = LiteralEnding(text) {
+      matches = { literal.matches($0) }
+      return
     }
-    if rest.hasSuffix("$") { rest.removeLast() }
-    var isEscaped = false
-    for byte in rest.utf8 {
-      if isEscaped {
-        guard byte == UInt8(ascii: ".") || byte == UInt8(ascii: "_") || byte == UInt8(ascii: "-") else { throw Self.refusal(text, origin) }
-        bytes.append(byte)
-        isEscaped = false
-        continue
-      }
-      switch byte {
-      case UInt8(ascii: "\\"): isEscaped = true
-      case UInt8(ascii: "."): bytes.append(nil)
-      case UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "?"), UInt8(ascii: "("), UInt8(ascii: ")"), UInt8(ascii: "["),
-        UInt8(ascii: "]"), UInt8(ascii: "{"), UInt8(ascii: "}"), UInt8(ascii: "|"), UInt8(ascii: "^"), UInt8(ascii: "$"):
-        throw Self.refusal(text, origin)
-      default: bytes.append(byte)
-      }
+    do throws(IngotError) {
+      matches = try compile("^(.*\\.)?(\(text))$")
+    } catch {
+      throw IngotError(
+        .unsupported, "the pattern \"\(text.prefix(80))\" cannot be read: \(error.message)", hint: "merge it with peft's merge_and_unload",
+        subject: origin)
     }
-    if isEscaped { throw Self.refusal(text, origin) }
   }
 
-  private static func refusal(_ text: String, _ origin: String) -> IngotError {
-    IngotError(
-      .unsupported, "the pattern \"\(text.prefix(80))\" is a regular expression, expected the name of a module or the end of one",
-      subject: origin)
+  func callAsFunction(_ module: String) -> Bool { matches(module) }
+}
+
+/// A pattern that is a name, or the end of one, with `.` for any character: most are, and there may be one for every module.
+private struct LiteralEnding: Sendable {
+  /// nil stands for any byte.
+  private var bytes: [UInt8?] = []
+
+  init?(_ text: String) {
+    for byte in text.utf8 {
+      switch byte {
+      case UInt8(ascii: "."): bytes.append(nil)
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        UInt8(ascii: "_"), UInt8(ascii: "-"):
+        bytes.append(byte)
+      default: return nil
+      }
+    }
   }
 
   func matches(_ module: String) -> Bool {
     let name = Array(module.utf8)
-    guard name.count >= bytes.count, !isWhole || name.count == bytes.count else { return false }
+    guard name.count >= bytes.count else { return false }
     let start = name.count - bytes.count
     guard start == 0 || name[start - 1] == UInt8(ascii: ".") else { return false }
     return bytes.indices.allSatisfy { bytes[$0] == nil || bytes[$0] == name[start + $0] }

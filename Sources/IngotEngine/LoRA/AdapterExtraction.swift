@@ -116,7 +116,7 @@ struct AdapterExtraction: AdapterJob {
       let approximation = BestApproximation(rule: module.rule, cap: request.mostRank, isExact: request.isExact)
       modules.append(
         AdapterLayout.Module(
-          name: module.name, isEmbedding: module.isEmbedding, inputs: inputs, outputs: outputs,
+          name: module.name, isEmbedding: module.isEmbedding, inputShape: [inputs], outputs: outputs,
           rank: approximation.bound(rows: shape[0], columns: shape[1])))
     }
     guard !modules.isEmpty || !wholes.isEmpty else {

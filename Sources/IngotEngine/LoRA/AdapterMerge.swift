@@ -144,7 +144,7 @@ struct AdapterMerge: AdapterJob {
     guard let first = sources.first?.module else { throw IngotError(.internalError, "a module without a source", subject: name) }
     for source in sources {
       let other = source.module
-      guard other.outputs == first.outputs, other.inputs == first.inputs, other.isEmbedding == first.isEmbedding else {
+      guard other.outputs == first.outputs, other.inputShape == first.inputShape, other.isEmbedding == first.isEmbedding else {
         throw IngotError(
           .shape, "the adapters change a weight of [\(first.outputs), \(first.inputs)] and one of [\(other.outputs), \(other.inputs)]",
           hint: "are these adapters of one model?", subject: name)
@@ -164,7 +164,7 @@ struct AdapterMerge: AdapterJob {
       magnitude = TensorDescription(name: stored.name, dtype: stored.dtype, shape: stored.shape)
     }
     return AdapterLayout.Module(
-      name: name, isEmbedding: first.isEmbedding, inputs: first.inputs, outputs: first.outputs, rank: rank, magnitude: magnitude,
+      name: name, isEmbedding: first.isEmbedding, inputShape: first.inputShape, outputs: first.outputs, rank: rank, magnitude: magnitude,
       hasBias: sources.contains { $0.module.bias != nil })
   }
 
@@ -330,6 +330,9 @@ private final class AveragedTensor: DerivedTensor {
     self.parts = parts
     self.dtype = dtype
   }
+
+  /// Read while an adapter is written, not by runs of plans.
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor { self }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
     guard let base = destination.baseAddress else { return }

@@ -20,7 +20,7 @@ package struct OpenedAdapter: Sendable {
   package init(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) {
     let (config, origin) = try adapter.adapterConfig(in: files)
     model = try adapter.readable()
-    contents = try AdapterContents(model.checkpoint, config: config, origin: origin)
+    contents = try AdapterContents(model.checkpoint, config: config, origin: origin, compile: ProvidedModel.namePattern)
     for module in contents.modules where module.inputs == 0 || module.outputs == 0 {
       throw IngotError(.shape, "A is \(module.a.shape) and B is \(module.b.shape), expected inputs and outputs", subject: module.name)
     }
