@@ -349,6 +349,24 @@ def test_whole_tensors_of_merged_adapters(ingot: Command, folder: Path) -> None:
     assert json.loads((folder / "first" / "adapter_config.json").read_text())["modules_to_save"] == ["lm_head"]
 
 
+def test_convolutions_are_matrices(ingot: Command, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    adapters, parts = [], []
+    for rank in (2, 3):
+        a, b = torch.randn(rank, 5, 3, 2, generator=generator), torch.randn(7, rank, 1, 1, generator=generator)
+        adapters.append(write_adapter(folder / f"conv{rank}", {"c.lora_A.weight": a, "c.lora_B.weight": b}, r=rank))
+        parts.append(16 / rank * (b.double().flatten(1) @ a.double().flatten(1)).numpy())
+    ingot("lora", "merge", "-m", "svd", "--rank", 9, *adapters, "-o", folder / "out", "--sync", "none")
+    tensors = safetensors_torch.load_file(folder / "out" / "adapter_model.safetensors")
+    a, b = (tensors[f"base_model.model.c.lora_{factor}.weight"] for factor in "AB")
+    assert (a.shape, b.shape) == ((5, 5, 3, 2), (7, 5, 1, 1))
+    assert distance((b.double().flatten(1) @ a.double().flatten(1)).numpy(), sum(parts)) < 1e-6
+    weight = torch.randn(7, 5, 3, 2, generator=generator)
+    ingot("lora", "apply", write_base(folder / "base", {"c.weight": weight}), folder / "out", "-o", folder / "model", "--sync", "none")
+    found = safetensors_torch.load_file(folder / "model" / "model.safetensors")["c.weight"]
+    assert distance(found.double().flatten(1).numpy(), weight.double().flatten(1).numpy() + sum(parts)) < 1e-6
+
+
 # MARK: peft
 
 
