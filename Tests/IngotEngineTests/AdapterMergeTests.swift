@@ -151,7 +151,7 @@ struct AdapterMergeTests {
     options.force = true
     options.sync = .none
     var count = 0
-    for _ in 0..<3000 {
+    for _ in 0..<1000 {
       var tensors: [(String, [Int])] = []
       for name in names where Int.random(in: 0..<5, using: &random) == 0 {
         let shapes = [[3, 4], [6, 3], [3, 6], [4, 3], [6], [4, 6], [0, 4], [3], [], [3, 0], [0, 3], [2, 3, 1]]
@@ -166,8 +166,8 @@ struct AdapterMergeTests {
       if let found { #expect(found.modules.count == opened.contents.modules.count) }
       var request = AdapterMergeRequest(adapters: [opened, opened], weights: [1, 2], method: "svd")
       request.wholeTensors = AdapterMergeRequest.WholeTensors.allCases.randomElement(using: &random) ?? .omit
-      if count < 60, (try? engine.merge(request, to: scratch("OUT"), options: options)) != nil { count += 1 }
+      if count < 20, (try? engine.merge(request, to: scratch("OUT"), options: options)) != nil { count += 1 }
     }
-    #expect(count == 60)
+    #expect(count == 20)
   }
 }
