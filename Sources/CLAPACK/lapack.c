@@ -123,6 +123,16 @@ static bool has_opened(void) {
 
 const char *ingotl_core(void) { return has_opened() ? get_core() : ""; }
 const char *ingotl_configuration(void) { return has_opened() ? get_configuration() : ""; }
+const char *ingotl_advised_core(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return "SkylakeX";
+#endif
+  return NULL;
+}
+
 int32_t ingotl_threads(void) { return has_opened() ? get_threads() : 0; }
 
 void ingotl_begin_phase(int32_t threads) {

@@ -254,3 +254,54 @@ extension Matrix where Element == Float {
     unsafe self.init(unsafe: values.address, rows: fits ? rows : 0, columns: fits ? columns : 0)
   }
 }
+
+extension Matrix where Element == Float {
+  /// One step of Adam (Kingma and Ba, arXiv 1412.6980) with β 0.9 and 0.999, ε 1e-8 and no decay, in place. The moments start as zeros.
+  ///
+  /// - Parameters: `rate` is the learning rate over 1 − 0.9ᵗ, `correction` the root of 1 − 0.999ᵗ. All four matrices have this shape.
+  package func adamStep(
+    gradient: Matrix<Float>, first: Matrix<Float>, second: Matrix<Float>, rate: Float, correction: Float
+  ) {
+    guard let g = unsafe gradient.base, let m = unsafe first.base, let v = unsafe second.base,
+      [gradient, first, second].allSatisfy({ $0.rows == rows && $0.columns == columns })
+    else { return }
+    unsafe forEachRow { i, row in
+      let (a, b, c) = unsafe (g + i * gradient.stride, m + i * first.stride, v + i * second.stride)
+      for j in 0..<columns {
+        // SAFETY: all four have this row and column.
+        let slope = unsafe a[j]
+        let mean = unsafe 0.9 * b[j] + 0.1 * slope
+        let square = unsafe 0.999 * c[j] + 0.001 * slope * slope
+        unsafe b[j] = mean
+        unsafe c[j] = square
+        unsafe row[j] -= rate * mean / (square.squareRoot() / correction + 1e-8)
+      }
+    }
+  }
+}
+
+extension Matrix where Element == Float {
+  /// The sum of the magnitudes that lie more than `sigma` standard deviations above their row's mean magnitude, and the share of the elements
+  /// whose magnitude is at least `least` times the root mean square of all.
+  package func outliers(sigma: Double, least: Double) -> (outliers: Double, density: Double) {
+    var (total, dense) = (0.0, 0)
+    let floor = least * norm / Double(Swift.max(count, 1)).squareRoot()
+    unsafe forEachRow { _, row in
+      var (sum, squares) = (0.0, 0.0)
+      // SAFETY: a row has `columns` elements.
+      for j in 0..<columns {
+        let value = unsafe Double(abs(row[j]))
+        sum += value
+        squares += value * value
+        if value >= floor { dense += 1 }
+      }
+      let mean = sum / Double(columns)
+      let limit = mean + sigma * Swift.max(squares / Double(columns) - mean * mean, 0).squareRoot()
+      for j in 0..<columns {
+        let value = unsafe Double(abs(row[j]))
+        if value > limit { total += value }
+      }
+    }
+    return (total, Double(dense) / Double(Swift.max(count, 1)))
+  }
+}

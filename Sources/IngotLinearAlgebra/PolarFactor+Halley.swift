@@ -42,8 +42,9 @@ extension PolarWork {
       try algebra.gram(widening: a, side, into: gram, workspace)
       let (largest, hint) = try bounds(gram, factor)
       guard let hint else { return nil }
-      let least = max(hint, workspace.isMeasuring ? 1e-5 : 0)
-      guard least >= 1e-5 else { return nil }
+      // Directions that the tolerance leaves out need their eigenvectors.
+      guard workspace.isMeasuring || hint >= max(1e-5, tolerance) else { return nil }
+      let least = max(hint, 1e-5)
       // A tall matrix is reduced by A = Q Lᵀ, whose polar factor is Q times that of the square Lᵀ.
       let isReduced = 2 * max(a.rows, a.columns) > 3 * size
       let start: Matrix<Float> = isReduced ? try workspace.matrix(size, size) : a

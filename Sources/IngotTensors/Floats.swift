@@ -67,6 +67,11 @@ import CKernels
     rows > 0 ? unsafe FloatTable(unsafe: pointers + 1, rows: rows - 1, count: count) : self
   }
 
+  /// The first rows.
+  package func first(_ length: Int) -> FloatTable {
+    unsafe FloatTable(unsafe: pointers, rows: min(max(length, 0), rows), count: count)
+  }
+
   /// The same rows, each cut to its first `length` values.
   package func prefix(_ length: Int) -> FloatTable {
     unsafe FloatTable(unsafe: pointers, rows: rows, count: min(max(length, 0), count))

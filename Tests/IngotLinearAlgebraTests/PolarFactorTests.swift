@@ -36,7 +36,7 @@ import Testing
     let measured = MatrixWorkspace.measuring()
     let shape: Matrix<Float> = try measured.matrix(a.rows, a.columns)
     let base = measured.peak
-    _ = try algebra.polar(shape, into: shape, workspace)
+    _ = try algebra.polar(shape, into: shape, measured)
     // The need found by measuring is enough, to the byte.
     let exactly = try MatrixWorkspace(capacity: measured.peak - base)
     let p: Matrix<Float> = try workspace.matrix(a.rows, a.columns)

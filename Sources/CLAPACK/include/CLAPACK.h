@@ -22,6 +22,10 @@ bool ingotl_open(char *why, size_t why_bytes);
 const char *ingotl_core(void);
 const char *ingotl_configuration(void);
 
+/// The value of OPENBLAS_CORETYPE under which Debian's OpenBLAS 0.3.21 uses this processor's AVX-512 units, where it would not find them itself:
+/// AMD's, which are younger than that version. Null where nothing needs to be said. Needs no library.
+const char *ingotl_advised_core(void);
+
 /// Threads that OpenBLAS starts for one call now, for the whole process.
 int32_t ingotl_threads(void);
 

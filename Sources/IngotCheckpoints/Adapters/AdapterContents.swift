@@ -99,7 +99,7 @@ package struct AdapterContents: Sendable {
       throw IngotError(.shape, "the bias is \(bias.shape), and B has \(outputs) rows", subject: bias.name)
     }
     return Module(
-      name: name, isEmbedding: isEmbedding, a: a, b: b, rank: rank, scale: settings.scale(of: name), magnitude: magnitude, bias: bias)
+      name: name, isEmbedding: isEmbedding, a: a, b: b, rank: rank, scale: try settings.scale(of: name), magnitude: magnitude, bias: bias)
   }
 }
 

@@ -68,11 +68,15 @@ package struct AdapterSettings: Sendable {
 
   package func rank(of module: String) -> Int { ranks.first { $0.pattern(module) }?.value ?? rank }
 
-  /// alpha / rank, or alpha / √rank (rsLoRA, arXiv 2312.03732).
-  package func scale(of module: String) -> Double {
+  /// alpha / rank, or alpha / √rank (rsLoRA, arXiv 2312.03732). Throws `.format` for a scale beyond float32.
+  package func scale(of module: String) throws(IngotError) -> Double {
     let alpha = alphas.first { $0.pattern(module) }?.value ?? alpha
     let rank = Double(rank(of: module))
-    return alpha / (usesRootRank ? rank.squareRoot() : rank)
+    let scale = alpha / (usesRootRank ? rank.squareRoot() : rank)
+    guard Float(scale).isFinite else {
+      throw IngotError(.format, "the alpha of \(alpha) gives a scale beyond float32, expected a small number", subject: module)
+    }
+    return scale
   }
 }
 

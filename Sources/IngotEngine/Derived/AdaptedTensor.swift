@@ -267,7 +267,7 @@ extension ProvidedModel {
   /// The adapter_config.json beside an adapter's weights, and its path.
   func adapterConfig(in files: any ModelFiles) throws(IngotError) -> (config: JSONValue, origin: String) {
     let origin = files.displayPath + "/" + Adapter.configName
-    guard let bytes = try files.readWhole(Adapter.configName, limit: 16 << 20) else {
+    guard let bytes = try files.readWhole(Adapter.configName, limit: Limit.configBytes) else {
       throw IngotError(.notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: path)
     }
     let config = try JSON.parse(bytes, origin: origin, options: .python)
@@ -286,7 +286,7 @@ extension ProvidedModel {
       readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin,
       compile: Self.namePattern)
     // The adapter's files and what is derived from them come behind the base's, so that every tensor has its place among one model's sources.
-    let first = model.checkpoint.shards.count
+    let first = model.sources.count
     let folder = adapter.path.split(separator: "/").last.map(String.init) ?? "adapter"
     var shards = readable.checkpoint.shards
     for index in shards.indices { shards[index].name = folder + "/" + shards[index].name }

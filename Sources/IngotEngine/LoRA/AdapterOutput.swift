@@ -77,11 +77,12 @@ extension Engine {
     let largest = try SafetensorsLayout(tensors: job.layout.tensors.map(\.tensor), metadata: Self.adapterMetadata)
     // Throws now for what the config cannot say.
     _ = try job.layout.config(from: job.configs, base: job.base)
-    let request = OutputRequest(
+    var request = OutputRequest(
       destination: try DestinationPath(destination), files: [],
       identity: RunIdentity(plan: Digest128(of: job.identity), sources: Digest128(of: "adapter")), force: options.force,
       sync: options.sync, replaceableMarkers: [Adapter.configName, Self.adapterWeights], otherBytes: Int(clamping: largest.fileSize),
       system: options.system)
+    request.canResume = false
     let output = try OutputDirectory(request)
     do throws(IngotError) {
       // The header's length is rounded for tensors that follow a page, which small files do not: room for either.
