@@ -431,8 +431,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       }
       let tile = Tile(
         inputs: runs.inputs.first(segment.modelCount),
-        sides: segment.sides.isEmpty ? .none : worker.sides(segment.sides, rows: runs.inputs), scratch: runs.scratch,
-        joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start), jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
+        sides: segment.sides.isEmpty ? nil : worker.sides(segment.sides, rows: runs.inputs, modelCount: segment.modelCount),
+        scratch: runs.scratch, joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start), jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
         masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)
       start += count

@@ -24,6 +24,9 @@ package enum MethodRegistry {
     ArceeFusion.self,
     NuSlerp.self,
     Passthrough.self,
+    Fisher.self,
+    OTA.self,
+    RCP.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

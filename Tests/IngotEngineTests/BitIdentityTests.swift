@@ -39,6 +39,16 @@ import Testing
     MethodCase(method: "nuslerp"),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
+    MethodCase(method: "fisher", weights: [0.5, 0.25, 2]),
+    MethodCase(method: "fisher", weights: [1, 1, 1], extra: ["fisher_norm": "none", "fisher_floor_mode": "absolute", "favor_target": "false"]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1], extra: ["power": "0.7", "ota_normalize": "mean"]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_post": "ties"]),
+    MethodCase(method: "rcp"),
+    MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], omega: 0.3),
+    MethodCase(method: "linear", omega: 0.4),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], omega: 0.1),
+    MethodCase(method: "fisher", weights: [1, 1, 1], omega: 0.2),
   ]
 
   /// Two tensors of several rounds' and outputs' items, so that workers share a tensor; rows that straddle them; small ones; mixed types;
@@ -58,6 +68,8 @@ import Testing
     }
     return models
   }()
+
+  static let withSides = models.withSides
 
   /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets.
   struct Setting: CustomStringConvertible {
@@ -88,7 +100,7 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(Self.models.models)
+    let memory = try MemoryModels(item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides)
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?

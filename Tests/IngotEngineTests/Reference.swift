@@ -24,14 +24,25 @@ struct MethodCase: Sendable, CustomStringConvertible {
   /// The papers' rules where a parameter is not given.
   var isPaper = false
   var numerics: String?
+  /// The factor of the most active channel, where activation-informed merging is the last step.
+  var omega: Double?
+  /// The side inputs of each model, of `ReferenceModels.withSides`.
+  var sides: [String] {
+    switch method {
+    case "fisher": Self.models.map { "fisher: \($0).fisher" }
+    case "ota": Self.models.map { "second_moment: \($0).second_moment" }
+    case "rcp": ["prior: a.fisher", "gradients: [b.gradient0, b.gradient1, b.gradient2]"]
+    default: []
+    }
+  }
 
   static let models = ["a", "b", "c"]
   private static let unweighted = [
-    "slerp", "passthrough", "model_stock", "karcher", "nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion",
+    "slerp", "passthrough", "model_stock", "karcher", "nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion", "rcp",
   ]
 
   /// How many of the three models enter.
-  var modelCount: Int { ["slerp", "passthrough", "nearswap", "arcee_fusion"].contains(method) ? 1 : method == "nuslerp" ? 2 : 3 }
+  var modelCount: Int { ["slerp", "passthrough", "nearswap", "arcee_fusion"].contains(method) ? 1 : ["nuslerp", "rcp"].contains(method) ? 2 : 3 }
 
   func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
@@ -58,6 +69,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if !hasBase { parts.append("no base") }
     if isPaper { parts.append("paper") }
     if let numerics { parts.append(numerics) }
+    if let omega { parts.append("aim \(omega)") }
     return parts.joined(separator: ", ")
   }
 
@@ -66,10 +78,11 @@ struct MethodCase: Sendable, CustomStringConvertible {
     for index in 0..<modelCount {
       var parameters: [String] = []
       if !Self.unweighted.contains(method) { parameters.append("weight: \(weights[index])") }
-      if ["ties", "dare", "della", "breadcrumbs"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
+      if ["ties", "dare", "della", "breadcrumbs", "ota"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
-      models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}}\n"
+      let side = sides.indices.contains(index) ? ", side: {\(sides[index])}" : ""
+      models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}\(side)}\n"
     }
     var global: [String] = []
     if let normalize { global.append("normalize: \(normalize)") }
@@ -81,10 +94,11 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if method == "slerp" || method == "nearswap" { global.append("t: \(t)") }
     global += extra.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
-    if hasBase && !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
+    if hasBase && !["linear", "passthrough", "karcher", "fisher"].contains(method) { text += "base_model: base\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
     if isPaper { text += "preset: paper\n" }
     if let numerics { text += "numerics: \(numerics)\n" }
+    if let omega { text += "aim: {side: norms, omega: \(omega), base_model: base}\n" }
     return text
   }
 }
