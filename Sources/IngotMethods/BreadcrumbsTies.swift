@@ -14,10 +14,20 @@ package struct BreadcrumbsTies: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "breadcrumbs_ties", title: "Model Breadcrumbs with TIES",
     summary: "Drops outliers and small elements of the task vectors, then elects signs.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ, τ̂ᵢ trimmed as in breadcrumbs",
     reference: .init("Model Breadcrumbs, arXiv 2312.06795", url: "https://arxiv.org/abs/2312.06795"), base: .required,
     models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters, scopes: [.tensor],
     hasStepwiseNumerics: true,
-    notes: ["gamma × elements below 1 drops no outlier"])
+    notes: ["gamma × elements below 1 drops no outlier"],
+    example: """
+      merge_method: breadcrumbs_ties
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {weight: 0.5, density: 0.9, gamma: 0.01}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

@@ -16,6 +16,7 @@ package struct Karcher: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "karcher", title: "Karcher Mean", summary: "Riemannian mean of the models' directions.",
+    formula: "mean norm · u, with u the unit vector at which Σ log_u(θᵢ / ‖θᵢ‖) = 0",
     reference: .init("Karcher mean", url: "https://en.wikipedia.org/wiki/Karcher_mean"), base: .none, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("max_iter", .integer(0...10_000), "steps at most", default: .number(10)),

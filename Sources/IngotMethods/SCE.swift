@@ -24,6 +24,8 @@ package struct SCE: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "sce", title: "SCE", summary: "Keeps where the models differ most, weighs them by what is left, merges what agrees in sign.",
+    formula:
+      "θ₀ + Σ ηᵢ τ̂ᵢ / Σ ηᵢ over the terms whose sign is that of Σ τ̂ᵢ; τ̂ᵢ = τᵢ where the variance over the models is largest, ηᵢ ∝ mean(τ̂ᵢ²)",
     reference: .init("FuseChat, arXiv 2408.07990", url: "https://arxiv.org/abs/2408.07990"), base: .required, models: 1...Int.max,
     parameters: [
       ParameterDescriptor(
@@ -31,7 +33,16 @@ package struct SCE: MergeMethod {
       .ties,
     ],
     scopes: [.tensor],
-    notes: ["nothing selected gives the base", "models whose differences are tiny (mean square below 1e-6) weigh alike"])
+    notes: ["nothing selected gives the base", "models whose differences are tiny (mean square below 1e-6) weigh alike"],
+    example: """
+      merge_method: sce
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {select_topk: 0.1}
+      dtype: bfloat16
+      """)
 
   /// Below this sum of mean squares all models weigh alike.
   private static let energyFloor = 1e-6

@@ -23,6 +23,7 @@ package struct TIES: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "ties", title: "TIES", summary: "Trims task vectors by magnitude, elects signs, merges what agrees.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; τ̂ᵢ = the density·n largest magnitudes of τᵢ",
     reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       .density, .rescale(false),
@@ -32,7 +33,20 @@ package struct TIES: MergeMethod {
       .ties(paper: "ge"), .zeroSign(over: "the scope"),
     ],
     scopes: [.tensor, .model], hasStepwiseNumerics: true,
-    notes: ["density × elements below 1 keeps nothing of that tensor"])
+    notes: ["density × elements below 1 keeps nothing of that tensor"],
+    example: """
+      merge_method: ties
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {weight: 0.5, density: 0.5}
+        - model: models/code
+          parameters: {weight: [0.2, 0.8], density: 0.5}
+      parameters:
+        normalize: true
+        int8_mask: true
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
     parameters["scope"]?.text == "model" ? .model : .tensor

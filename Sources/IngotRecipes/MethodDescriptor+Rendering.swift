@@ -4,6 +4,7 @@ extension MethodDescriptor {
     var fields = [
       "\"name\": \(jsonText(name))", "\"title\": \(jsonText(title))", "\"summary\": \(jsonText(summary))",
     ]
+    fields.append("\"formula\": \(jsonText(formula))")
     fields.append("\"reference\": " + (reference.map { "{\"text\": \(jsonText($0.text)), \"url\": \(jsonText($0.url))}" } ?? "null"))
     fields.append("\"base\": \(jsonText(base.rawValue))")
     fields.append("\"models\": {\"min\": \(models.lowerBound), \"max\": \(jsonCount(models.upperBound))}")
@@ -19,6 +20,7 @@ extension MethodDescriptor {
   package func help(width: Int = 80) -> String {
     var lines = folded("\(name): \(title)", width: width, indent: 0)
     lines += [""] + folded(summary, width: width, indent: 2)
+    if let formula { lines += [""] + folded(formula, width: width, indent: 4, hanging: 2) }
     if let reference {
       lines +=
         [""]
