@@ -196,3 +196,9 @@ void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, co
 void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n) {
   enter(set)->add_voted(r, x, base, votes, out, n);
 }
+void ingotk_count_zeros(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n) {
+  enter(set)->count_zeros(x, y, counts, n);
+}
+void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t rows, bool squares, float *out, size_t n) {
+  enter(set)->varied_mean(base, x, rows, squares, out, n);
+}

@@ -31,6 +31,12 @@ package enum TensorNames {
   /// True for an output head that a config may tie to the input embedding.
   package static func isTiedHead(_ name: String) -> Bool { NameTables.tiedHeads.contains { $0.head == name } }
 
+  /// True for an output head, on its own or inside a multi-modal model.
+  package static func isHead(_ name: String) -> Bool {
+    isTiedHead(name)
+      || NameTables.languageModelPrefixes.contains { name.hasPrefix($0) && isTiedHead(String(name.dropFirst($0.count))) }
+  }
+
   /// Other spellings of `name` in checkpoints of the same family: with or without the base model's prefix, and the old names of a
   /// LayerNorm's parameters. Best first, without `name` itself.
   package static func aliases(of name: String) -> [String] {

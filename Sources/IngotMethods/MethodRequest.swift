@@ -19,6 +19,16 @@ package struct MethodRequest: Sendable {
     }
   }
 
+  /// Where in the model a tensor stands.
+  package enum Place: Sendable, Hashable {
+    /// A layer of a stack of text layers, of an encoder's or a decoder's, counted from 0, and how many the stack has. Only known to methods whose
+    /// descriptor says that they need layers.
+    case layer(Int, of: Int)
+    /// Rows of tokens at the input, and at the output.
+    case embedding, head
+    case elsewhere
+  }
+
   /// One tensor of the job (jobs of tensor scope have exactly one).
   package struct Segment: Sendable {
     /// Name of the output tensor.
@@ -34,6 +44,7 @@ package struct MethodRequest: Sendable {
     package var stepType: DType?
     /// The side tensors that the tiles of this tensor come with.
     package var sides: [SideTensor]
+    package var place = Place.elsewhere
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],

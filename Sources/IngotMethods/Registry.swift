@@ -27,6 +27,17 @@ package enum MethodRegistry {
     Fisher.self,
     OTA.self,
     RCP.self,
+    UniformSoup.self,
+    MetricsWeighted.self,
+    LMCocktail.self,
+    EMA.self,
+    SWA.self,
+    LAWA.self,
+    WMA.self,
+    LayerSwap.self,
+    SparseSoup.self,
+    VaRM.self,
+    EvoMerging.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

@@ -12,46 +12,47 @@ import Testing
   static let large = ReferenceModels(ReferenceModels.large)
   static let largeValues = large.tensors()
 
-  static let cases: [MethodCase] = [
-    MethodCase(method: "linear"),
-    MethodCase(method: "linear", normalize: false),
-    MethodCase(method: "slerp"),
-    MethodCase(method: "slerp", t: 1.25),
-    MethodCase(method: "task_arithmetic", lambda: 0.8),
-    MethodCase(method: "task_arithmetic", normalize: true),
-    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9]),
-    MethodCase(method: "ties", densities: [0.2, 0.7, 1], normalize: false, lambda: 1.3, rescale: true),
-    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], scope: "model"),
-    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 1]),
-    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], rule: "inverse_keep"),
-    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9]),
-    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], normalize: true, rescale: false),
-    MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
-    MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
-    MethodCase(method: "passthrough", scale: 0.3),
-    MethodCase(method: "nearswap", t: 0.02),
-    MethodCase(method: "nearswap", t: -1),
-    MethodCase(method: "ram", extra: ["epsilon": "0.01"]),
-    MethodCase(method: "ram"),
-    MethodCase(method: "ramplus_tl", extra: ["epsilon": "0.02", "r": "0.5", "alpha": "3"]),
-    MethodCase(method: "ramplus_tl"),
-    MethodCase(method: "sce"),
-    MethodCase(method: "ties", densities: [0.5, 0.5, 0.5], isPaper: true),
-    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], extra: ["zero_sign": "majority"]),
-    MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], rescale: true, extra: ["zero_sign": "minus"]),
-    MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], isPaper: true),
-    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], isPaper: true),
-    MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], rule: "l1", isPaper: true),
-    MethodCase(method: "della", densities: [0.5, 0.3, 0.8], isPaper: true),
-    MethodCase(method: "arcee_fusion"),
-    MethodCase(method: "nuslerp"),
-    MethodCase(method: "nuslerp", hasBase: false),
-    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"]),
-    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
-    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
-    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"], hasBase: false),
-    MethodCase(method: "sce", extra: ["select_topk": "0.3"]),
-  ]
+  static let cases: [MethodCase] =
+    [
+      MethodCase(method: "linear"),
+      MethodCase(method: "linear", normalize: false),
+      MethodCase(method: "slerp"),
+      MethodCase(method: "slerp", t: 1.25),
+      MethodCase(method: "task_arithmetic", lambda: 0.8),
+      MethodCase(method: "task_arithmetic", normalize: true),
+      MethodCase(method: "ties", densities: [0.5, 0.3, 0.9]),
+      MethodCase(method: "ties", densities: [0.2, 0.7, 1], normalize: false, lambda: 1.3, rescale: true),
+      MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], scope: "model"),
+      MethodCase(method: "dare_linear", densities: [0.5, 0.3, 1]),
+      MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], rule: "inverse_keep"),
+      MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9]),
+      MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], normalize: true, rescale: false),
+      MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
+      MethodCase(method: "della", densities: [0.5, 0.3, 1], rule: "inverse_keep"),
+      MethodCase(method: "passthrough", scale: 0.3),
+      MethodCase(method: "nearswap", t: 0.02),
+      MethodCase(method: "nearswap", t: -1),
+      MethodCase(method: "ram", extra: ["epsilon": "0.01"]),
+      MethodCase(method: "ram"),
+      MethodCase(method: "ramplus_tl", extra: ["epsilon": "0.02", "r": "0.5", "alpha": "3"]),
+      MethodCase(method: "ramplus_tl"),
+      MethodCase(method: "sce"),
+      MethodCase(method: "ties", densities: [0.5, 0.5, 0.5], isPaper: true),
+      MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], extra: ["zero_sign": "majority"]),
+      MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], rescale: true, extra: ["zero_sign": "minus"]),
+      MethodCase(method: "dare_linear", densities: [0.5, 0.3, 0.9], isPaper: true),
+      MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], isPaper: true),
+      MethodCase(method: "dare_ties", densities: [0.5, 0.3, 0.9], rule: "l1", isPaper: true),
+      MethodCase(method: "della", densities: [0.5, 0.3, 0.8], isPaper: true),
+      MethodCase(method: "arcee_fusion"),
+      MethodCase(method: "nuslerp"),
+      MethodCase(method: "nuslerp", hasBase: false),
+      MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"]),
+      MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
+      MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
+      MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"], hasBase: false),
+      MethodCase(method: "sce", extra: ["select_topk": "0.3"]),
+    ] + MethodCase.averages
 
   /// TIES and SCE where the selection samples first.
   static let selections: [MethodCase] = [
@@ -81,7 +82,7 @@ import Testing
     for (tensor, expectation) in zip(values, expected) {
       let found = try #require(result.tensors[tensor.name])
       let first = try #require(
-        models.models[item.method == "linear" || item.method == "passthrough" || !item.hasBase ? "a" : "base"]?.first {
+        models.models[item.usesBase ? "base" : "a"]?.first {
           $0.name == tensor.name
         })
       #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))

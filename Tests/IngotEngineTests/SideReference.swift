@@ -51,6 +51,18 @@ extension ReferenceModels {
   }
 }
 
+extension MethodCase {
+  /// For the tests of bit identity: methods with side inputs, and the last step of activation-informed merging behind others.
+  static let sideInputs: [MethodCase] = [
+    MethodCase(method: "fisher", weights: [0.5, 0.25, 2]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1], extra: ["power": "0.7", "ota_normalize": "mean"]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_post": "ties"]),
+    MethodCase(method: "rcp"),
+    MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], omega: 0.3),
+    MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], omega: 0.1),
+  ]
+}
+
 /// The definitions of the methods with side inputs, a second time, in f64; what is kept follows the f32 saliencies that the rule is about.
 struct SideReference {
   let item: MethodCase
