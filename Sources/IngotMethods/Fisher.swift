@@ -20,6 +20,7 @@ package struct Fisher: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "fisher", title: "Fisher", summary: "Averages the models weighted by their diagonal Fisher information.",
+    formula: "Σ λᵢ Fᵢ θᵢ / Σ λᵢ Fᵢ, with λᵢ = wᵢ / ‖Fᵢ‖₂ over all tensors",
     reference: .init("Merging Models with Fisher-Weighted Averaging, arXiv 2111.09832", url: "https://arxiv.org/abs/2111.09832"),
     base: .none, models: 1...Int.max,
     parameters: [
@@ -43,7 +44,17 @@ package struct Fisher: MergeMethod {
     notes: [
       "where the sum of the weights is zero (fisher_floor: 0), the plain mean of the models",
       "a model whose Fisher information is zero everywhere takes part by its floor only",
-    ])
+    ],
+    example: """
+      merge_method: fisher
+      models:
+        - model: models/french
+          side: {fisher: sides/french_fisher}
+        - model: models/code
+          side: {fisher: sides/code_fisher}
+          parameters: {weight: 0.5}
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
     needsStatistics(parameters) ? .model : .tensor

@@ -26,6 +26,7 @@ package struct OTA: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "ota", title: "OTA with Fast Fisher Grafting", summary: "Averages the models weighted by Adam's second moments.",
+    formula: "Σ Pᵢ θᵢ / Σ Pᵢ where vᵢ τᵢ² is among the model's largest, with Pᵢ = (vᵢ^power + ε) wᵢ; θ₀ where none is",
     reference: .init(
       "Harnessing Optimization Dynamics for Curvature-Informed Model Merging, arXiv 2509.11167", url: "https://arxiv.org/abs/2509.11167"),
     base: .optional, models: 1...Int.max,
@@ -54,7 +55,18 @@ package struct OTA: MergeMethod {
     notes: [
       "density and ffg_threshold cannot both be given for a model", "without a base the saliency is the second moment alone",
       "the optional rescaling of kept differences to their operator norm is not offered",
-    ])
+    ],
+    example: """
+      merge_method: ota
+      base_model: models/base
+      models:
+        - model: models/french
+          side: {second_moment: sides/french_exp_avg_sq}
+        - model: models/code
+          side: {second_moment: sides/code_exp_avg_sq}
+      parameters: {density: 0.4}
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope { .model }
   package static var cropsToBase: Bool { true }

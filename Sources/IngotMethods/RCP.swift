@@ -18,6 +18,7 @@ package struct RCP: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "rcp", title: "RCP-Merging", summary: "Adds a domain model to a reasoning model where its samples vote for it.",
+    formula: "θ₁ + τ₂ where Σₖ bₖ > 0, else θ₁, with bₖ = +1 where gₖ θ₂ + λ F (θ₁ − θ₂)² ≤ 0, else −1",
     reference: .init("RCP-Merging, arXiv 2508.03140", url: "https://arxiv.org/abs/2508.03140"), base: .required, models: 2...2,
     parameters: [
       ParameterDescriptor(
@@ -34,7 +35,21 @@ package struct RCP: MergeMethod {
       SideInputDescriptor(
         "votes", .tensor, "of the domain model: the sum of the samples' votes, in place of prior and gradients", isRequired: false),
     ],
-    notes: ["an even split of the votes leaves the reasoning model's value"])
+    notes: ["an even split of the votes leaves the reasoning model's value"],
+    example: """
+      merge_method: rcp
+      base_model: models/base
+      models:
+        - model: models/reasoning
+          side: {prior: sides/reasoning_prior}
+        - model: models/medicine
+          side:
+            gradients:
+              - sides/medicine_gradient_0
+              - sides/medicine_gradient_1
+              - sides/medicine_gradient_2
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 
