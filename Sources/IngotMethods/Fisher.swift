@@ -24,7 +24,8 @@ package struct Fisher: MergeMethod {
     reference: .init("Merging Models with Fisher-Weighted Averaging, arXiv 2111.09832", url: "https://arxiv.org/abs/2111.09832"),
     base: .none, models: 1...Int.max,
     parameters: [
-      ParameterDescriptor("weight", .number(.any), "factor of the model's Fisher information, 0 or more", default: .number(1), isPerModel: true),
+      ParameterDescriptor(
+        "weight", .number(.any), "factor of the model's Fisher information, 0 or more", default: .number(1), isPerModel: true),
       ParameterDescriptor(
         "fisher_norm", .choice(["l2", "none"]), "divide each model's Fisher information by its norm over all tensors, or leave it as it is",
         default: .text("l2")),

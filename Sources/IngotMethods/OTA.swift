@@ -37,7 +37,8 @@ package struct OTA: MergeMethod {
         "ffg_threshold", .number(NumberRange(from: .closed(0))),
         "least saliency, second moment times squared difference to the base, that is kept; in place of density", isPerModel: true),
       ParameterDescriptor(
-        "power", .number(NumberRange(from: .open(0))), "power of the second moments that weighs the models", default: .number(0.5)),
+        "power", .number(NumberRange(from: .open(0), to: .closed(4))), "power of the second moments that weighs the models",
+        default: .number(0.5)),
       ParameterDescriptor("ota_epsilon", .number(NumberRange(from: .open(0))), "added to every weight", default: .number(1e-26)),
       ParameterDescriptor(
         "ota_normalize", .choice(["none", "mean"]), "mean: each model's powers are divided by their mean over all tensors",
@@ -154,7 +155,8 @@ package struct OTA: MergeMethod {
     for name in names {
       guard let other = request.segments.first(where: { $0.parameters[name] != lead.parameters[name] }) else { continue }
       throw IngotError(
-        .recipe, "ota needs one \(name) for the whole model, found \(lead.parameters[name]?.description ?? "none") at \(lead.name) and "
+        .recipe,
+        "ota needs one \(name) for the whole model, found \(lead.parameters[name]?.description ?? "none") at \(lead.name) and "
           + "\(other.parameters[name]?.description ?? "none") at \(other.name)", hint: "use a plain value", subject: other.name)
     }
   }

@@ -86,7 +86,9 @@ struct MethodCase: Sendable, CustomStringConvertible {
       var parameters: [String] = []
       if descriptor?.parameter("weight") != nil { parameters.append("weight: \(weights[index])") }
       for (name, values) in perModel.sorted(by: { $0.key < $1.key }) { parameters.append("\(name): \(values[index])") }
-      if ["ties", "dare", "della", "breadcrumbs", "ota"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
+      if ["ties", "dare", "della", "breadcrumbs", "ota"].contains(where: method.hasPrefix) {
+        parameters.append("density: \(densities[index])")
+      }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
       let side = sides.indices.contains(index) ? ", side: {\(sides[index])}" : ""

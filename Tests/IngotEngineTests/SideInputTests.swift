@@ -62,8 +62,14 @@ import Testing
     ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\nside: {fisher: f}", "4:1", "linear takes no side inputs"),
     ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {side: f}", "4:1", "names none"),
     ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {omega: 1}", "4:1", "side is missing"),
-    ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {side: f, base_model: b, omega: 1.5}", "4:38", "from 0 to 1"),
-    ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {side: f, base_model: b, omga: 1}", "4:31", "did you mean omega?"),
+    (
+      "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {side: f, base_model: b, omega: 1.5}", "4:38",
+      "from 0 to 1"
+    ),
+    (
+      "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\naim: {side: f, base_model: b, omga: 1}", "4:31",
+      "did you mean omega?"
+    ),
     (
       "merge_method: rcp\nbase_model: c\nmodels: [{model: a}, {model: b, side: {votes: v}}, {model: c, side: {prior: p}}]", "3:77",
       "base model c has a side input"
@@ -82,7 +88,8 @@ import Testing
   /// Side files are no models of the merge: they change nobody's ordinal, and a tokenizer's union does not look at them.
   @Test func standBehindAllModels() throws {
     let recipe = try Recipe(
-      "merge_method: rcp\nbase_model: c\nmodels: [{model: a, side: {prior: p}}, {model: b, side: {gradients: [g, h]}}]\naim: {side: n, omega: 0.2}")
+      "merge_method: rcp\nbase_model: c\nmodels: [{model: a, side: {prior: p}}, {model: b, side: {gradients: [g, h]}}]\naim: {side: n, omega: 0.2}"
+    )
     #expect(recipe.models.map(\.name) == ["a", "b", "c", "p", "g", "h", "n"])
     #expect(recipe.modelCount == 3)
     #expect(recipe.activationScaling?.base == 2 && recipe.activationScaling?.side == 6 && recipe.activationScaling?.omega == 0.2)
@@ -248,7 +255,8 @@ import Testing
   /// Results of one document as another's model, computed on the way or stored: the same bytes; and as another's side file.
   @Test func documents() throws {
     let scratch = try arrange()
-    let text = "name: average\n" + Self.fisher + "aim: {side: @norms, base_model: @base}\n---\n"
+    let text =
+      "name: average\n" + Self.fisher + "aim: {side: @norms, base_model: @base}\n---\n"
       + "merge_method: linear\nmodels: [{model: average}, {model: @base}]\nparameters: {weight: 0.5}\n"
     let recipe = try Recipe(text.replacingOccurrences(of: "@", with: scratch.path + "/"))
     var digests: [[Int: String]] = []

@@ -122,7 +122,9 @@ import Testing
     #expect(agree(try output("", "votes: votes"), golden.numbers("rcp_model")))
     // One sample may be named without a list.
     #expect(try output(prior, "gradients: g0")?.hasBytes(of: output(prior, "gradients: [g0]")) == true)
-    for (first, second) in [(prior, "votes: votes"), ("", "gradients: [g0]"), (prior, "gradients: [g0], votes: votes"), (prior, "prior: prior")] {
+    for (first, second) in [
+      (prior, "votes: votes"), ("", "gradients: [g0]"), (prior, "gradients: [g0], votes: votes"), (prior, "prior: prior"),
+    ] {
       let error = #expect(throws: IngotError.self) { _ = try output(first, second) }
       #expect(error?.status == .recipe && error?.subject?.hasPrefix("side") == true, "\(first) \(second)")
     }
@@ -189,7 +191,8 @@ import Testing
   @Test(arguments: [
     MethodCase(method: "task_arithmetic", outDType: "float32", omega: 0.4), MethodCase(method: "linear", outDType: "float32", omega: 0),
     MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], outDType: "float32", omega: 0.25),
-    MethodCase(method: "slerp", outDType: "float32", omega: 0.6), MethodCase(method: "fisher", weights: [1, 2, 1], outDType: "float32", omega: 0.4),
+    MethodCase(method: "slerp", outDType: "float32", omega: 0.6),
+    MethodCase(method: "fisher", weights: [1, 2, 1], outDType: "float32", omega: 0.4),
   ]) func scalesChannels(_ item: MethodCase) throws {
     var plain = item
     plain.omega = nil

@@ -8,6 +8,7 @@ The work is done by libingot, which this package loads with ctypes; it needs no 
 meanwhile. Notices go to logging.getLogger("ingot"), nothing is printed.
 """
 
+from . import collect
 from ._api import inspect, merge, merge_state_dicts, merge_tensors, plan, verify
 from ._engine import Engine
 from ._errors import (
@@ -36,7 +37,7 @@ from ._errors import (
 from ._library import build_info, library_path
 from ._plan import Plan
 from ._progress import Progress
-from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, TensorInfo, Verification, methods
+from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, SideInput, TensorInfo, Verification, methods
 from ._version import __version__
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "RecipeError",
     "Report",
     "ShapeError",
+    "SideInput",
     "StaleError",
     "Status",
     "TensorInfo",
@@ -74,6 +76,7 @@ __all__ = [
     "Verification",
     "__version__",
     "build_info",
+    "collect",
     "inspect",
     "library_path",
     "merge",
