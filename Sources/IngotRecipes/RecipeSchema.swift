@@ -9,6 +9,7 @@ extension MethodCatalog {
   package var recipeSchema: JSONValue {
     var definitions = JSONObject()
     definitions["reference"] = Schema.reference
+    definitions["side_file"] = Schema.sideFile
     definitions["layer_range"] = .object([
       "type": "array", "items": ["type": "integer", "minimum": 0], "minItems": 2, "maxItems": 2,
     ])
@@ -43,11 +44,15 @@ extension MethodCatalog {
 
 /// The parts of the schema.
 private enum Schema {
+  private static let parts: JSONValue = [
+    "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
+    "additionalProperties": false,
+  ]
+
+  /// A side file takes no adapter.
+  static var sideFile: JSONValue { ["anyOf": [["type": "string", "minLength": 1], parts]] }
+
   static var reference: JSONValue {
-    let parts: JSONValue = [
-      "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
-      "additionalProperties": false,
-    ]
     let place: JSONValue = ["anyOf": [["type": "string", "minLength": 1], parts]]
     return [
       "anyOf": [
@@ -68,7 +73,7 @@ private enum Schema {
 
   /// The side inputs that belong to models, or to the merge.
   static func sides(_ method: MethodDescriptor, isPerModel: Bool) -> JSONValue {
-    let one: JSONValue = ["$ref": "#/$defs/reference"]
+    let one: JSONValue = ["$ref": "#/$defs/side_file"]
     var properties = JSONObject()
     for input in method.sideInputs where input.isPerModel == isPerModel {
       var schema = JSONObject()
@@ -86,7 +91,7 @@ private enum Schema {
         [
           "type": "object", "required": ["side"],
           "properties": [
-            "side": ["$ref": "#/$defs/reference"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
+            "side": ["$ref": "#/$defs/side_file"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
             "base_model": ["$ref": "#/$defs/reference"],
           ],
           "additionalProperties": false,
