@@ -59,6 +59,15 @@ struct WorkerSizes: Sendable, Hashable {
   /// Bytes of a side tensor that are read at once, when all of it is wanted.
   static let sideStaging = 1 << 16
 
+  /// Bytes of an input of a matrix job that are read at once.
+  static let matrixStaging = 1 << 20
+
+  /// A matrix job has its matrices elsewhere; of its worker it needs staging and an output area.
+  mutating func includeMatrix() {
+    staging = max(staging, WorkerSizes.matrixStaging)
+    output = max(output, Blocking.pieceBytes)
+  }
+
   static func padded(_ bytes: Int) -> Int { (bytes + 63) / 64 * 64 + 64 }
 }
 
@@ -211,6 +220,8 @@ final class Worker: @unchecked Sendable {
   }
 
   /// Room to read a part of a side tensor into; it is part of the staging area, so no read may be present.
+  var wholeStaging: UnsafeMutableRawBufferPointer { unsafe UnsafeMutableRawBufferPointer(start: staging, count: sizes.staging) }
+
   var sideStaging: UnsafeMutableRawBufferPointer {
     unsafe UnsafeMutableRawBufferPointer(start: staging, count: min(sizes.staging, WorkerSizes.sideStaging))
   }

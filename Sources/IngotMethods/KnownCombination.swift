@@ -1,4 +1,4 @@
-package import IngotErrors
+internal import IngotErrors
 internal import IngotRecipes
 package import IngotTensors
 

@@ -1,6 +1,5 @@
 package import IngotErrors
 package import IngotRecipes
-package import IngotTensors
 
 /// Layer swapping: the first and the last layers of a language expert around the middle layers of a task expert, with bands of both between.
 ///

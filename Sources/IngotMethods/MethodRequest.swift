@@ -42,9 +42,17 @@ package struct MethodRequest: Sendable {
     package var streams: [UInt64]
     /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
     package var stepType: DType?
+    package var place = Place.elsewhere
+
+    /// The layer of the output's stack; nil outside the layers, and for methods that do not say that they need layers.
+    package var layer: Int? {
+      if case .layer(let layer, _) = place { return layer }
+      return nil
+    }
+    /// True for tensors with one row for each token of the vocabulary: embeddings and output heads.
+    package var isVocabulary = false
     /// The side tensors that the tiles of this tensor come with.
     package var sides: [SideTensor]
-    package var place = Place.elsewhere
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],

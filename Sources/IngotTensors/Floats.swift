@@ -14,6 +14,9 @@ import CKernels
     self.count = max(count, 0)
   }
 
+  /// Where the values lie, for LAPACK; whoever uses it keeps to `count`.
+  package var address: UnsafeMutablePointer<Float> { unsafe base }
+
   /// A run of no values.
   package static var empty: Floats {
     // SAFETY: a static address that no run of 0 elements touches.

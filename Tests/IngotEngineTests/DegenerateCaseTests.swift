@@ -48,6 +48,9 @@ import Testing
       return
     case "ties", "della", "sce": expected = v.map(abs)
     case "dare_ties", "breadcrumbs_ties": expected = v.map { abs($0) / 2 }
+    case "hi_merging": expected = v.map { 0.9 * abs($0) }
+    case "magmax": expected = opposite
+    case "emr": expected = v.map { -abs($0) }
     case "passthrough", "layer_swap": expected = v
     case "ema": expected = v.map { 0.8 * $0 }
     case "wma": expected = v.map { -$0 / 3 }
@@ -72,13 +75,16 @@ import Testing
     let expected: [Double]?
     switch method {
     case "slerp", "nuslerp": expected = v.map { $0 * 0.5.squareRoot() }
-    case "ties", "della", "sce", "ram", "ramplus_tl", "varm": expected = v
+    case "ties", "della", "sce", "ram", "ramplus_tl", "magmax", "emr", "ties_sv", "varm": expected = v
+    case "hi_merging": expected = v.map { 0.9 * $0 }
+    // One task is no consensus; the largest of few scores is the cut.
+    case "consensus", "pcb": expected = zero
     case "model_stock", "layer_swap": expected = zero
     case "ema": expected = v.map { $0 / 10 }
     case "wma": expected = v.map { $0 * 2 / 3 }
     case "passthrough": expected = v
     case "nearswap": expected = v.map { abs($0) <= 0.5 ? $0 : $0 > 0 ? 0.5 : -0.5 }
-    case "arcee_fusion": expected = nil
+    case "arcee_fusion", "widen": expected = nil
     default: expected = v.map { $0 / 2 }
     }
     let isFinite = found.allSatisfy { $0.isFinite }

@@ -48,8 +48,8 @@ import Testing
     }
   }
 
-  /// mergekit has one name for DELLA's half width and RAM's threshold.
-  private static let twofold: Set<String> = ["epsilon"]
+  /// mergekit has one name for DELLA's half width and RAM's threshold; a method offers the scopes it can have.
+  private static let twofold: Set<String> = ["epsilon", "scope"]
 
   /// One name means one thing: type and range of a parameter are the same wherever it appears.
   @Test func parametersAgreeBetweenMethods() {

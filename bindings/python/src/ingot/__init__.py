@@ -38,6 +38,7 @@ from ._library import build_info, library_path
 from ._plan import Plan
 from ._progress import Progress
 from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, SideInput, TensorInfo, Verification, methods
+from ._soups import Soup, SoupTrial, greedy_soup
 from ._version import __version__
 
 __all__ = [
@@ -69,6 +70,8 @@ __all__ = [
     "Report",
     "ShapeError",
     "SideInput",
+    "Soup",
+    "SoupTrial",
     "StaleError",
     "Status",
     "TensorInfo",
@@ -77,6 +80,7 @@ __all__ = [
     "__version__",
     "build_info",
     "collect",
+    "greedy_soup",
     "inspect",
     "library_path",
     "merge",
