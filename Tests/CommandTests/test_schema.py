@@ -63,7 +63,9 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         lambda d: d.update(base_model={"model": {"path": "base", "revision": "main"}}),
         lambda d: d["models"][0].update(parameters={"weight": {"value": 1}}),
         lambda d: d.update(aim={"side": {"path": "norms", "revision": "main"}, "omega": 0.2, "base_model": "other"}),
-        lambda d: d.update(merge_method="rcp", models=[{"model": "a", "side": {"prior": "p"}}, {"model": "b", "side": {"gradients": ["g"]}}]),
+        lambda d: d.update(
+            merge_method="rcp", models=[{"model": "a", "side": {"prior": "p"}}, {"model": "b", "side": {"gradients": ["g"]}}]
+        ),
         lambda d: d.update(tokenizer_source="union"),
         lambda d: d.update(tokenizer_source={"model": {"path": "a", "revision": "x"}}, tokenizer=None),
         lambda d: d.update(tokenizer={}, tokenizer_source=""),
