@@ -152,7 +152,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
         onlySides: wanted.readsOnlySides)
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
-    nonfinite.collect(worker, segment: segment.index)
+    // A round that reads the models too will see the side tensors again, and counts both.
+    if wanted.readsOnlySides { worker.forgetNonfinite() } else { nonfinite.collect(worker, segment: segment.index) }
   }
 
   /// Gathers the tiles of one read: straight from storage where the round has such a form, else widened.

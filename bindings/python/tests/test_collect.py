@@ -261,3 +261,26 @@ def test_from_model_to_merge(torch: Any, model: Any, batches: Batches, tmp_path:
         module = key.removesuffix(".weight")
         factor = 1 - activity[module] / activity[module].max() * 0.75 if module in activity else 1.0
         np.testing.assert_allclose(scaled[key], value + factor * (merged - value), rtol=2e-6, atol=1e-6)
+
+
+def test_state_dicts_with_side_inputs() -> None:
+    a, b = ({"w": np.full(3, value, "float32")} for value in (1.0, 4.0))
+    fa, fb = ({"w": np.array(values, "float32")} for values in ([1, 2, 0], [2, 1, 1]))
+    plain = {"fisher_norm": "none", "fisher_floor": 0}
+    merged = ingot.merge_state_dicts("fisher", [a, b], side={"fisher": [fa, fb]}, **plain)
+    np.testing.assert_array_equal(merged["w"], np.array([3, 2, 4], "float32"))
+    named = ingot.merge_state_dicts("fisher", {"x": a, "y": b}, side={"fisher": {"y": fb, "x": fa}}, **plain)
+    np.testing.assert_array_equal(named["w"], merged["w"])
+    voted = ingot.merge_state_dicts(
+        "rcp", [a, b], base={"w": np.zeros(3, "float32")}, side={"prior": {0: fa}, "gradients": {1: [fa, fb, fb]}}, rcp_lambda=0
+    )
+    np.testing.assert_array_equal(voted["w"], a["w"])
+    mistakes: list[tuple[str, dict[str, Any]]] = [
+        ("no side input fishr", {"fishr": [fa, fb]}),
+        ("expected one for each of the 2", {"fisher": [fa]}),
+        ("given for 'z'", {"fisher": {"z": fa}}),
+        ("has no side input fisher", {}),
+    ]
+    for words, side in mistakes:
+        with pytest.raises(ingot.InvalidArgumentError, match=words):
+            ingot.merge_state_dicts("fisher", [a, b], side=side)
