@@ -51,6 +51,9 @@ package enum MethodRegistry {
     OptMerge.self,
     RTSVM.self,
     RegMean.self,
+    Fisher.self,
+    OTA.self,
+    RCP.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.

@@ -9,7 +9,7 @@ import Testing
 
 /// Same recipe, inputs and seed: the same bytes, whatever runs them.
 @Suite struct BitIdentityTests {
-  static let cases = listed + MethodCase.averages
+  static let cases = listed + MethodCase.averages + MethodCase.sideInputs
 
   private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
@@ -78,6 +78,8 @@ import Testing
     return models
   }()
 
+  static let withSides = models.withSides
+
   /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets. All of them, with both
   /// teams, where INGOT_TEST_MATRIX is "full".
   struct Setting: CustomStringConvertible {
@@ -110,7 +112,7 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(Self.models.models)
+    let memory = try MemoryModels(item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides)
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?

@@ -39,7 +39,8 @@ import Testing
     var text = try Self.text(file)
     let recipe = try Recipe(text)
     for (number, name) in recipe.externalModels.map(\.name).enumerated() {
-      try scratch.model("models-\(number)", Self.model(number), config: languageConfig(layers: 24))
+      let isNorms = recipe.activationScaling.map { recipe.models[$0.side].name == name } ?? false
+      try scratch.model("models-\(number)", isNorms ? Self.norms : Self.model(number), config: languageConfig(layers: 24))
       text = text.replacingOccurrences(of: name + "\n", with: "@models-\(number)\n").replacingOccurrences(
         of: name + ",", with: "@models-\(number),"
       )
@@ -52,6 +53,9 @@ import Testing
       #expect(isFinite && !tensor.values.isEmpty)
     }
   }
+
+  /// One norm for each input channel.
+  static let norms = (0..<24).map { TestTensor("model.layers.\($0).mlp", .f32, [8], (1...8).map(Double.init)) }
 
   /// Equal but for small changes, with the same zeros.
   static func model(_ number: Int) -> [TestTensor] {
