@@ -31,6 +31,7 @@ package enum MethodRegistry {
     OptMerge.self,
     RTSVM.self,
     RegMean.self,
+    OPCM.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.
