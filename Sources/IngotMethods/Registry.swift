@@ -32,6 +32,7 @@ package enum MethodRegistry {
     RTSVM.self,
     RegMean.self,
     OPCM.self,
+    DOP.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

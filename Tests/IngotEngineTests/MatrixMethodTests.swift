@@ -120,6 +120,14 @@ import Testing
     }
   }
 
+  @Test func dop() throws {
+    let found = try Self.run("dop", [[[2, 0], [0, 1]], [[0, 1], [1, 0]]])
+    #expect(Self.agree(found, [[1.8823529412, 0.0909090909], [0.0909090909, 0.8]]), "\(found)")
+    // Where neither model has anything, the mean of the two stays.
+    let apart = try Self.run("dop", [[[2, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]]], "merged_weight: 0.5")
+    #expect(Self.agree(apart, [[9.0 / 5, 0, 0], [0, 0, 0]]), "\(apart)")
+  }
+
   // MARK: Identities
 
   @Test(arguments: plain) func theBaseAloneIsTheResultOfNoTasks(_ method: String) throws {
@@ -128,12 +136,12 @@ import Testing
     #expect(Self.agree(found, base, 0), "\(found)")
   }
 
-  @Test(arguments: ["tsv_m", "wudi", "opcm"]) func oneModelKeepsItsTaskVector(_ method: String) throws {
+  @Test(arguments: ["tsv_m", "wudi", "opcm", "dop"]) func oneModelKeepsItsTaskVector(_ method: String) throws {
     let found = try Self.run(method, [Self.t1], method == "wudi" ? "solver: closed_form" : "")
     #expect(Self.agree(found, Self.t1), "\(found)")
   }
 
-  @Test(arguments: plain.filter { $0 != "opcm" }) func theOrderOfModelsDoesNotMatter(_ method: String) throws {
+  @Test(arguments: plain.filter { $0 != "opcm" && $0 != "dop" }) func theOrderOfModelsDoesNotMatter(_ method: String) throws {
     let forth = try Self.run(method, [Self.t1, Self.t2])
     let back = try Self.run(method, [Self.t2, Self.t1])
     #expect(zip(forth, back).allSatisfy { abs($0 - $1) < 1e-5 }, "\(forth) \(back)")
