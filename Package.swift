@@ -5,14 +5,22 @@ import PackageDescription
 /// scripts/test sets this: no warning may stay, but a newer compiler's new warning must not stop a user's build.
 let warningsAreErrors = Context.environment["INGOT_WARNINGS_AS_ERRORS"] != nil
 
-/// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
-let strict: [SwiftSetting] =
+/// scripts/sanitize sets this: the sanitizers' runtimes are in the program that loads the library, which may then leave symbols open.
+let isSanitized = Context.environment["INGOT_SANITIZE"] != nil
+
+/// scripts/fuzz sets this: the fuzz targets become a library for libFuzzer instead of a test.
+let isFuzzing = Context.environment["INGOT_FUZZ"] != nil
+
+/// For code that does what a C program does: every line of it would be marked.
+let features: [SwiftSetting] =
   [
-    .strictMemorySafety(),
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
   ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
+
+/// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
+let strict: [SwiftSetting] = [.strictMemorySafety()] + features
 
 /// C leaves share the language level; vector code picks its instruction set per function, not per file.
 let c11: [CSetting] = [
@@ -21,6 +29,17 @@ let c11: [CSetting] = [
 
 let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
 
+/// Tests/Corpora is replayed in every test run; libFuzzer's entry is compiled for scripts/fuzz alone.
+let fuzzDependencies: [Target.Dependency] = [
+  "IngotABI", "IngotMethods", "IngotRecipes", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CIngot",
+]
+let fuzzTargets: Target =
+  isFuzzing
+  ? .target(
+    name: "IngotFuzzTests", dependencies: fuzzDependencies, path: "Tests/IngotFuzzTests", exclude: ["CorpusTests.swift"],
+    swiftSettings: features)
+  : .testTarget(name: "IngotFuzzTests", dependencies: fuzzDependencies, exclude: ["Fuzzer.swift"], swiftSettings: features)
+
 let package = Package(
   name: "ingot",
   products: [
@@ -28,7 +47,7 @@ let package = Package(
     .library(name: "ingot-engine", type: .dynamic, targets: ["IngotLibrary"]),
     .library(name: "ingot-openmp", type: .dynamic, targets: ["COpenMPTeam"]),
     .executable(name: "ingot", targets: ["ingot-cli"]),
-  ],
+  ] + (isFuzzing ? [.library(name: "ingot-fuzz", type: .static, targets: ["IngotFuzzTests"])] : []),
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
   ],
@@ -76,8 +95,8 @@ let package = Package(
         // lld: gold, Swift's default, lists local symbols among the dynamic ones.
         .unsafeFlags([
           "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
-          "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
-        ])
+          "-Xlinker", "-z", "-Xlinker", "nodelete",
+        ] + (isSanitized ? [] : ["-Xlinker", "-z", "-Xlinker", "defs"]))
       ]),
     .executableTarget(
       name: "ingot-cli",
@@ -108,6 +127,6 @@ let package = Package(
         "IngotEngine", "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
         "IngotJSON", "IngotErrors", "CTeam",
       ], swiftSettings: strict),
-  ],
+  ] + [fuzzTargets],
   cLanguageStandard: .gnu11
 )

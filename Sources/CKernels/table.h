@@ -35,7 +35,7 @@ struct ingot_kernels {
   void (*select_important)(const float *, float, const float *, const float *, float *, size_t);
   size_t (*variance)(const float *, ingotk_rows, size_t, float *, double *, size_t);
   void (*energy)(const float *, const float *, const float *, double *, size_t);
-  void (*sce_merge)(const float *, ingotk_rows, size_t, const float *, const float *, float *, size_t);
+  void (*sce_merge)(const float *, ingotk_rows, size_t, const float *, const float *, float, float *, size_t);
   void (*exponential)(const double *, double *, size_t);
   void (*logarithm)(const double *, double *, size_t);
   double (*row_divergence)(const float *, const float *, double *, size_t);
@@ -55,6 +55,21 @@ struct ingot_kernels {
   size_t (*distances)(size_t, const void *, const void *, uint64_t, uint64_t *, size_t);
   size_t (*collect_deltas)(const ingotk_delta *, uint64_t, int32_t, uint64_t, uint64_t, uint64_t *, uint64_t *, size_t, size_t, size_t *);
   size_t (*masked_absolute_deltas)(const ingotk_delta *, const uint8_t *, double *, double *, size_t);
+  void (*count_zeros)(const float *, const float *, uint64_t *, size_t);
+  void (*varied_mean)(const float *, ingotk_rows, size_t, bool, float *, size_t);
+  void (*magmax)(ingotk_rows, size_t, float *, size_t);
+  void (*consensus)(ingotk_rows, size_t, const float *, int32_t, float *, size_t);
+  void (*localize)(ingotk_rows, size_t, size_t, float, float *, size_t);
+  void (*unify)(ingotk_rows, size_t, float *, size_t);
+  void (*agree)(const float *, const float *, float *, size_t);
+  void (*elect_with_slack)(ingotk_rows, size_t, const float *, bool, float, float *, size_t);
+  void (*protect)(const float *, float, const float *, float *, size_t);
+  void (*competition)(ingotk_rows, size_t, size_t, const float *, bool, int32_t, float *, size_t);
+  void (*balance)(ingotk_rows, ingotk_rows, size_t, const float *, float *, size_t);
+  void (*column_sum)(ingotk_rows, size_t, uint64_t, size_t, const float *, float *, size_t);
+  void (*significance_sum)(ingotk_rows, size_t, const double *, double, float *, size_t);
+  void (*conflict_mass)(const float *, const float *, double *, double *, double *, double *, size_t);
+  void (*trim_row)(float *, uint64_t, int32_t, size_t, size_t, uint64_t *, size_t);
 };
 
 extern const struct ingot_kernels ingotk_table_scalar;

@@ -1,4 +1,6 @@
 package import IngotErrors
+internal import IngotMethods
+internal import IngotRecipes
 internal import IngotStorage
 package import IngotTensors
 
@@ -40,8 +42,8 @@ package final class Engine: @unchecked Sendable {
     self.options = options
     instructionSet = try options.instructionSet.map { (name) throws(IngotError) in try InstructionSet.named(name) } ?? InstructionSet.best
     kernels = Kernels(instructionSet)
-    guard options.threads >= 0, options.threads <= 4096 else {
-      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to 4096")
+    guard options.threads >= 0, options.threads <= Limit.threads else {
+      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to \(Limit.threads)")
     }
     guard options.memoryBudget >= 1 << 20 else {
       throw IngotError(
@@ -138,6 +140,25 @@ package final class Engine: @unchecked Sendable {
     report.peakMemory = memory.peak
     report.resumedTensors = sink.finished.count
     return report
+  }
+
+  /// Runs the rounds of the only job of `plan`, which is one of `method`, and gives what it settled on; nothing is written.
+  func settled<Method: MergeMethod>(_ method: Method, of plan: Plan, watcher: Watcher) throws(IngotError) -> Method.State {
+    try enter()
+    defer { leave() }
+    try requireMemory(for: plan)
+    let memory = JobMemory(try reservedArena())
+    let binding = SourceBinding(
+      .init(
+        workerCount: max(1, min(team.size, options.memoryBudget / 2 / max(plan.workerMemory, 1))), memory: memory, kernels: kernels,
+        allowsNonfinite: false, report: ReportCollector()), directories: [:])
+    defer { binding.release() }
+    let stage = try binding.run(of: plan)
+    try settle(stage, watcher)
+    guard let state = stage.state(of: 0, Method.self) else {
+      throw IngotError(.internalError, "the statistics of \(Method.descriptor.name) are not settled")
+    }
+    return state
   }
 
   /// Gathers the statistics of a streamed stage's jobs.

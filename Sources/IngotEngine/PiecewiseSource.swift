@@ -64,13 +64,15 @@ final class PiecewiseSource: ByteSource {
     return text
   }
 
+  var readsPerElement: Int { parts.reduce(1) { max($0, $1.source.readsPerElement) } }
+
   var isComputed: Bool { parts.contains { $0.source.isComputed } }
 
   func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource {
     var hasChanged = false
     var bound: [(source: any ByteSource, offset: Int)] = []
     for part in parts {
-      let source = try part.source.bound(to: run)
+      let source = try run.bound(part.source)
       hasChanged = hasChanged || source !== part.source
       bound.append((source, part.offset))
     }

@@ -6,57 +6,6 @@ package import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
 
-/// What planning may be told besides the recipe.
-package struct PlanOptions: Sendable {
-  /// Bytes of tensor data in one output file; 0 writes one file.
-  package var shardSize = 5_000_000_000
-  /// Takes the place of the recipe's seed.
-  package var seed: UInt64?
-  /// How results of documents reach the documents that read them.
-  package var stages = StagePlacement.automatic
-  /// Takes the place of the recipe's numerics.
-  package var numerics: Recipe.Numerics?
-  /// Takes the place of the recipe's `missing`.
-  package var missing: Recipe.Missing?
-  /// Copies the donor's tokenizer files.
-  package var carriesTokenizer = true
-  /// Writes README.md and mergekit_config.yml.
-  package var writesModelCard = true
-  package init() {}
-}
-
-extension Recipe {
-  /// The model whose names the output has: the base of the first slice or its first source; with modules the recipe's base model, where it has one.
-  var namesModel: Int {
-    let first = slices.first
-    let lead = first?.sources[first?.base ?? 0].model ?? 0
-    return form == .modules ? baseModel ?? lead : lead
-  }
-
-  /// The settings of every place of the recipe.
-  var everySetting: [Setting] {
-    let places =
-      [settings] + modules.map(\.settings) + slices.flatMap { [$0.settings] + $0.sources.map(\.settings) } + rules.map(\.settings)
-    return places.flatMap(\.all)
-  }
-
-  /// True when something depends on which layer a tensor is of.
-  var needsLayers: Bool {
-    if rules.contains(where: { $0.layers != nil }) { return true }
-    return everySetting.contains { setting in
-      switch setting {
-      case .constant: false
-      case .gradient(let values): values.count > 1
-      case .conditional(let conditions):
-        conditions.contains {
-          if case .gradient(let values) = $0.value { return values.count > 1 }
-          return false
-        }
-      }
-    }
-  }
-}
-
 extension Plan {
   /// Works out everything that headers, configs and the recipe tell; reads no tensor data. Throws what the checks find, before any byte is written.
   package static func make(
@@ -173,6 +122,7 @@ struct Planner {
       let model = models[index]
       return PlannedModel(
         name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
+        task: model.adapter?.task,
         isSide: index >= recipe.modelCount, shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
@@ -206,12 +156,18 @@ struct Planner {
       try appendCopy(output.name, first, dtype: named, nominal: stored[0])
       return
     }
-    if let carried = try carriedInput(output.name, inputs, choice) {
+    let agreement = InputAgreement(name: output.name, inputs: inputs, recipe: recipe)
+    if let (carried, notice) = try agreement.carried(by: choice.descriptor, sources) {
+      if let notice { notices.append(notice) }
       append(output.name, carried, dtype: carried.dtype, inputs: [carried], work: .copy(input: 0))
       return
     }
     let base = choice.descriptor.baseIsInput ? nil : slice.base
-    let shape = try commonShape(output.name, inputs, cropsToBase: choice.type.cropsToBase && base != nil)
+    let (shape, cropping) = try agreement.shape(cropsToBase: choice.type.cropsToBase && base != nil)
+    if let cropping {
+      notices.append(cropping)
+      vocabularySize = shape.dimensions.first
+    }
     let extra = try sides(output, found, inputs, choice, shape: shape)
     var segment = try makeSegment(output, found, shape: shape, rule: rule, cache)
     segment.sides = extra.method.map(\.tensor)
@@ -232,11 +188,12 @@ struct Planner {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
       let kept = named ?? stored[copied]
-      if kept == input.dtype {
+      if kept == input.dtype, input.shape == shape {
         append(output.name, input, dtype: kept, inputs: [input], work: .copy(input: 0))
         return
       }
     }
+    if let used = made.demands.usedInputs { inputs = used.filter(inputs.indices.contains).map { inputs[$0] } }
     if named == nil { noteNarrowing(nominal, to: dtype) }
     let number = append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
     var used = extra
@@ -275,7 +232,7 @@ struct Planner {
       if last.needsBase { scaling.base = inputs.count + extra.method.count(where: \.isStreamed) }
       extra.scaling = scaling
     }
-    let isReordered = tokenizer != nil && TensorNames.isVocabulary(output.name, rank: shape.rank)
+    let isReordered = tokenizer != nil && TensorNames.vocabularyAxis(output.name, shape) != nil
     guard isReordered, (extra.method + extra.last).contains(where: { $0.isStreamed || $0.tensor.part == .rowSums }) else { return extra }
     throw IngotError(
       .unsupported, "the rows of \(output.name) are put in the order of the output's tokenizer, and its side tensors cannot be",
@@ -283,10 +240,13 @@ struct Planner {
   }
 
   /// The inputs of a tensor that has rows of tokens, with the rows in the order of the output's vocabulary.
-  private mutating func inOutputVocabulary(_ name: String, _ inputs: [PlannedInput]) throws(IngotError) -> [PlannedInput] {
-    guard let tokenizer, let rank = inputs.first?.shape.rank, TensorNames.isVocabulary(name, rank: rank) else { return inputs }
+  /// Rows that none of them has are those of `others`, models that have the tensor, too.
+  private mutating func inOutputVocabulary(
+    _ name: String, _ inputs: [PlannedInput], others: [Int] = []
+  ) throws(IngotError) -> [PlannedInput] {
+    guard let tokenizer, let shape = inputs.first?.shape, let axis = TensorNames.vocabularyAxis(name, shape) else { return inputs }
     var assembly = try EmbeddingAssembly(
-      tokenizer, recipe: recipe, models: models, name: name, inputs: inputs, sourceOffsets: sourceOffsets)
+      tokenizer, recipe: recipe, models: models, name: name, axis: axis, inputs: inputs, others: others, sourceOffsets: sourceOffsets)
     let assembled = try assembly.assemble(firstSource: sources.count)
     sources += assembled.sources
     return assembled.inputs
@@ -322,8 +282,10 @@ struct Planner {
         hint: "narrow the rule's match", subject: output.name, position: position)
     }
     let stored = try planned(OutputTensor.Input(model: model, source: nil, tensor: tensor))
-    let input = try inOutputVocabulary(output.name, [stored])[0]
-    guard output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
+    let input = try inOutputVocabulary(output.name, [stored], others: output.inputs.map(\.model))[0]
+    // Rows of tokens are in the output's order and number by now, however many the model has.
+    let isAssembled = tokenizer != nil && TensorNames.vocabularyAxis(output.name, tensor.shape) != nil
+    guard isAssembled || output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
       throw IngotError(
         .shape,
         "tensor \(output.name), which a rule takes from model \(name), has shape \(tensor.shape) there, expected "
@@ -394,77 +356,6 @@ struct Planner {
       hint: "narrow the rule's match", subject: output.name, position: recipe.rules[rule].position)
   }
 
-  /// The input that a tensor without arithmetic comes from: the base, else the first model. Nil for tensors that can be merged.
-  private mutating func carriedInput(_ name: String, _ inputs: [PlannedInput], _ choice: MethodChoice) throws(IngotError) -> PlannedInput? {
-    guard let first = inputs.first, let other = inputs.first(where: { !$0.dtype.hasArithmetic }) else { return nil }
-    if inputs.count == 1 { return choice.descriptor.name == "passthrough" || !first.dtype.hasArithmetic ? first : nil }
-    guard first.dtype == other.dtype, inputs.allSatisfy({ $0.dtype == first.dtype && $0.shape == first.shape }) else {
-      let found = inputs.map { "\($0.dtype.safetensorsName) \($0.shape) in \(recipe.models[$0.model].name)" }.joined(separator: ", ")
-      throw IngotError(
-        .dtype, "tensor \(name) has types that cannot be combined: \(found)", hint: "the models must agree on it", subject: name)
-    }
-    switch other.dtype {
-    case .i64, .i32, .i16, .i8, .u64, .u32, .u16, .u8, .bool: break
-    default:
-      throw IngotError(
-        .dtype, "tensor \(name) is \(other.dtype.safetensorsName), which has no arithmetic here",
-        hint: "it can only be copied: use passthrough", subject: name)
-    }
-    if try differs(inputs) {
-      notices.append(
-        Notice(
-          .warning, "\(name) holds integers that differ between the models; it is taken from \(recipe.models[first.model].name)",
-          subject: name))
-    }
-    return first
-  }
-
-  /// Compares small integer tensors byte by byte; large ones are left unread while planning.
-  private func differs(_ inputs: [PlannedInput]) throws(IngotError) -> Bool {
-    guard let first = inputs.first else { return false }
-    let count = try first.shape.byteCount(first.dtype)
-    guard count <= 1 << 20 else { return false }
-    let expected = try bytes(first, count)
-    for input in inputs.dropFirst() where try bytes(input, count) != expected { return true }
-    return false
-  }
-
-  private func bytes(_ input: PlannedInput, _ count: Int) throws(IngotError) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var failure: IngotError?
-    let shard = input.source - sourceOffsets[input.model]
-    guard models[input.model].sources.indices.contains(shard) else { return bytes }
-    let source = models[input.model].sources[shard]
-    // SAFETY: the array's storage lives for the closure.
-    unsafe bytes.withUnsafeMutableBytes { buffer in
-      do throws(IngotError) { try unsafe source.read(buffer, at: input.offset) } catch { failure = error }
-    }
-    if let failure { throw failure }
-    return bytes
-  }
-
-  /// The shape of the result. Embeddings may differ in rows; anything else must agree.
-  private mutating func commonShape(_ name: String, _ inputs: [PlannedInput], cropsToBase: Bool) throws(IngotError) -> Shape {
-    guard let first = inputs.first else { return Shape([]) }
-    guard let other = inputs.first(where: { $0.shape != first.shape }) else { return first.shape }
-    let isCroppable =
-      TensorNames.isEmbedding(name) && inputs.allSatisfy { $0.shape.rank == 2 && $0.shape.rowLength == first.shape.rowLength }
-    let rows = inputs.compactMap { $0.shape.dimensions.first }
-    let wanted = cropsToBase ? first.shape.dimensions.first : rows.min()
-    guard isCroppable, let wanted, rows.allSatisfy({ $0 >= wanted }) else {
-      throw IngotError(
-        .shape,
-        "tensor \(name) has shape \(other.shape) in model \(recipe.models[other.model].name) and \(first.shape) in model \(recipe.models[first.model].name)",
-        hint: isCroppable
-          ? "the base has more rows than a model: extend the model's vocabulary" : "the models must have the same architecture",
-        subject: name)
-    }
-    notices.append(
-      Notice(.warning, "\(name) has \(rows.min() ?? 0) to \(rows.max() ?? 0) rows; the first \(wanted) are merged", subject: name))
-    vocabularySize = wanted
-    return Shape([wanted] + first.shape.dimensions.dropFirst())
-  }
-
   private mutating func noteNarrowing(_ found: DType, to dtype: DType) {
     guard found != dtype else { return }
     let message = "tensors of type \(found.safetensorsName) are merged into \(dtype.safetensorsName)"
@@ -484,8 +375,16 @@ struct Planner {
           rule: rule))
       streams.append(Self.stream(output.name, ordinal: input.model))
     }
-    var segment = MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
-    segment.isVocabulary = TensorNames.isVocabulary(output.name, rank: shape.rank)
+    var segment = MethodRequest.Segment(
+      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    if let layer = output.layer, let count = output.layerCount {
+      segment.place = .layer(layer, of: count)
+    } else if TensorNames.isInputEmbedding(output.name) {
+      segment.place = .embedding
+    } else if TensorNames.isEmbedding(output.name) {
+      segment.place = .head
+    }
+    segment.isVocabulary = TensorNames.vocabularyAxis(output.name, shape) != nil
     return segment
   }
 

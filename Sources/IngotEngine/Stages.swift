@@ -152,8 +152,7 @@ extension Plan {
       max(
         most,
         tensor.streams.reduce(0) { sum, input in
-          let inner = sources.indices.contains(input.source) ? (sources[input.source] as? MergedSource)?.readsPerElement : nil
-          return min(sum + (inner ?? 1), mostReads + 1)
+          min(sum + (sources.indices.contains(input.source) ? sources[input.source].readsPerElement : 1), mostReads + 1)
         })
     }
   }

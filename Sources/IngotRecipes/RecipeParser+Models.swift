@@ -169,10 +169,10 @@ extension RecipeParser {
     }
     try check(fields, at: subject, valid: ["model", "lora", "override_architecture"])
     let model = try required("model", of: fields, at: subject, in: node.position)
-    let location = try location(model, subject: path(subject, "model"))
+    let location = try location(model, subject: path(subject, "model"), takesTask: false)
     var adapter: ModelReference.Location?
     if let node = optional("lora", of: fields) {
-      adapter = try self.location(node, subject: path(subject, "lora"))
+      adapter = try self.location(node, subject: path(subject, "lora"), takesTask: true)
       for part in [location, adapter] {
         guard case .text(let text)? = part, text.utf8.contains(UInt8(ascii: "+")) else { continue }
         throw IngotError(
@@ -202,14 +202,17 @@ extension RecipeParser {
     return text
   }
 
-  /// A text, or `{path, revision}`.
-  mutating func location(_ node: Node, subject: String) throws(IngotError) -> ModelReference.Location {
+  /// A text, or `{path, revision}`; of a pack with several tasks `{path, revision, task}`.
+  mutating func location(_ node: Node, subject: String, takesTask: Bool = false) throws(IngotError) -> ModelReference.Location {
     guard let parts = node.mapping else { return .text(try plainPath(node, subject: subject)) }
-    try check(parts, at: subject, valid: ["path", "revision"])
+    try check(parts, at: subject, valid: ["path", "revision"] + (takesTask ? ["task"] : []))
     let pathNode = try required("path", of: parts, at: subject, in: node.position)
     let revision = try optional("revision", of: parts).map { (node) throws(IngotError) in
       try self.text(of: node, subject: path(subject, "revision"), expected: "a revision")
     }
-    return .fields(path: try plainPath(pathNode, subject: path(subject, "path")), revision: revision)
+    let task = try optional("task", of: parts).map { (node) throws(IngotError) in
+      try self.text(of: node, subject: path(subject, "task"), expected: "a task of the pack, by name or number")
+    }
+    return .fields(path: try plainPath(pathNode, subject: path(subject, "path")), revision: revision, task: takesTask ? task : nil)
   }
 }

@@ -44,17 +44,19 @@ extension MethodCatalog {
 /// The parts of the schema.
 private enum Schema {
   static var reference: JSONValue {
-    let parts: JSONValue = [
-      "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
-      "additionalProperties": false,
-    ]
-    let place: JSONValue = ["anyOf": [["type": "string", "minLength": 1], parts]]
+    let text: JSONValue = ["type": "string"]
+    func place(_ properties: JSONValue) -> JSONValue {
+      let parts: JSONValue = ["type": "object", "required": ["path"], "properties": properties, "additionalProperties": false]
+      return ["anyOf": [["type": "string", "minLength": 1], parts]]
+    }
+    let model = place(["path": text, "revision": text])
+    let adapter = place(["path": text, "revision": text, "task": ["type": ["string", "integer"]]])
     return [
       "anyOf": [
         ["type": "string", "minLength": 1],
         [
           "type": "object", "required": ["model"],
-          "properties": ["model": place, "lora": place, "override_architecture": ["type": "string"]], "additionalProperties": false,
+          "properties": ["model": model, "lora": adapter, "override_architecture": ["type": "string"]], "additionalProperties": false,
         ],
       ]
     ]
