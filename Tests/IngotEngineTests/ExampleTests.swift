@@ -39,7 +39,8 @@ import Testing
     var text = try Self.text(file)
     let recipe = try Recipe(text)
     for (number, name) in recipe.externalModels.map(\.name).enumerated() {
-      try scratch.model("models-\(number)", Self.model(number), config: languageConfig(layers: 24))
+      let isGram = Self.gramFiles(recipe).contains(name)
+      try scratch.model("models-\(number)", isGram ? Self.grams : Self.model(number), config: languageConfig(layers: 24))
       text = text.replacingOccurrences(of: name + "\n", with: "@models-\(number)\n").replacingOccurrences(
         of: name + ",", with: "@models-\(number),"
       )
@@ -50,6 +51,20 @@ import Testing
     for tensor in try scratch.tensors().values {
       let isFinite = tensor.values.allSatisfy { $0.isFinite }
       #expect(isFinite && !tensor.values.isEmpty)
+    }
+  }
+
+  /// The files of Gram matrices that a recipe names.
+  static func gramFiles(_ recipe: Recipe) -> [String] {
+    let inputs = recipe.method.sideInputs
+    return recipe.slices.flatMap(\.sources).flatMap(\.sides).filter { inputs[$0.input].form == .gram }.flatMap { $0.references.map(\.name) }
+  }
+
+  /// The unit matrix for every linear layer.
+  static var grams: [TestTensor] {
+    model(0).filter { $0.name.hasSuffix(".weight") && $0.shape.count == 2 && !$0.name.contains("embed") && !$0.name.contains("lm_head") }.map {
+      let n = $0.shape[1]
+      return TestTensor(String($0.name.dropLast(7)), .f32, [n, n], (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 })
     }
   }
 
