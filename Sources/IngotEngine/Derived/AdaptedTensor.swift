@@ -269,7 +269,7 @@ extension ProvidedModel {
   /// Throws `.notFound` without an adapter_config.json, and what `Adapter.init` throws.
   package func applying(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) -> ProvidedModel {
     let configOrigin = files.displayPath + "/" + Adapter.configName
-    guard let bytes = try files.readWhole(Adapter.configName, limit: 16 << 20) else {
+    guard let bytes = try files.readWhole(Adapter.configName, limit: Limit.configBytes) else {
       throw IngotError(
         .notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: adapter.path)
     }
@@ -300,7 +300,7 @@ extension ProvidedModel {
 extension ProvidedModel {
   /// A test of names from a regular expression, as recipes know them.
   @Sendable
-  fileprivate static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
+  package static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
     do throws(TensorPattern.Fault) {
       let pattern = try TensorPattern("/\(expression)/")
       return { pattern.matches($0) }
