@@ -72,7 +72,9 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       return true
     }
     var total: [Double] = []
-    for item in sums { for (index, value) in item.enumerated() { if index < total.count { total[index] += value } else { total.append(value) } } }
+    for item in sums {
+      for (index, value) in item.enumerated() { if index < total.count { total[index] += value } else { total.append(value) } }
+    }
     scale = method.scale(total)
     context.report.add(method.findings(sums: total), tensor: segments.first?.tensor.name ?? "")
     return items.isEmpty ? try advance() : false
@@ -120,7 +122,9 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
 
   private func write(_ item: Item, _ scale: Double, _ job: MatrixJob, _ worker: Worker) throws(IngotError) {
     try job.finish(delta: job.output, scale: scale)
-    for number in item.outputs { try output.store(job.output.floats, from: item.elements.lowerBound, item: number, segments, context, worker) }
+    for number in item.outputs {
+      try output.store(job.output.floats, from: item.elements.lowerBound, item: number, segments, context, worker)
+    }
   }
 }
 

@@ -21,7 +21,10 @@ package struct DOP: MatrixMethod {
       ParameterDescriptor(
         "merged_weight", .number(.fraction), "weight of what is merged already against the next model", default: .number(0.8))
     ], scopes: [.tensor],
-    notes: ["the result depends on the order of the models", "the closed form of the paper's problem with fixed weights, not its early-stopped Adam"])
+    notes: [
+      "the result depends on the order of the models",
+      "the closed form of the paper's problem with fixed weights, not its early-stopped Adam",
+    ])
 
   private let tasks: TaskMatrices
   private let mergedWeight: Double
@@ -87,7 +90,9 @@ package struct DOP: MatrixMethod {
     for j in 0..<(job.isMeasuring ? 0 : m) {
       for k in 0..<n {
         let sum = rows[j] + columns[k]
-        if sum > floor { turned[j, k] /= sum } else {
+        if sum > floor {
+          turned[j, k] /= sum
+        } else {
           turned[j, k] = start[j, k]
           free += 1
         }

@@ -62,10 +62,11 @@ import Testing
 
   /// The unit matrix for every linear layer.
   static var grams: [TestTensor] {
-    model(0).filter { $0.name.hasSuffix(".weight") && $0.shape.count == 2 && !$0.name.contains("embed") && !$0.name.contains("lm_head") }.map {
-      let n = $0.shape[1]
-      return TestTensor(String($0.name.dropLast(7)), .f32, [n, n], (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 })
-    }
+    model(0).filter { $0.name.hasSuffix(".weight") && $0.shape.count == 2 && !$0.name.contains("embed") && !$0.name.contains("lm_head") }
+      .map {
+        let n = $0.shape[1]
+        return TestTensor(String($0.name.dropLast(7)), .f32, [n, n], (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 })
+      }
   }
 
   /// Equal but for small changes, with the same zeros.

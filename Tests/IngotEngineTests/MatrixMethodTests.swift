@@ -7,7 +7,9 @@ import Testing
 
 /// Matrix methods on whole recipes: published and worked numbers, identities, degenerate inputs, memory.
 @Suite struct MatrixMethodTests {
-  static let methods = MethodRegistry.all.filter { $0 is any MatrixMethod.Type || $0 is any ModelMatrixMethod.Type }.map { $0.descriptor.name }
+  static let methods = MethodRegistry.all.filter { $0 is any MatrixMethod.Type || $0 is any ModelMatrixMethod.Type }.map {
+    $0.descriptor.name
+  }
   /// Those that need nothing beside the models.
   static let plain = methods.filter { MethodRegistry.catalog.method($0)?.sideInputs.isEmpty == true }
   static let weight = "model.layers.0.mlp.down_proj.weight"
@@ -101,7 +103,9 @@ import Testing
     (0.5, 1.3587659003, [[2.2078858465, 1.4719238977, 0], [0, 1.4719238977, 2.2078858465], [0.7359619488, 0, 0.7359619488]]),
     (0.9, 1.2737572480, [[2.3552368434, 0, 0], [0, 1.5701578956, 2.3552368434], [0.7850789478, 0, 0.7850789478]]),
   ]) func opcm(_ alpha: Double, _ lambda: Double, _ expected: [[Double]]) throws {
-    func model(_ matrix: [[Double]], _ bias: [Double]) -> [TestTensor] { [Self.tensor(matrix), TestTensor("model.norm.bias", .f32, [3], bias)] }
+    func model(_ matrix: [[Double]], _ bias: [Double]) -> [TestTensor] {
+      [Self.tensor(matrix), TestTensor("model.norm.bias", .f32, [3], bias)]
+    }
     let zero = [[0.0, 0, 0], [0, 0, 0], [0, 0, 0]]
     for budget in [1 << 23, 256 << 20] {
       var options = EngineOptions()
@@ -159,7 +163,9 @@ import Testing
 
   @Test(arguments: plain) func dependentTasksGiveFiniteResults(_ method: String) throws {
     let rankOne = (0..<5).map { i in (0..<7).map { j in Double((i + 1) * (j - 3)) / 8 } }
-    for tasks in [[Self.t1, Self.t1], [rankOne, rankOne], [rankOne, rankOne.map { $0.map { -$0 } }], [Self.w1, Self.w1.map { $0.map { _ in 0 } }]] {
+    for tasks in [
+      [Self.t1, Self.t1], [rankOne, rankOne], [rankOne, rankOne.map { $0.map { -$0 } }], [Self.w1, Self.w1.map { $0.map { _ in 0 } }],
+    ] {
       let found = try Self.run(method, tasks)
       #expect(found.allSatisfy { $0.isFinite }, "\(found)")
     }
@@ -225,7 +231,8 @@ import Testing
   static let r2: [[Double]] = [[3, 0], [1, -1]]
 
   @Test(arguments: [false, true]) func regmeanNumbers(_ packed: Bool) throws {
-    let pure = try Self.regmean("reduce_non_diagonal_ratio: 1, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
+    let pure = try Self.regmean(
+      "reduce_non_diagonal_ratio: 1, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
     #expect(Self.agree(pure, [[2.1428571429, 0.5714285714], [0.7857142857, -0.3571428571]]), "\(pure)")
     let shrunk = try Self.regmean(
       "reduce_non_diagonal_ratio: 0.5, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
@@ -243,7 +250,8 @@ import Testing
     #expect(Self.agree(try Self.regmean("ridge: 0", grams: [zero, zero], weights: [Self.r1, Self.r2]), [[2, 1], [0.5, 0]]))
     let half: [[Double]] = [[1, 0], [0, 0]]
     #expect(
-      Self.agree(try Self.regmean("ridge: 0", grams: [half, triple.map { [$0[0], 0] }], weights: [Self.r1, Self.r2]), [[2.5, 1], [0.75, 0]]))
+      Self.agree(
+        try Self.regmean("ridge: 0", grams: [half, triple.map { [$0[0], 0] }], weights: [Self.r1, Self.r2]), [[2.5, 1], [0.75, 0]]))
   }
 
   @Test func regmeanRefusesBadGrams() throws {

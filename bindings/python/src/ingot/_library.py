@@ -62,8 +62,9 @@ def _check(library: ctypes.CDLL, path: str) -> None:
 
 
 def _advise_openblas() -> None:
-    """Tells OpenBLAS, which matrix methods load, of AVX-512 on AMD processors that Debian's version does not know; a value that is set stays.
+    """Tells OpenBLAS, which matrix methods load, of AVX-512 on AMD processors, which Debian's version does not know.
 
+    A value that is set stays.
     Here and not in the library: that one never changes the environment of its host.
     """
     needed = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
