@@ -54,6 +54,8 @@ package enum MethodRegistry {
     Fisher.self,
     OTA.self,
     RCP.self,
+    OPCM.self,
+    DOP.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.

@@ -168,7 +168,8 @@ import Testing
   @Test func coversEveryMethod() {
     let covered = Set(Self.cases.map(\.method))
     // Those of matrices have tests of their own: `MatrixMethodTests`.
-    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) && !(method is any MatrixMethod.Type) {
+    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) {
+      if method is any MatrixMethod.Type || method is any ModelMatrixMethod.Type { continue }
       Issue.record("no case for \(method.descriptor.name)")
     }
   }

@@ -40,7 +40,8 @@ import Testing
     let recipe = try Recipe(text)
     for (number, name) in recipe.externalModels.map(\.name).enumerated() {
       let isNorms = recipe.activationScaling.map { recipe.models[$0.side].name == name } ?? false
-      try scratch.model("models-\(number)", isNorms ? Self.norms : Self.model(number), config: languageConfig(layers: 24))
+      let content = isNorms ? Self.norms : Self.gramFiles(recipe).contains(name) ? Self.grams : Self.model(number)
+      try scratch.model("models-\(number)", content, config: languageConfig(layers: 24))
       text = text.replacingOccurrences(of: name + "\n", with: "@models-\(number)\n").replacingOccurrences(
         of: name + ",", with: "@models-\(number),"
       )
@@ -56,6 +57,20 @@ import Testing
 
   /// One norm for each input channel.
   static let norms = (0..<24).map { TestTensor("model.layers.\($0).mlp", .f32, [8], (1...8).map(Double.init)) }
+  /// The files of Gram matrices that a recipe names.
+  static func gramFiles(_ recipe: Recipe) -> [String] {
+    let inputs = recipe.method.sideInputs
+    return recipe.slices.flatMap(\.sources).flatMap(\.sides).filter { inputs[$0.input].form == .gram }.flatMap { $0.references.map(\.name) }
+  }
+
+  /// The unit matrix for every linear layer.
+  static var grams: [TestTensor] {
+    model(0).filter { $0.name.hasSuffix(".weight") && $0.shape.count == 2 && !$0.name.contains("embed") && !$0.name.contains("lm_head") }
+      .map {
+        let n = $0.shape[1]
+        return TestTensor(String($0.name.dropLast(7)), .f32, [n, n], (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 })
+      }
+  }
 
   /// Equal but for small changes, with the same zeros.
   static func model(_ number: Int) -> [TestTensor] {
