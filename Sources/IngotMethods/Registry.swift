@@ -44,6 +44,7 @@ package enum MethodRegistry {
     SparseSoup.self,
     VaRM.self,
     EvoMerging.self,
+    MergeChain.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
