@@ -45,6 +45,13 @@ package enum MethodRegistry {
     VaRM.self,
     EvoMerging.self,
     MergeChain.self,
+    IsoC.self,
+    IsoCTS.self,
+    TSVM.self,
+    WUDI.self,
+    OptMerge.self,
+    RTSVM.self,
+    RegMean.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.

@@ -22,6 +22,7 @@ struct Ingot: ParsableCommand {
           InspectCommand.self, DiffCommand.self, VerifyCommand.self, ReproduceCommand.self, MethodsCommand.self, SchemaCommand.self,
           DoctorCommand.self,
         ]),
+      CommandGroup(name: "Packing", subcommands: [DeltaCommand.self]),
       CommandGroup(name: "Setting up", subcommands: [CompletionsCommand.self]),
     ])
 }

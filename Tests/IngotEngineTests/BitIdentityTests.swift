@@ -131,7 +131,8 @@ import Testing
 
   @Test func coversEveryMethod() {
     let covered = Set(Self.cases.map(\.method))
-    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) {
+    // Those of matrices have tests of their own: `MatrixMethodTests`.
+    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) && !(method is any MatrixMethod.Type) {
       Issue.record("no case for \(method.descriptor.name)")
     }
   }
