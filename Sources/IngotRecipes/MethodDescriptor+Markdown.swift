@@ -40,6 +40,12 @@ extension MethodDescriptor {
       lines += ["", "| parameter | value | default | by model | meaning |", "|---|---|---|---|---|"]
       lines += parameters.map(\.row)
     }
+    if !sideInputs.isEmpty {
+      lines += ["", "| side input | what it is | needed | by model |", "|---|---|---|---|"]
+      lines += sideInputs.map {
+        "| `\($0.name)` | \(cell($0.summary)) | \($0.isRequired ? "yes" : "no") | \($0.isPerModel ? "yes" : "no") |"
+      }
+    }
     if !notes.isEmpty { lines += [""] + notes.map { "* \(sentence($0))" } }
     return lines + ["", "```yaml", String(exampleRecipe.dropLast()), "```"]
   }
