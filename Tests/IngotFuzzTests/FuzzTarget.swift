@@ -20,6 +20,8 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case torch
   /// adapter_config.json, a NUL byte, and the adapter's tensors, one per line.
   case adapter
+  /// A file delta_pack.safetensors, applied and unpacked.
+  case pack
   /// A file tokenizer.json.
   case tokenizer
   /// Option structs, sources and sinks that a C program fills.
@@ -43,6 +45,7 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .pickle: try readTorch(torchArchive(pickle: bytes))
       case .torch: try readTorch(bytes)
       case .adapter: try readAdapter(bytes)
+      case .pack: try readPack(bytes)
       case .tokenizer: try readTokenizer(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)

@@ -6,7 +6,7 @@ import IngotRecipes
 import IngotTensors
 
 /// A model directory that exists only in memory.
-private struct MemoryFiles: ModelFiles {
+struct MemoryFiles: ModelFiles {
   let displayPath = "m"
   var files: [String: [UInt8]]
 
