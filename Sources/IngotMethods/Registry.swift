@@ -44,6 +44,7 @@ package enum MethodRegistry {
     SparseSoup.self,
     VaRM.self,
     EvoMerging.self,
+    MergeChain.self,
     IsoC.self,
     IsoCTS.self,
     TSVM.self,
