@@ -431,8 +431,7 @@ struct Planner {
           rule: rule))
       streams.append(Self.stream(output.name, ordinal: input.model))
     }
-    return MethodRequest.Segment(
-      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams, layer: output.layer)
+    return MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
   }
 
   /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.

@@ -32,12 +32,10 @@ package struct MethodRequest: Sendable {
     package var streams: [UInt64]
     /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
     package var stepType: DType?
-    /// The layer of the output's stack; nil outside the layers.
-    package var layer: Int?
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
-      stepType: DType? = nil, layer: Int? = nil
+      stepType: DType? = nil
     ) {
       self.name = name
       self.shape = shape
@@ -45,7 +43,6 @@ package struct MethodRequest: Sendable {
       self.modelParameters = modelParameters
       self.streams = streams
       self.stepType = stepType
-      self.layer = layer
     }
 
     /// A per-tensor number, or nil when the recipe and the method leave it open.
