@@ -9,9 +9,9 @@ package struct Adapter: Sendable {
   /// W' = W + scale · (B A), turned where the weight is stored as [in, out]; with a magnitude m, W' = m (W + …) / ‖W + …‖, the norm over
   /// the inputs of each output (DoRA, arXiv 2402.09353).
   package struct LowRank: Sendable {
-    /// [rank, in].
+    /// [rank, in]; of a convolution [rank, in, extents of the kernel].
     package var a: CheckpointTensor
-    /// [out, rank].
+    /// [out, rank]; of a convolution with axes of length 1 behind.
     package var b: CheckpointTensor
     package var rank: Int
     package var scale: Float
@@ -40,6 +40,9 @@ package struct Adapter: Sendable {
   package var targets: [Target]
   package var notices: [Notice]
 
+  /// Makes a test of names from a regular expression. Throws `.unsupported` for one that it cannot read.
+  package typealias PatternCompiler = (String) throws(IngotError) -> @Sendable (String) -> Bool
+
   package static let configName = "adapter_config.json"
   package static let fileNames = ["adapter_model.safetensors", "adapter_model.bin"]
 
@@ -47,8 +50,11 @@ package struct Adapter: Sendable {
   ///
   /// Throws `.unsupported`, by name, for what is not LoRA or cannot be merged, `.shape` when the adapter does not fit the base, `.format` for an
   /// adapter that is not complete. `origin` is the path of its config.
-  package init(_ adapter: Checkpoint, config: JSONValue, base: Checkpoint, baseName: String, origin: String) throws(IngotError) {
-    let settings = try AdapterSettings(config, origin: origin)
+  /// `compile` reads the regular expressions of rank_pattern and alpha_pattern.
+  package init(
+    _ adapter: Checkpoint, config: JSONValue, base: Checkpoint, baseName: String, origin: String, compile: PatternCompiler
+  ) throws(IngotError) {
+    let settings = try AdapterSettings(config, origin: origin, compile: compile)
     var finder = AdapterFinder(settings: settings, adapter: adapter, base: base)
     targets = try finder.find()
     notices = []
@@ -87,7 +93,7 @@ private struct AdapterSettings {
   /// Initialisations that leave the base's weights as they are.
   private static let harmlessStarts: Set<String> = ["gaussian", "eva", "orthogonal"]
 
-  init(_ config: JSONValue, origin: String) throws(IngotError) {
+  init(_ config: JSONValue, origin: String, compile: Adapter.PatternCompiler) throws(IngotError) {
     let kind = try (config["peft_type"] ?? .null).requireString("peft_type", in: origin)
     guard kind == "LORA" else {
       throw IngotError(.unsupported, "the adapter is of the type \(kind.prefix(60)), expected LORA", subject: origin)
@@ -112,7 +118,7 @@ private struct AdapterSettings {
     fanInFanOut = config["fan_in_fan_out"]?.asBool ?? false
     var ranks: [(ModulePattern, Int)] = []
     for member in config["rank_pattern"]?.asObject?.members ?? [] {
-      ranks.append((try ModulePattern(member.key, origin: origin), try member.value.requireInt("rank_pattern.\(member.key)", in: origin)))
+      ranks.append((try ModulePattern(member.key, origin: origin, compile: compile), try member.value.requireInt("rank_pattern.\(member.key)", in: origin)))
     }
     var alphas: [(ModulePattern, Double)] = []
     for member in config["alpha_pattern"]?.asObject?.members ?? [] {
@@ -121,7 +127,7 @@ private struct AdapterSettings {
           .format, "found \(member.value.kindName), expected a number", subject: "alpha_pattern.\(member.key)",
           position: member.value.position(in: origin))
       }
-      alphas.append((try ModulePattern(member.key, origin: origin), value))
+      alphas.append((try ModulePattern(member.key, origin: origin, compile: compile), value))
     }
     self.ranks = ranks
     self.alphas = alphas
@@ -130,58 +136,61 @@ private struct AdapterSettings {
     }
   }
 
-  func rank(of module: String) -> Int { ranks.first { $0.pattern.matches(module) }?.value ?? rank }
+  func rank(of module: String) -> Int { ranks.first { $0.pattern(module) }?.value ?? rank }
 
-  func scale(of module: String) -> Float {
-    let alpha = alphas.first { $0.pattern.matches(module) }?.value ?? alpha
+  /// Throws `.format` for a scale beyond float32.
+  func scale(of module: String) throws(IngotError) -> Float {
+    let alpha = alphas.first { $0.pattern(module) }?.value ?? alpha
     let rank = Double(rank(of: module))
-    return Float(alpha / (usesRootRank ? rank.squareRoot() : rank))
+    let scale = Float(alpha / (usesRootRank ? rank.squareRoot() : rank))
+    guard scale.isFinite else {
+      throw IngotError(.format, "the alpha of \(alpha) gives a scale beyond float32, expected a small number", subject: module)
+    }
+    return scale
   }
 }
 
-/// A key of rank_pattern or alpha_pattern: a regular expression for the end of a module's name, of which literal text is understood, with `.`
-/// for any character, `\.`, a `^` before and a `$` behind.
+/// A key of rank_pattern or alpha_pattern: a regular expression for the end of a module's name, from its beginning or from behind a dot.
 private struct ModulePattern {
-  /// nil stands for any byte.
-  private var bytes: [UInt8?] = []
-  private var isWhole = false
+  private let matches: @Sendable (String) -> Bool
 
-  init(_ text: String, origin: String) throws(IngotError) {
-    var rest = Substring(text)
-    if rest.hasPrefix("^") {
-      isWhole = true
-      rest.removeFirst()
+  init(_ text: String, origin: String, compile: Adapter.PatternCompiler) throws(IngotError) {
+    if let literal = LiteralEnding(text) {
+      matches = { literal.matches($0) }
+      return
     }
-    if rest.hasSuffix("$") { rest.removeLast() }
-    var isEscaped = false
-    for byte in rest.utf8 {
-      if isEscaped {
-        guard byte == UInt8(ascii: ".") || byte == UInt8(ascii: "_") || byte == UInt8(ascii: "-") else { throw Self.refusal(text, origin) }
-        bytes.append(byte)
-        isEscaped = false
-        continue
-      }
-      switch byte {
-      case UInt8(ascii: "\\"): isEscaped = true
-      case UInt8(ascii: "."): bytes.append(nil)
-      case UInt8(ascii: "*"), UInt8(ascii: "+"), UInt8(ascii: "?"), UInt8(ascii: "("), UInt8(ascii: ")"), UInt8(ascii: "["),
-        UInt8(ascii: "]"), UInt8(ascii: "{"), UInt8(ascii: "}"), UInt8(ascii: "|"), UInt8(ascii: "^"), UInt8(ascii: "$"):
-        throw Self.refusal(text, origin)
-      default: bytes.append(byte)
-      }
+    do throws(IngotError) {
+      matches = try compile("^(.*\\.)?(\(text))$")
+    } catch {
+      throw IngotError(
+        .unsupported, "the pattern \"\(text.prefix(80))\" cannot be read: \(error.message)", hint: "merge it with peft's merge_and_unload",
+        subject: origin)
     }
-    if isEscaped { throw Self.refusal(text, origin) }
   }
 
-  private static func refusal(_ text: String, _ origin: String) -> IngotError {
-    IngotError(
-      .unsupported, "the pattern \"\(text.prefix(80))\" is a regular expression, expected the name of a module or the end of one",
-      subject: origin)
+  func callAsFunction(_ module: String) -> Bool { matches(module) }
+}
+
+/// A pattern that is a name, or the end of one, with `.` for any character: most are, and there may be one for every module.
+private struct LiteralEnding: Sendable {
+  /// nil stands for any byte.
+  private var bytes: [UInt8?] = []
+
+  init?(_ text: String) {
+    for byte in text.utf8 {
+      switch byte {
+      case UInt8(ascii: "."): bytes.append(nil)
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        UInt8(ascii: "_"), UInt8(ascii: "-"):
+        bytes.append(byte)
+      default: return nil
+      }
+    }
   }
 
   func matches(_ module: String) -> Bool {
     let name = Array(module.utf8)
-    guard name.count >= bytes.count, !isWhole || name.count == bytes.count else { return false }
+    guard name.count >= bytes.count else { return false }
     let start = name.count - bytes.count
     guard start == 0 || name[start - 1] == UInt8(ascii: ".") else { return false }
     return bytes.indices.allSatisfy { bytes[$0] == nil || bytes[$0] == name[start + $0] }
@@ -312,20 +321,22 @@ private struct AdapterFinder {
     else {
       throw IngotError(.format, "the adapter has \(parts.keys.sorted().joined(separator: ", ")), expected A and B", subject: module)
     }
-    guard a.shape.rank == 2, b.shape.rank == 2 else {
+    let (shapeA, shapeB) = (a.shape.dimensions, b.shape.dimensions)
+    // Of a convolution A has the kernel's extents, and B is one of extent 1: the product is that of matrices all the same.
+    let isConvolution = shapeA.count > 2
+    guard shapeA.count >= 2, shapeB.count == shapeA.count, shapeB.dropFirst(2).allSatisfy({ $0 == 1 }), !isEmbedding || !isConvolution else {
       throw IngotError(
-        .unsupported, "the adapter changes a convolution (A is \(a.shape)), expected linear layers and embeddings", subject: module)
+        .unsupported, "A is \(a.shape) and B is \(b.shape), expected the matrices of a linear layer, an embedding or a convolution", subject: module)
     }
     let weight = try resolve(module + ".weight", for: a)
     let rank = settings.rank(of: module)
-    let (rankOfA, inputs) = (a.shape.dimensions[0], a.shape.dimensions[1])
-    let (outputs, rankOfB) = (b.shape.dimensions[0], b.shape.dimensions[1])
-    guard rankOfA == rank, rankOfB == rank else {
+    let outputs = shapeB[0]
+    guard shapeA[0] == rank, shapeB[1] == rank else {
       throw IngotError(
         .shape, "A is \(a.shape) and B is \(b.shape), expected the rank \(rank) of the adapter's config", subject: module)
     }
-    let isTurned = isEmbedding || settings.fanInFanOut
-    guard weight.shape.dimensions == (isTurned ? [inputs, outputs] : [outputs, inputs]), weight.dtype.hasArithmetic else {
+    let isTurned = isEmbedding || settings.fanInFanOut && !isConvolution
+    guard weight.shape.dimensions == (isTurned ? [shapeA[1], outputs] : [outputs] + shapeA.dropFirst()), weight.dtype.hasArithmetic else {
       throw mismatch(a, "A \(a.shape) and B \(b.shape)", weight)
     }
     for tensor in parts.values where !tensor.dtype.hasArithmetic {
@@ -337,7 +348,7 @@ private struct AdapterFinder {
         .format, "use_dora is \(settings.usesDora), and the magnitude vector is \(magnitude == nil ? "absent" : "there")", subject: module)
     }
     if let magnitude, try magnitude.shape.elementCount() != outputs { throw mismatch(magnitude, "a magnitude \(magnitude.shape)", weight) }
-    let scale = settings.scale(of: module)
+    let scale = try settings.scale(of: module)
     let update = Adapter.LowRank(a: a, b: b, rank: rank, scale: scale, isTurned: isTurned, magnitude: magnitude)
     var targets = [Adapter.Target(base: weight, replacement: nil, change: .lowRank(update))]
     if let shift = parts["lora_B.bias"] {
