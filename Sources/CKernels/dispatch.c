@@ -140,9 +140,9 @@ size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t row
 void ingotk_energy(int32_t set, const float *base, const float *x, const float *selected, double *lanes, size_t n) {
   enter(set)->energy(base, x, selected, lanes, n);
 }
-void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *selected, const float *weights, float *out,
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *selected, const float *weights, float floor, float *out,
                       size_t n) {
-  enter(set)->sce_merge(base, x, rows, selected, weights, out, n);
+  enter(set)->sce_merge(base, x, rows, selected, weights, floor, out, n);
 }
 void ingotk_exponential(int32_t set, const double *x, double *out, size_t n) { enter(set)->exponential(x, out, n); }
 void ingotk_logarithm(int32_t set, const double *x, double *out, size_t n) { enter(set)->logarithm(x, out, n); }
@@ -172,4 +172,70 @@ size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t fi
 }
 size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n) {
   return enter(set)->masked_absolute_deltas(delta, bits, all, kept, n);
+}
+void ingotk_count_zeros(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n) {
+  enter(set)->count_zeros(x, y, counts, n);
+}
+void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t rows, bool squares, float *out, size_t n) {
+  enter(set)->varied_mean(base, x, rows, squares, out, n);
+}
+void ingotk_magmax(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n) { enter(set)->magmax(deltas, rows, out, n); }
+void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *thresholds, int32_t least, float *out, size_t n) {
+  enter(set)->consensus(deltas, rows, thresholds, least, out, n);
+}
+void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, size_t row, float threshold, float *out, size_t n) {
+  enter(set)->localize(deltas, rows, row, threshold, out, n);
+}
+void ingotk_unify(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n) { enter(set)->unify(deltas, rows, out, n); }
+void ingotk_agree(int32_t set, const float *x, const float *values, float *out, size_t n) { enter(set)->agree(x, values, out, n); }
+void ingotk_elect_with_slack(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, float slack, float *out,
+                             size_t n) {
+  enter(set)->elect_with_slack(deltas, rows, weights, normalize, slack, out, n);
+}
+void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n) {
+  enter(set)->protect(x, share, merged, out, n);
+}
+void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
+                        float *out, size_t n) {
+  enter(set)->competition(deltas, rows, row, bounds, pairwise, part, out, n);
+}
+void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n) {
+  enter(set)->balance(deltas, scores, rows, limits, out, n);
+}
+void ingotk_column_sum(int32_t set, ingotk_rows x, size_t rows, uint64_t first, size_t columns, const float *weights, float *out,
+                       size_t n) {
+  enter(set)->column_sum(x, rows, first, columns, weights, out, n);
+}
+void ingotk_significance_sum(int32_t set, ingotk_rows x, size_t rows, const double *cuts, double value, float *out, size_t n) {
+  enter(set)->significance_sum(x, rows, cuts, value, out, n);
+}
+void ingotk_conflict_mass(int32_t set, const float *x, const float *y, double *opposite, double *both, double *opposed, double *all,
+                          size_t n) {
+  enter(set)->conflict_mass(x, y, opposite, both, opposed, all, n);
+}
+void ingotk_trim_row(int32_t set, float *x, uint64_t first, int32_t ties, size_t drop, size_t keep, uint64_t *keys, size_t n) {
+  enter(set)->trim_row(x, first, ties, drop, keep, keys, n);
+}
+void ingotk_scale_channels(int32_t set, const float *x, const float *factors, uint64_t first, size_t columns, const float *base, float *out,
+                           size_t n) {
+  enter(set)->scale_channels(x, factors, first, columns, base, out, n);
+}
+void ingotk_weighted_mean(int32_t set, ingotk_rows x, ingotk_rows w, size_t rows, ingotk_weighting weighting, const float *fallback,
+                          float *out, size_t n) {
+  enter(set)->weighted_mean(x, w, rows, weighting, fallback, out, n);
+}
+void ingotk_saliency(int32_t set, const float *v, const float *d, float *out, size_t n) { enter(set)->saliency(v, d, out, n); }
+void ingotk_precondition(int32_t set, const float *v, const float *kept, ingotk_preconditioner how, float *out, size_t n) {
+  enter(set)->precondition(v, kept, how, out, n);
+}
+void ingotk_outer_product(int32_t set, const float *rows, size_t row_count, const float *columns, size_t column_count, uint64_t first,
+                          float *out, size_t n) {
+  enter(set)->outer_product(rows, row_count, columns, column_count, first, out, n);
+}
+void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, const float *prior, float lambda, bool begins, float *votes,
+                 size_t n) {
+  enter(set)->vote(g, x, r, prior, lambda, begins, votes, n);
+}
+void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n) {
+  enter(set)->add_voted(r, x, base, votes, out, n);
 }

@@ -210,7 +210,13 @@ struct ResolvedModels: ModelProvider {
     let parts = try LocalModels.parse(reference)
     guard let adapter = parts.adapter else { return model }
     do throws(IngotError) {
-      let files = ResolvedFiles(adapter.description, resolver: resolver)
+      // The place alone: the task of a pack is ours.
+      let files = ResolvedFiles(
+        IngotCheckpoints.ModelReference.Part(path: adapter.path, revision: adapter.revision).description, resolver: resolver)
+      if try files.size(of: DeltaPack.fileName) != nil {
+        let pack = try provide(files, DeltaPack.fileName)
+        if DeltaPack.isPack(pack.checkpoint) { return try model.applying(pack: pack, task: adapter.task, name: parts.model.description) }
+      }
       var name: String?
       for candidate in Adapter.fileNames where name == nil {
         if try files.size(of: candidate) != nil { name = candidate }

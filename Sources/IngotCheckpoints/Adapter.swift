@@ -138,10 +138,15 @@ private struct AdapterSettings {
 
   func rank(of module: String) -> Int { ranks.first { $0.pattern(module) }?.value ?? rank }
 
-  func scale(of module: String) -> Float {
+  /// Throws `.format` for a scale beyond float32.
+  func scale(of module: String) throws(IngotError) -> Float {
     let alpha = alphas.first { $0.pattern(module) }?.value ?? alpha
     let rank = Double(rank(of: module))
-    return Float(alpha / (usesRootRank ? rank.squareRoot() : rank))
+    let scale = Float(alpha / (usesRootRank ? rank.squareRoot() : rank))
+    guard scale.isFinite else {
+      throw IngotError(.format, "the alpha of \(alpha) gives a scale beyond float32, expected a small number", subject: module)
+    }
+    return scale
   }
 }
 
@@ -343,7 +348,7 @@ private struct AdapterFinder {
         .format, "use_dora is \(settings.usesDora), and the magnitude vector is \(magnitude == nil ? "absent" : "there")", subject: module)
     }
     if let magnitude, try magnitude.shape.elementCount() != outputs { throw mismatch(magnitude, "a magnitude \(magnitude.shape)", weight) }
-    let scale = settings.scale(of: module)
+    let scale = try settings.scale(of: module)
     let update = Adapter.LowRank(a: a, b: b, rank: rank, scale: scale, isTurned: isTurned, magnitude: magnitude)
     var targets = [Adapter.Target(base: weight, replacement: nil, change: .lowRank(update))]
     if let shift = parts["lora_B.bias"] {

@@ -94,6 +94,12 @@ enum NameTables {
     "model.decoder.embed_tokens.weight", "model.visual.pos_embed.weight",
   ]
 
+  /// Endings of those that are output heads.
+  static let headEndings = [
+    "lm_head.weight", "lm_head.linear.weight", "lm_head.decoder.weight", "output.weight", "embed_out.weight",
+    "cls.predictions.decoder.weight", "vocab_projector.weight", "transformer.output_layer.weight", "proj_out.weight",
+  ]
+
   /// 1-D tensors with one element per token.
   static let vocabularyBiases = [
     "lm_head.bias", "lm_head.decoder.bias", "lm_head.linear.bias", "cls.predictions.bias", "cls.predictions.decoder.bias",

@@ -112,9 +112,9 @@ package struct SafetensorsLayout: Sendable {
     let json = writer.bytes
     let padding = (alignment - (8 + json.count) % alignment) % alignment
     let length = json.count + padding
-    guard length <= CheckpointLimit.headerBytes else {
+    guard length <= Limit.headerBytes else {
       throw IngotError(
-        .invalidArgument, "a safetensors header of \(length) bytes, expected at most \(CheckpointLimit.headerBytes)",
+        .invalidArgument, "a safetensors header of \(length) bytes, expected at most \(Limit.headerBytes)",
         hint: "use a smaller shard size")
     }
     var bytes: [UInt8] = []

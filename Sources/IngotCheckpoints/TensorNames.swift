@@ -100,6 +100,11 @@ package enum TensorNames {
     }
   }
 
+  /// True for the embeddings of `isEmbedding` that inputs are looked up in: one row per token, and no output head.
+  package static func isInputEmbedding(_ name: String) -> Bool {
+    isEmbedding(name) && !NameTables.headEndings.contains(where: name.hasSuffix)
+  }
+
   /// The axis along which a tensor has one row or one element for each token of the vocabulary: input embeddings, output heads and their
   /// biases. Nil for others.
   package static func vocabularyAxis(_ name: String, _ shape: Shape) -> Int? {

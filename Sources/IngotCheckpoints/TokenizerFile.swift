@@ -6,9 +6,6 @@ package struct TokenizerFile: Sendable {
   package internal(set) var root: JSONValue
   package let vocabulary: Vocabulary
 
-  /// More than the largest tokenizer has, in bytes.
-  package static let byteLimit: UInt64 = 256 << 20
-
   /// Throws `.format` with a position, or naming the token, for anything that is no tokenizer.
   package init(_ bytes: [UInt8], origin: String) throws(IngotError) {
     root = try JSON.parse(bytes, origin: origin, options: .python)

@@ -187,6 +187,8 @@ extension PlannedModel {
     entry.field("name", name)
     entry.field("path", path)
     if let adapter { entry.field("adapter", adapter) }
+    if let task { entry.field("task", task) }
+    if isSide { entry.field("side", true) }
     entry.list("shards") { list in
       for shard in shards {
         list.object { entry in

@@ -232,7 +232,9 @@ extension Recipe {
     var matched: [ProvidedModel] = []
     for (index, model) in models.enumerated() {
       do throws(IngotError) {
-        matched.append(index == lead ? model : try model.matched(to: donor))
+        // Side tensors are called as those of their own model.
+        let isModel = index < modelCount || index == activationScaling?.base
+        matched.append(index == lead || !isModel ? model : try model.matched(to: donor))
       } catch {
         var placed = error
         if placed.position == nil { placed.position = self.models[index].position }

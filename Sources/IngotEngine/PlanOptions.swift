@@ -16,5 +16,7 @@ package struct PlanOptions: Sendable {
   package var carriesTokenizer = true
   /// Writes README.md and mergekit_config.yml.
   package var writesModelCard = true
+  /// Files of the output besides those that follow from the recipe.
+  package var extraFiles: [SideFile] = []
   package init() {}
 }

@@ -18,9 +18,11 @@ extension Plan {
   static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
-      let model = try stages.open(reference)
+      let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
       do throws(IngotError) {
-        models.append(try model.readable())
+        let model = try stages.open(reference)
+        // What lies beside a side file says nothing of it.
+        models.append(isModel ? try model.readable() : try model.gathered())
       } catch {
         var placed = error
         if placed.position == nil { placed.position = reference.position }
@@ -47,6 +49,7 @@ struct Planner {
   private let ruleMethods: [MethodChoice]
   private var ruleUses: [Int]
   private let sourceOffsets: [Int]
+  private var sideFinder: SideFinder
   /// The models' files, then what is computed from them.
   private var sources: [any ByteSource]
   private var tokenizer: TokenizerPlan?
@@ -82,6 +85,8 @@ struct Planner {
       total += model.sources.count
     }
     sourceOffsets = offsets
+    sideFinder = SideFinder(
+      recipe: recipe, models: models, sourceOffsets: offsets, files: try SideFiles(recipe, models: models))
     sources = models.flatMap(\.sources)
     notices = recipe.notices + models.flatMap { $0.checkpoint.notices + ($0.stage?.notices ?? []) }
   }
@@ -91,7 +96,7 @@ struct Planner {
     let outputs = try finder.find()
     notices += finder.notices + finder.skipped.notices(recipe)
     if let request = recipe.tokenizer {
-      var planner = TokenizerPlanner(recipe: recipe, request: request, models: models)
+      var planner = TokenizerPlanner(recipe: recipe, request: request, models: Array(models.prefix(recipe.modelCount)))
       tokenizer = try planner.plan()
       notices += planner.notices
       vocabularySize = tokenizer?.rows
@@ -104,16 +109,21 @@ struct Planner {
       jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))
     }
     noteUnusedRules()
+    try sideFinder.files.requireUse(recipe, models: models)
+    notices += sideFinder.files.notices
     let files = try layOut(options)
-    let sides = SideFilePlanner(recipe: recipe, models: models, tensors: tensors, options: options, tokenizer: tokenizer)
+    let sides = SideFilePlanner(
+      recipe: recipe, models: Array(models.prefix(recipe.modelCount)), tensors: tensors, options: options, tokenizer: tokenizer)
     let side = try sides.plan(
       index: files.index, ties: finder.tiesEmbeddings, stacks: finder.stacks, vocabularySize: vocabularySize, notices: &notices)
     let digest = try PlanDigest.plan(
       recipe: recipe, tensors: tensors, jobs: jobs, files: files.files, seed: seed, numerics: numerics, cache: cache, sources: sources)
-    let planned = zip(recipe.models, models).map { reference, model in
-      PlannedModel(
-        name: reference.name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
-        shards: model.checkpoint.shards.map { ShardIdentity($0) })
+    let planned = models.indices.map { index in
+      let model = models[index]
+      return PlannedModel(
+        name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
+        task: model.adapter?.task,
+        isSide: index >= recipe.modelCount, shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
       recipe: recipe, models: planned, sources: sources, files: files.files, sideFiles: side, tensors: tensors,
@@ -158,7 +168,9 @@ struct Planner {
       notices.append(cropping)
       vocabularySize = shape.dimensions.first
     }
+    let extra = try sides(output, found, inputs, choice, shape: shape)
     var segment = try makeSegment(output, found, shape: shape, rule: rule, cache)
+    segment.sides = extra.method.map(\.tensor)
     if numerics == .stepwise { segment.stepType = recipe.dtype ?? first.dtype.defaultOutput }
     let described = found.map {
       MethodRequest.Input(model: recipe.models[$0.model].name, ordinal: $0.model, isBase: base != nil && $0.source == base)
@@ -167,21 +179,64 @@ struct Planner {
     let dtype = named ?? nominal.defaultOutput
     if choice.type.scope(segment.parameters) == .model {
       let number = append(output.name, first, dtype: dtype, inputs: inputs, work: nil, shape: shape)
+      extra.add(to: &tensors[number])
       addToModelScope(number, segment, described, choice)
       return
     }
     let made = try choice.type.init(MethodRequest(inputs: described, segments: [segment], seed: seed))
-    if let copied = made.demands.copiedInput, inputs.indices.contains(copied) {
+    if let copied = made.demands.copiedInput, inputs.indices.contains(copied), extra.scaling == nil {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
       let kept = named ?? stored[copied]
-      if kept == input.dtype {
+      if kept == input.dtype, input.shape == shape {
         append(output.name, input, dtype: kept, inputs: [input], work: .copy(input: 0))
         return
       }
     }
+    if let used = made.demands.usedInputs { inputs = used.filter(inputs.indices.contains).map { inputs[$0] } }
     if named == nil { noteNarrowing(nominal, to: dtype) }
-    append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
+    let number = append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
+    var used = extra
+    // What follows the rest rule does without: a Gram matrix would be held whole by every worker.
+    if let matrix = made as? any MatrixMethod, !matrix.isMatrix { used.drop() }
+    used.add(to: &tensors[number])
+  }
+
+  /// What a tensor needs besides its inputs: side tensors of the method, and those of the last step.
+  private struct Extra {
+    var method: [PlannedSide] = []
+    var last: [PlannedSide] = []
+    var scaling: PlannedScaling?
+
+    /// Leaves the last step's side tensors alone. Matrix methods have no side tensors that are read element by element, so the base stays in place.
+    mutating func drop() {
+      scaling?.norms -= method.count
+      method = []
+    }
+
+    func add(to tensor: inout PlannedTensor) {
+      tensor.sides = method + last
+      tensor.scaling = scaling
+    }
+  }
+
+  private mutating func sides(
+    _ output: OutputTensor, _ found: [OutputTensor.Input], _ inputs: [PlannedInput], _ choice: MethodChoice, shape: Shape
+  ) throws(IngotError) -> Extra {
+    var extra = Extra()
+    if choice.descriptor.name == recipe.method.name { extra.method = try sideFinder.sides(of: output, found, inputs, shape: shape) }
+    if let last = try sideFinder.scaling(of: output, found, shape: shape) {
+      extra.last = last.sides
+      var scaling = last.scaling
+      scaling.norms = extra.method.count
+      if last.needsBase { scaling.base = inputs.count + extra.method.count(where: \.isStreamed) }
+      extra.scaling = scaling
+    }
+    let isReordered = tokenizer != nil && TensorNames.vocabularyAxis(output.name, shape) != nil
+    guard isReordered, (extra.method + extra.last).contains(where: { $0.isStreamed || $0.tensor.part == .rowSums }) else { return extra }
+    throw IngotError(
+      .unsupported, "the rows of \(output.name) are put in the order of the output's tokenizer, and its side tensors cannot be",
+      hint: "merge it by a rule with another method, or without tokenizer settings", subject: output.name)
   }
 
   /// The inputs of a tensor that has rows of tokens, with the rows in the order of the output's vocabulary.
@@ -320,7 +375,17 @@ struct Planner {
           rule: rule))
       streams.append(Self.stream(output.name, ordinal: input.model))
     }
-    return MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    var segment = MethodRequest.Segment(
+      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    if let layer = output.layer, let count = output.layerCount {
+      segment.place = .layer(layer, of: count)
+    } else if TensorNames.isInputEmbedding(output.name) {
+      segment.place = .embedding
+    } else if TensorNames.isEmbedding(output.name) {
+      segment.place = .head
+    }
+    segment.isVocabulary = TensorNames.vocabularyAxis(output.name, shape) != nil
+    return segment
   }
 
   /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.

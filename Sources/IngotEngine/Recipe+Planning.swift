@@ -17,7 +17,7 @@ extension Recipe {
 
   /// True when something depends on which layer a tensor is of.
   var needsLayers: Bool {
-    if rules.contains(where: { $0.layers != nil }) { return true }
+    if rules.contains(where: { $0.layers != nil || $0.method?.needsLayers == true }) || method.needsLayers { return true }
     return everySetting.contains { setting in
       switch setting {
       case .constant: false

@@ -12,8 +12,6 @@ struct SideFilePlanner {
   let options: PlanOptions
   let tokenizer: TokenizerPlan?
 
-  /// Bytes of one side file that a plan keeps in memory, for models that are no directory.
-  private static let carriedBytes: UInt64 = 256 << 20
 
   /// The model whose config and side files the output gets: the base, else the first.
   private var donor: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
@@ -21,7 +19,7 @@ struct SideFilePlanner {
   func plan(
     index: ShardLayout.Index?, ties: Bool, stacks: [ConfigEdit.StackLayers], vocabularySize: Int?, notices: inout [Notice]
   ) throws(IngotError) -> [SideFile] {
-    var files: [SideFile] = []
+    var files = options.extraFiles
     if let index { files.append(SideFile(name: index.fileName, content: .bytes(index.text))) }
     guard models.indices.contains(donor) else { return files }
     let model = models[donor]
@@ -36,7 +34,7 @@ struct SideFilePlanner {
     if let directory = model.files {
       let carried = CarriedFiles.select(try directory.fileNames(), donor: recipe.models[donor].name)
       notices += carried.notices
-      let taken = Set(files.map(\.name) + ["README.md", "mergekit_config.yml", "ingot.json"])
+      let taken = Set(files.map(\.name) + ["README.md", "mergekit_config.yml", "ingot.json", RollingState.fileName])
       for name in carried.names where !taken.contains(name) && (options.carriesTokenizer || !CarriedFiles.isTokenizer(name)) {
         if let file = try Self.carried(name, from: directory) { files.append(file) }
       }
@@ -55,7 +53,7 @@ struct SideFilePlanner {
       return SideFile(name: name, content: .copy(from: local.place(of: name), byteCount: Int(clamping: size)))
     }
     // A host's own files have no path here: what its model is called must never be opened as one.
-    return try directory.readWhole(name, limit: carriedBytes).map { SideFile(name: name, content: .bytes($0)) }
+    return try directory.readWhole(name, limit: Limit.carriedBytes).map { SideFile(name: name, content: .bytes($0)) }
   }
 
   /// The dtype of the output when all its floating tensors share one and it is not the donor's anyway.
@@ -74,7 +72,7 @@ struct SideFilePlanner {
         continue
       }
       var licence: ModelLicence?
-      if let bytes = try model.files?.readWhole("README.md", limit: 4 << 20) {
+      if let bytes = try model.files?.readWhole("README.md", limit: Limit.readmeBytes) {
         licence = ModelLicence.read(fromREADME: String(decoding: bytes, as: UTF8.self))
       }
       sources.append(

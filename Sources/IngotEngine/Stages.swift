@@ -135,6 +135,7 @@ extension Plan {
     guard readsPerElement <= Self.mostReads else { return false }
     return jobs.allSatisfy { job in
       guard case .merge(let method) = job.work else { return true }
+      if let matrix = method as? any MatrixMethod, matrix.isMatrix { return false }
       switch method.demands.granularity {
       case .block: return true
       case .row:
@@ -149,7 +150,7 @@ extension Plan {
     tensors.reduce(1) { most, tensor in
       max(
         most,
-        tensor.inputs.reduce(0) { sum, input in
+        tensor.streams.reduce(0) { sum, input in
           min(sum + (sources.indices.contains(input.source) ? sources[input.source].readsPerElement : 1), mostReads + 1)
         })
     }

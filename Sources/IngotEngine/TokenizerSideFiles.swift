@@ -12,7 +12,6 @@ struct TokenizerSideFiles {
   /// The model whose directory the side files are from.
   let donor: Int
 
-  private static let configLimit: UInt64 = 64 << 20
 
   func apply(to files: inout [SideFile], notices: inout [Notice]) throws(IngotError) {
     if let plan { try replaceTokenizer(plan, in: &files, notices: &notices) }
@@ -62,7 +61,8 @@ struct TokenizerSideFiles {
     for place in files.indices where ["config.json", "generation_config.json"].contains(files[place].name) {
       let name = files[place].name
       guard var config = try json(of: files[place], in: donor) else { continue }
-      let other = plan.donor == donor ? nil : try models[plan.donor].files.flatMap { (files) throws(IngotError) in try Self.json(name, in: files) }
+      let other =
+        plan.donor == donor ? nil : try models[plan.donor].files.flatMap { (files) throws(IngotError) in try Self.json(name, in: files) }
       var numbers = TokenNumbers(of: own, to: plan.vocabulary, other: other)
       let before = config
       numbers.renumber(&config, file: name)
@@ -72,7 +72,7 @@ struct TokenizerSideFiles {
   }
 
   private static func json(_ name: String, in directory: any ModelFiles) throws(IngotError) -> JSONValue? {
-    guard let bytes = try directory.readWhole(name, limit: configLimit) else { return nil }
+    guard let bytes = try directory.readWhole(name, limit: Limit.tokenizerConfigBytes) else { return nil }
     let origin = directory.displayPath + "/" + name
     let value = try JSON.parse(bytes, origin: origin, options: .python)
     _ = try value.requireObject(origin, in: origin)
@@ -85,7 +85,7 @@ struct TokenizerSideFiles {
   private static func template(of model: ProvidedModel) throws(IngotError) -> String? {
     guard let files = model.files else { return nil }
     var text: String?
-    if let bytes = try files.readWhole("chat_template.jinja", limit: configLimit) { text = String(decoding: bytes, as: UTF8.self) }
+    if let bytes = try files.readWhole("chat_template.jinja", limit: Limit.tokenizerConfigBytes) { text = String(decoding: bytes, as: UTF8.self) }
     for name in ["tokenizer_config.json", "chat_template.json"] where text == nil {
       if let config = try json(name, in: files) { text = TokenizerConfig.chatTemplate(in: config) }
     }
@@ -112,7 +112,8 @@ struct TokenizerSideFiles {
       isWritten = true
     }
     for name in ["chat_template.json", "tokenizer_config.json"] {
-      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place], in: plan?.donor ?? donor) else { continue }
+      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place], in: plan?.donor ?? donor)
+      else { continue }
       guard config["chat_template"] != nil || (!isWritten && name == "tokenizer_config.json") else { continue }
       config["chat_template"] = .string(text)
       files[place].content = .bytes(JSON.bytes(config, style: .pretty) + [0x0A])

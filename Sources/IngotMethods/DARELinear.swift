@@ -12,11 +12,21 @@ package struct DARELinear: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "dare_linear", title: "Linear DARE", summary: "Drops elements of the task vectors at random, rescales, then adds them.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ, τ̂ᵢ = τᵢ · mask · rescale, mask ~ Bernoulli(density)",
     reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
     models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.density, .rescale(true), .rescaleRule],
     scopes: [.tensor],
-    notes: ["density 1 keeps every element and does not rescale"])
+    notes: ["density 1 keeps every element and does not rescale"],
+    example: """
+      merge_method: dare_linear
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {weight: 0.5, density: 0.2}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

@@ -17,13 +17,24 @@ package struct DARETies: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "dare_ties", title: "DARE TIES", summary: "Drops elements of the task vectors at random, rescales, then elects signs.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ, τ̂ᵢ = τᵢ · mask · rescale, mask ~ Bernoulli(density)",
     reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
     models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false, paper: true) + [
       .density, .rescale(true), .rescaleRule, .zeroSign(over: "the model"),
     ],
     scopes: [.tensor, .model],
-    notes: ["density 1 keeps every element and does not rescale"])
+    notes: ["density 1 keeps every element and does not rescale"],
+    example: """
+      merge_method: dare_ties
+      base_model: {model: {path: models/base}}
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {weight: 0.5, density: 0.1}
+      preset: paper
+      seed: 7
+      """)
 
   /// A majority is one of the whole model.
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {

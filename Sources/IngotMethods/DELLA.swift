@@ -16,10 +16,20 @@ package struct DELLA: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "della", title: "DELLA", summary: "Drops elements at random, small ones more often, then elects signs.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; P(keep) = density − ε + 2ε (rank − 1) / (row length − 1)",
     reference: .init("DELLA-Merging, arXiv 2406.11617", url: "https://arxiv.org/abs/2406.11617"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + MagnitudeDrop.parameters,
     scopes: [.row, .tensor],
-    notes: ["density 1 keeps every element", "density ± epsilon must lie strictly between 0 and 1"])
+    notes: ["density 1 keeps every element", "density ± epsilon must lie strictly between 0 and 1"],
+    example: """
+      merge_method: della
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {weight: 0.5, density: 0.4, epsilon: 0.1}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

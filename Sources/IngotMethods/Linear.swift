@@ -12,6 +12,7 @@ package struct Linear: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "linear", title: "Linear", summary: "Weighted average of the models.",
+    formula: "Σ wᵢ θᵢ / Σ wᵢ",
     reference: .init("Model soups, arXiv 2203.05482", url: "https://arxiv.org/abs/2203.05482"),
     base: .none, models: 1...Int.max,
     parameters: [
@@ -19,7 +20,16 @@ package struct Linear: MergeMethod {
       ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights", default: .boolean(true)),
     ],
     scopes: [.element], hasStepwiseNumerics: true,
-    notes: ["weights that sum to zero with normalize are an error"])
+    notes: ["weights that sum to zero with normalize are an error"],
+    example: """
+      merge_method: linear
+      models:
+        - model: models/french
+          parameters: {weight: 0.7}
+        - model: models/code
+          parameters: {weight: 0.3}
+      dtype: bfloat16
+      """)
 
   private let weights: [Float]
   private let divisor: Float

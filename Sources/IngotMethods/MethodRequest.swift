@@ -19,6 +19,16 @@ package struct MethodRequest: Sendable {
     }
   }
 
+  /// Where in the model a tensor stands.
+  package enum Place: Sendable, Hashable {
+    /// A layer of a stack of text layers, of an encoder's or a decoder's, counted from 0, and how many the stack has. Only known to methods whose
+    /// descriptor says that they need layers.
+    case layer(Int, of: Int)
+    /// Rows of tokens at the input, and at the output.
+    case embedding, head
+    case elsewhere
+  }
+
   /// One tensor of the job (jobs of tensor scope have exactly one).
   package struct Segment: Sendable {
     /// Name of the output tensor.
@@ -32,11 +42,23 @@ package struct MethodRequest: Sendable {
     package var streams: [UInt64]
     /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
     package var stepType: DType?
+    package var place = Place.elsewhere
+
+    /// The layer of the output's stack; nil outside the layers, and for methods that do not say that they need layers.
+    package var layer: Int? {
+      if case .layer(let layer, _) = place { return layer }
+      return nil
+    }
+    /// True for tensors with one row for each token of the vocabulary: embeddings and output heads.
+    package var isVocabulary = false
+    /// The side tensors that the tiles of this tensor come with.
+    package var sides: [SideTensor]
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
-      stepType: DType? = nil
+      stepType: DType? = nil, sides: [SideTensor] = []
     ) {
+      self.sides = sides
       self.name = name
       self.shape = shape
       self.parameters = parameters

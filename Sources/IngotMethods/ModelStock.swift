@@ -16,6 +16,7 @@ package struct ModelStock: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "model_stock", title: "Model Stock", summary: "Moves from the base to the models' mean by the angle between task vectors.",
+    formula: "t · mean(θᵢ) + (1 − t) · θ₀, t = N c / (1 + (N − 1) c), c = mean cosine of the task vectors",
     reference: .init("Model Stock, arXiv 2403.19522", url: "https://arxiv.org/abs/2403.19522"), base: .required, models: 2...Int.max,
     parameters: [
       ParameterDescriptor("filter_wise", .boolean, "one interpolation for each row instead of each tensor", default: .boolean(false))

@@ -15,6 +15,7 @@ package struct MultiSlerp: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "multislerp", title: "Multi-SLERP", summary: "Spherical weighted mean of any number of models.",
+    formula: "(Σ wᵢ uᵢ / ‖Σ wᵢ uᵢ‖) · Σ wᵢ ‖θᵢ‖, uᵢ = θᵢ / ‖θᵢ‖; with a base the same of τᵢ, added to θ₀",
     reference: .init("Multi-SLERP", url: "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"), base: .optional,
     models: 1...Int.max,
     parameters: [

@@ -11,12 +11,21 @@ package struct NearSwap: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "nearswap", title: "NearSwap", summary: "Takes over what is close in the other model and moves the rest by a fixed step.",
+    formula: "θ₀ + clamp(t / |τ|, 0, 1) · τ",
     reference: .init("QuartetAnemoi-70B", url: "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"), base: .required,
     models: 1...1,
     parameters: [
       ParameterDescriptor("t", .number(.any), "difference up to which an element is taken over", isRequired: true)
     ],
-    scopes: [.element], notes: ["t of 0 or below gives the base"])
+    scopes: [.element], notes: ["t of 0 or below gives the base"],
+    example: """
+      merge_method: nearswap
+      base_model: models/base
+      models:
+        - model: models/french
+      parameters: {t: 0.0001}
+      dtype: bfloat16
+      """)
 
   private let t: Float
 

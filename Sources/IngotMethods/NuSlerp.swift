@@ -26,6 +26,8 @@ package struct NuSlerp: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "nuslerp", title: "NuSLERP", summary: "Spherical interpolation of two models, or of their task vectors, by weights.",
+    formula:
+      "(sin((1 − t)φ) · θ₁ + sin(tφ) · θ₂) / sin φ, t = w₂ / (w₁ + w₂), φ the angle between the two; with a base the same of τ₁, τ₂, added to θ₀",
     reference: .init("mergekit", url: "https://github.com/arcee-ai/mergekit"), base: .optional, models: 2...2,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "weight of the model", isRequired: true, isPerModel: true),

@@ -5,6 +5,7 @@ internal import IngotTensors
 /// The trim of Model Breadcrumbs: the largest magnitudes of each task vector go as outliers, then the small ones.
 ///
 /// Of n values ⌊γ·n⌋ largest are dropped and the next ⌊density·n⌋ kept; when both together exceed n, fewer outliers are dropped, as in mergekit.
+/// n counts over the tensor, or over each row by itself (the authors' code), which takes no statistic.
 package struct OutlierTrim: Sendable {
   /// Two cuts per model: what is an outlier, and what is an outlier or kept.
   package struct State: Sendable {
@@ -18,6 +19,9 @@ package struct OutlierTrim: Sendable {
     .density,
     ParameterDescriptor(
       "gamma", .number(.fraction), "share of the largest elements that is dropped as outliers", default: .number(0.01), isPerModel: true),
+    ParameterDescriptor(
+      "scope", .choice(["tensor", "row"]), "what gamma and density count over: tensor (mergekit, the paper) or row (the authors' code)",
+      default: .text("tensor")),
     .rescale(false), .ties,
   ]
 
@@ -25,25 +29,37 @@ package struct OutlierTrim: Sendable {
   private let modelCount: Int
   private let rescales: Bool
   private let steps: StepRounding?
+  /// Of every row: how many outliers and how many elements after them, by model; nil where the tensor is one.
+  private let rowCounts: [(drop: Int, keep: Int)]?
+  private let ties: TieRule
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.onlySegment()
-    let count = UInt64(try segment.shape.elementCount())
+    let isByRow = segment.text("scope") == "row"
+    let count = isByRow ? UInt64(max(segment.shape.rowLength, 0)) : UInt64(try segment.shape.elementCount())
     let blocks = (count + 65_535) / 65_536
     modelCount = request.modelCount
     steps = StepRounding(segment)
     rescales = segment.flag("rescale", default: false)
+    ties = segment.tieRule()
     var searches: [MagnitudeSearch] = []
+    var rowCounts: [(drop: Int, keep: Int)] = []
     for model in 1..<request.inputs.count {
       let target = keptCount(density: segment.number("density", model: model) ?? 1, of: count)
       let wanted = keptCount(density: segment.number("gamma", model: model) ?? 0.01, of: count)
       // Outliers give way when outliers and kept elements together are more than there are.
       let outliers = min(wanted, count - target)
+      rowCounts.append((Int(outliers), Int(target)))
+      if isByRow { continue }
       searches.append(MagnitudeSearch(population: count, keep: outliers, ties: segment.tieRule(), blocks: blocks))
       searches.append(MagnitudeSearch(population: count, keep: outliers + target, ties: segment.tieRule(), blocks: blocks))
     }
+    self.rowCounts = isByRow ? rowCounts : nil
     initial = MagnitudeSearches(searches)
   }
+
+  /// A run for the outliers, or room for the keys of a row.
+  package var demands: Demands { rowCounts == nil ? Demands(scratchRows: 1) : Demands(granularity: .row, scratchRows: 2) }
 
   package func begin() -> Phase<State> { next(State(searches: initial)) }
 
@@ -96,6 +112,7 @@ package struct OutlierTrim: Sendable {
   }
 
   private func trim(_ state: State, _ tile: Tile) {
+    if let rowCounts { return trimRows(rowCounts, tile) }
     for model in 0..<modelCount {
       let delta = tile.inputs[model + 1]
       let outliers = tile.scratch[0]
@@ -104,6 +121,17 @@ package struct OutlierTrim: Sendable {
       state.searches.trim(2 * model, outliers, tile)
       // x − x is exactly zero and x − 0 exactly x: what remains is kept and no outlier.
       tile.kernels.subtract(delta, outliers, into: delta)
+    }
+  }
+
+  private func trimRows(_ counts: [(drop: Int, keep: Int)], _ tile: Tile) {
+    let length = max(tile.rowLength, 1)
+    for (model, count) in counts.enumerated() {
+      for start in stride(from: 0, to: tile.count, by: length) {
+        tile.kernels.trimRow(
+          tile.inputs[model + 1].slice(from: start, count: length), firstIndex: tile.jobIndex + UInt64(start), ties: ties, drop: count.drop,
+          keep: count.keep, scratch: tile.joinedScratch)
+      }
     }
   }
 

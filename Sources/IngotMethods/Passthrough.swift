@@ -10,10 +10,23 @@ package struct Passthrough: MergeMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "passthrough", title: "Passthrough", summary: "Copies one model's tensors, optionally scaled.", base: .none, models: 1...1,
+    name: "passthrough", title: "Passthrough", summary: "Copies one model's tensors, optionally scaled.",
+    formula: "scale · θ₁",
+    base: .none, models: 1...1,
     parameters: [
       ParameterDescriptor("scale", .number(.any), "factor of the tensor; absent copies the bytes", isPerModel: true)
-    ], scopes: [.element])
+    ], scopes: [.element],
+    example: """
+      merge_method: passthrough
+      slices:
+        - sources:
+            - {model: models/french, layer_range: [0, 16]}
+        - sources:
+            - model: models/code
+              layer_range: [8, 24]
+              parameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1}]}
+      dtype: float16
+      """)
 
   private let factor: Float?
 

@@ -12,6 +12,7 @@ package struct RAM: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "ram", title: "Reinforced Agent Merging", summary: "Adds what one model changed in full and what several changed as their mean.",
+    formula: "θ₀ + τᵢ where |τᵢ| > epsilon for one model only, θ₀ + the mean of those τᵢ where for several, else θ₀",
     reference: .init("Reinforced Agent Merging, arXiv 2601.13572", url: "https://arxiv.org/abs/2601.13572"), base: .required,
     models: 1...Int.max, parameters: [.activityThreshold], scopes: [.element])
 

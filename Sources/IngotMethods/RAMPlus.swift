@@ -16,6 +16,7 @@ package struct RAMPlus: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "ramplus_tl", title: "Reinforced Agent Merging Plus (Tensor-Local)",
     summary: "RAM with what one model alone changed scaled up by what it shares.",
+    formula: "as ram, with τᵢ counted 1 + r · clamp(ρᵢ, 0, alpha) fold where model i is alone; ρᵢ = elements shared / elements alone",
     reference: .init("Reinforced Agent Merging, arXiv 2601.13572", url: "https://arxiv.org/abs/2601.13572"), base: .required,
     models: 1...Int.max,
     parameters: [

@@ -8,6 +8,8 @@ package import IngotTensors
 /// 1. Of the nz elements whose population variance over the models is not zero the ⌊select_topk · nz⌋ with the largest variance stay (the
 ///    product in f32, as in mergekit). 2. qᵢ = mean of τᵢ² over the tensor, divided by Σ q; where Σ q < 1e-6, 1/N each. 3. Terms with the sign of
 ///    Σ τᵢ (unweighted, zero counting as plus) stay: θ₀ + Σ qᵢ τᵢ / max(Σ qᵢ, 1e-6) over them.
+/// With `sce_apply_mask: false`, the authors' code, the selection decides the qᵢ alone and all elements are merged, and neither floor holds:
+/// weights are 1/N only where Σ q is 0, and nothing bounds the last divisor but 0.
 /// Shapes: any, equal. Variances: f64, rounded to f32; sums f64. Degenerate: nothing selected gives the base (mergekit returns a tensor of
 /// another shape); one model has variance zero, so any select_topk below 1 gives the base.
 /// Bytes: inputs a sample and up to three times, twice when select_topk is 1; the output once.
@@ -24,19 +26,35 @@ package struct SCE: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "sce", title: "SCE", summary: "Keeps where the models differ most, weighs them by what is left, merges what agrees in sign.",
+    formula:
+      "θ₀ + Σ ηᵢ τ̂ᵢ / Σ ηᵢ over the terms whose sign is that of Σ τ̂ᵢ; τ̂ᵢ = τᵢ where the variance over the models is largest, ηᵢ ∝ mean(τ̂ᵢ²)",
     reference: .init("FuseChat, arXiv 2408.07990", url: "https://arxiv.org/abs/2408.07990"), base: .required, models: 1...Int.max,
     parameters: [
       ParameterDescriptor(
         "select_topk", .number(.fraction), "share of the elements that differ between the models which is merged", default: .number(1)),
+      ParameterDescriptor(
+        "sce_apply_mask", .boolean,
+        "merge only what was selected (mergekit); false: the selection decides the weights alone, as in the authors' code",
+        default: .boolean(true), paperDefault: .boolean(false)),
       .ties,
     ],
     scopes: [.tensor],
-    notes: ["nothing selected gives the base", "models whose differences are tiny (mean square below 1e-6) weigh alike"])
+    notes: ["nothing selected gives the base where only that is merged", "models whose differences are tiny (mean square below 1e-6) weigh alike"],
+    example: """
+      merge_method: sce
+      base_model: models/base
+      models:
+        - model: models/french
+        - model: models/code
+      parameters: {select_topk: 0.1}
+      dtype: bfloat16
+      """)
 
-  /// Below this sum of mean squares all models weigh alike.
-  private static let energyFloor = 1e-6
+  /// Below this sum of mean squares all models weigh alike; 0 for the authors' rule.
+  private var energyFloor: Double { isMasked ? 1e-6 : 0 }
 
   private let share: Double
+  private let isMasked: Bool
   private let population: UInt64
   private let modelCount: Int
   private let search: MagnitudeSearches?
@@ -46,6 +64,7 @@ package struct SCE: MergeMethod {
     try request.requireBase(of: "sce")
     modelCount = request.modelCount
     share = segment.number("select_topk") ?? 1
+    isMasked = segment.flag("sce_apply_mask", default: true)
     population = UInt64(try segment.shape.elementCount())
     search =
       share >= 1
@@ -71,7 +90,7 @@ package struct SCE: MergeMethod {
       return .gather(state, round)
     }
     // The rounding of sums is far below this margin.
-    if state.search?.cuts == [.nothing] || state.energyBound < 0.99 * Self.energyFloor { return .emit(state) }
+    if state.search?.cuts == [.nothing] || state.energyBound < 0.99 * energyFloor { return .emit(state) }
     state.isWeighing = true
     return .gather(state, Round(sums: modelCount))
   }
@@ -109,13 +128,14 @@ package struct SCE: MergeMethod {
     }
     let means = statistics.sums.map { $0 / Double(max(population, 1)) }
     let total = means.reduce(0, +)
-    state.weights = total < Self.energyFloor ? alike : means.map { Float($0 / total) }
+    state.weights = total < energyFloor || !(total > 0) ? alike : means.map { Float($0 / total) }
     return .emit(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     tile.kernels.mergeAgreeing(
-      tile.inputs[0], tile.inputs.dropFirst(), selected: selection(state, tile), weights: state.weights, into: output)
+      tile.inputs[0], tile.inputs.dropFirst(), selected: isMasked ? selection(state, tile) : nil, weights: state.weights,
+      floor: isMasked ? 1e-6 : .leastNormalMagnitude, into: output)
   }
 
   package func findings(_ state: State) -> [Finding] {

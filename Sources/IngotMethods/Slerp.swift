@@ -19,12 +19,28 @@ package struct Slerp: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "slerp", title: "SLERP", summary: "Spherical interpolation between the base and one other model.",
+    formula: "(sin((1 − t)φ) · θ₀ + sin(tφ) · θ₁) / sin φ, φ the angle between the two",
     reference: .init("Slerp", url: "https://en.wikipedia.org/wiki/Slerp"), base: .required, models: 1...1,
     parameters: [
       ParameterDescriptor("t", .number(.any), "position: 0 is the base, 1 the other model", isRequired: true)
     ],
     scopes: [.tensor],
-    notes: ["nearly parallel or antiparallel tensors are interpolated linearly", "a zero tensor counts as orthogonal"])
+    notes: ["nearly parallel or antiparallel tensors are interpolated linearly", "a zero tensor counts as orthogonal"],
+    example: """
+      merge_method: slerp
+      base_model: models/french
+      models:
+        - model: models/french
+        - model: models/code
+      parameters:
+        t:
+          - filter: self_attn
+            value: [0, 0.5, 0.3, 0.7, 1]
+          - filter: mlp
+            value: [1, 0.5, 0.7, 0.3, 0]
+          - value: 0.5
+      dtype: bfloat16
+      """)
 
   /// |cosine| above which the interpolation is linear.
   static let linearThreshold = 0.9995

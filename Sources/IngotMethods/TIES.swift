@@ -23,16 +23,27 @@ package struct TIES: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "ties", title: "TIES", summary: "Trims task vectors by magnitude, elects signs, merges what agrees.",
+    formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; τ̂ᵢ = the density·n largest magnitudes of τᵢ",
     reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       .density, .rescale(false),
-      ParameterDescriptor(
-        "scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)",
-        default: .text("tensor"), paperDefault: .text("model")),
-      .ties(paper: "ge"), .zeroSign(over: "the scope"),
+      .trimScope, .ties(paper: "ge"), .zeroSign(over: "the scope"),
     ],
     scopes: [.tensor, .model], hasStepwiseNumerics: true,
-    notes: ["density × elements below 1 keeps nothing of that tensor"])
+    notes: ["density × elements below 1 keeps nothing of that tensor"],
+    example: """
+      merge_method: ties
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {weight: 0.5, density: 0.5}
+        - model: models/code
+          parameters: {weight: [0.2, 0.8], density: 0.5}
+      parameters:
+        normalize: true
+        int8_mask: true
+      dtype: bfloat16
+      """)
 
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
     parameters["scope"]?.text == "model" ? .model : .tensor
@@ -56,26 +67,7 @@ package struct TIES: MergeMethod {
     zeroSign = ZeroSignRule(first)
     steps = StepRounding(first)
     modelCount = request.modelCount
-    var population: UInt64 = 0
-    var blocks: UInt64 = 0
-    for segment in request.segments {
-      let count = UInt64(try segment.shape.elementCount())
-      population += count
-      blocks += (count + 65_535) / 65_536
-    }
-    var searches: [MagnitudeSearch] = []
-    for model in 1..<request.inputs.count {
-      let density = first.number("density", model: model) ?? 1
-      if let other = request.segments.first(where: { ($0.number("density", model: model) ?? 1) != density }) {
-        throw IngotError(
-          .recipe, "scope: model needs one density per model, found \(density) at \(first.name) and another at \(other.name)",
-          hint: "use a plain number for density, or scope: tensor", subject: request.inputs[model].model)
-      }
-      searches.append(
-        MagnitudeSearch(
-          population: population, keep: keptCount(density: density, of: population), ties: first.tieRule(), blocks: blocks))
-    }
-    initial = MagnitudeSearches(searches)
+    initial = try MagnitudeSearches(trimming: request)
   }
 
   package var demands: Demands { Demands(scratchRows: zeroSign.needsCounting ? 1 : 0) }
@@ -161,8 +153,37 @@ package struct TIES: MergeMethod {
     }
   }
 
-  package func findings(_ state: State) -> [Finding] {
-    state.searches.cuts.enumerated().flatMap { model, cut in
+  package func findings(_ state: State) -> [Finding] { state.searches.findings }
+}
+
+extension ParameterDescriptor {
+  static let trimScope = ParameterDescriptor(
+    "scope", .choice(["tensor", "model"]), "what a threshold extends over: tensor (mergekit) or model (the paper)",
+    default: .text("tensor"), paperDefault: .text("model"))
+}
+
+extension MagnitudeSearches {
+  /// Keeps of each task vector ⌊density·n⌋ elements, n those of the whole job. Throws `.recipe` where a model's densities differ.
+  init(trimming request: MethodRequest) throws(IngotError) {
+    let ties = try request.onlySegment().tieRule()
+    let (population, blocks) = try request.population()
+    var searches: [MagnitudeSearch] = []
+    for model in 1..<request.inputs.count {
+      let density = request.segments[0].number("density", model: model) ?? 1
+      if let other = request.segments.first(where: { ($0.number("density", model: model) ?? 1) != density }) {
+        throw IngotError(
+          .recipe, "scope: model needs one density per model, found \(density) at \(request.segments[0].name) and another at \(other.name)",
+          hint: "use a plain number for density, or scope: tensor", subject: request.inputs[model].model)
+      }
+      searches.append(
+        MagnitudeSearch(population: population, keep: keptCount(density: density, of: population), ties: ties, blocks: blocks))
+    }
+    self.init(searches)
+  }
+
+  /// The thresholds that were searched for, and how many elements were tied at each.
+  var findings: [Finding] {
+    cuts.enumerated().flatMap { model, cut in
       cut == .everything || cut == .nothing
         ? [] : [Finding("threshold", Double(cut.magnitude), model: model), Finding("tied", Double(cut.tied), model: model)]
     }

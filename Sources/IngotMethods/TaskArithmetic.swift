@@ -11,10 +11,22 @@ package struct TaskArithmetic: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "task_arithmetic", title: "Task Arithmetic", summary: "Adds weighted task vectors to the base.",
+    formula: "θ₀ + λ Σ wᵢ τᵢ",
     reference: .init("Editing Models with Task Arithmetic, arXiv 2212.04089", url: "https://arxiv.org/abs/2212.04089"), base: .required,
     models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false), scopes: [.element],
-    hasStepwiseNumerics: true)
+    hasStepwiseNumerics: true,
+    example: """
+      merge_method: task_arithmetic
+      base_model: models/base
+      models:
+        - model: models/french
+          parameters: {weight: 1}
+        - model: models/code
+          parameters: {weight: -0.5}
+      parameters: {lambda: 0.4}
+      dtype: bfloat16
+      """)
 
   package static var cropsToBase: Bool { true }
 

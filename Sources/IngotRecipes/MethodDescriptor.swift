@@ -145,31 +145,44 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var title: String
   /// One line.
   package var summary: String
+  /// The result as one line of mathematics, with θ₀ the base, θᵢ the models and τᵢ = θᵢ − θ₀; nil where none says it better than the summary.
+  package var formula: String?
   package var reference: Reference?
   package var base: BaseRole
   /// How many inputs beside the base model; with `BaseRole.none` the base model counts.
   package var models: ClosedRange<Int>
   package var parameters: [ParameterDescriptor]
   package var scopes: [Scope]
+  /// Tensors that it needs besides those of the models.
+  package var sideInputs: [SideInputDescriptor]
   /// True when the method can round to the tensors' type after every step (`numerics: stepwise`).
   package var hasStepwiseNumerics: Bool
+  /// True when the result depends on which layer a tensor is of.
+  package var needsLayers: Bool
   /// What happens in degenerate cases (zero norm, one model, parallel vectors) and where mergekit differs, one sentence each.
   package var notes: [String]
+  /// A recipe that shows the method at work, without the comment above it; nil has one made of what the descriptor says (`exampleRecipe`).
+  package var example: String?
 
   package init(
-    name: String, title: String, summary: String, reference: Reference? = nil, base: BaseRole, models: ClosedRange<Int>,
-    parameters: [ParameterDescriptor], scopes: [Scope], hasStepwiseNumerics: Bool = false, notes: [String] = []
+    name: String, title: String, summary: String, formula: String? = nil, reference: Reference? = nil, base: BaseRole,
+    models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], sideInputs: [SideInputDescriptor] = [],
+    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, notes: [String] = [], example: String? = nil
   ) {
+    self.sideInputs = sideInputs
     self.name = name
     self.title = title
     self.summary = summary
+    self.formula = formula
     self.reference = reference
     self.base = base
     self.models = models
     self.parameters = parameters
     self.scopes = scopes
     self.hasStepwiseNumerics = hasStepwiseNumerics
+    self.needsLayers = needsLayers
     self.notes = notes
+    self.example = example
   }
 
   /// True when a base model, where one is given, is merged like every other input and needs their parameters.

@@ -6,8 +6,8 @@ package struct ModelReference: Sendable {
   package enum Location: Sendable, Hashable {
     /// `PATH[@REVISION][+ADAPTER[@REVISION]]`, unsplit.
     case text(String)
-    /// The mapping form `{path: , revision: }`: the path is taken as it stands.
-    case fields(path: String, revision: String?)
+    /// The mapping form `{path: , revision: , task: }`: the path is taken as it stands. A task is of a pack in the place of an adapter.
+    case fields(path: String, revision: String?, task: String? = nil)
   }
   package var location: Location
   /// The adapter of the mapping form's `lora`; in a text it stands behind a `+`, unsplit.
@@ -29,7 +29,7 @@ package struct ModelReference: Sendable {
   private static func name(_ location: Location) -> String {
     switch location {
     case .text(let text): text
-    case .fields(let path, let revision): path + (revision.map { "@" + $0 } ?? "")
+    case .fields(let path, let revision, let task): path + (revision.map { "@" + $0 } ?? "") + (task.map { "#" + $0 } ?? "")
     }
   }
 
@@ -39,7 +39,7 @@ package struct ModelReference: Sendable {
     if adapter != nil { return nil }
     return switch location {
     case .text(let text): text
-    case .fields(let path, nil): path
+    case .fields(let path, nil, nil): path
     case .fields: nil
     }
   }
@@ -71,13 +71,14 @@ package struct ModelReference: Sendable {
     func place(_ location: Location) -> [String]? {
       switch location {
       case .text(let text): [text]
-      case .fields(let path, let revision): path.contains("@") || path.contains("+") ? ["", path, revision ?? ""] : nil
+      case .fields(let path, let revision, let task):
+        path.utf8.contains(where: "@+#".utf8.contains) ? ["", path, revision ?? "", task ?? ""] : nil
       }
     }
     let architecture = overrideArchitecture.map { ["", $0] } ?? []
     guard let adapter else { return (place(location) ?? [name]) + architecture }
     // The mapping form of plain parts is the same model as their text.
-    if place(location)?.count != 3, place(adapter)?.count != 3 { return [name] + architecture }
+    if place(location)?.count != 4, place(adapter)?.count != 4 { return [name] + architecture }
     return (place(location) ?? [Self.name(location)]) + ["+"] + (place(adapter) ?? [Self.name(adapter)]) + architecture
   }
 }
@@ -114,6 +115,8 @@ package struct Recipe: Sendable {
     package var isBase: Bool
     /// True for a base model that the recipe names only under `base_model`.
     package var isImplicit: Bool
+    /// The side inputs that belong to this model.
+    package var sides: [Side] = []
     package var position: SourcePosition
   }
 
@@ -147,9 +150,11 @@ package struct Recipe: Sendable {
   package let methodPosition: SourcePosition
   package let form: Form
   /// Every model once, in the order of first mention among the sources; then a base model that is no source, then models that only the
-  /// tokenizer names. The index is the model's
+  /// tokenizer names; then what is no model of the merge: the base of `aim` and the side files. The index is the model's
   /// ordinal, which random draws depend on.
   package let models: [ModelReference]
+  /// How many of `models` are models of the merge.
+  package let modelCount: Int
   /// Index into `models` of the global `base_model`.
   package let baseModel: Int?
   /// At least one, those of one module together.
@@ -166,6 +171,9 @@ package struct Recipe: Sendable {
   package let chatTemplate: ChatTemplateRequest?
   package let numerics: Numerics
   package let missing: Missing
+  /// The side inputs of the whole merge.
+  package let sides: [Side]
+  package let activationScaling: ActivationScaling?
   /// What is different for single tensors.
   package let rules: [TensorRule]
   /// What the person should know: ignored keys and the like, in the order of the text.

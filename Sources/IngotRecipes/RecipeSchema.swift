@@ -16,6 +16,8 @@ extension MethodCatalog {
     definitions["tensor_rule"] = Schema.tensorRule(methods)
     for method in methods {
       definitions["\(method.name).parameters"] = Schema.parameters(method.parameters)
+      definitions["\(method.name).side"] = Schema.sides(method, isPerModel: false)
+      definitions["\(method.name).model_side"] = Schema.sides(method, isPerModel: true)
       definitions["\(method.name).model_parameters"] = Schema.parameters(method.parameters.filter(\.isPerModel))
     }
     var properties = JSONObject()
@@ -28,7 +30,8 @@ extension MethodCatalog {
     properties["preset"] = .object(["enum": .array(Recipe.Preset.allCases.map { .string($0.rawValue) })])
     properties["numerics"] = .object(["enum": .array(Recipe.Numerics.allCases.map { .string($0.rawValue) })])
     properties["missing"] = .object(["enum": .array(Recipe.Missing.allCases.map { .string($0.rawValue) })])
-    properties["models"] = Schema.list(of: Schema.source(parameters: .bool(true), hasLayers: false))
+    properties["models"] = Schema.list(of: Schema.source(parameters: .bool(true), side: .bool(true), hasLayers: false))
+    properties["aim"] = Schema.activationScaling
     properties["slices"] = Schema.list(of: Schema.slice(sources: .bool(true), parameters: .bool(true)))
     properties["modules"] = Schema.modules(sources: .bool(true), models: .bool(true), parameters: .bool(true))
     properties["tensors"] = .object(["type": ["array", "null"], "items": ["$ref": "#/$defs/tensor_rule"]])
@@ -48,17 +51,19 @@ extension MethodCatalog {
 /// The parts of the schema.
 enum Schema {
   static var reference: JSONValue {
-    let parts: JSONValue = [
-      "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
-      "additionalProperties": false,
-    ]
-    let place: JSONValue = ["anyOf": [["type": "string", "minLength": 1], parts]]
+    let text: JSONValue = ["type": "string"]
+    func place(_ properties: JSONValue) -> JSONValue {
+      let parts: JSONValue = ["type": "object", "required": ["path"], "properties": properties, "additionalProperties": false]
+      return ["anyOf": [["type": "string", "minLength": 1], parts]]
+    }
+    let model = place(["path": text, "revision": text])
+    let adapter = place(["path": text, "revision": text, "task": ["type": ["string", "integer"]]])
     return [
       "anyOf": [
         ["type": "string", "minLength": 1],
         [
           "type": "object", "required": ["model"],
-          "properties": ["model": place, "lora": place, "override_architecture": ["type": "string"]], "additionalProperties": false,
+          "properties": ["model": model, "lora": adapter, "override_architecture": ["type": "string"]], "additionalProperties": false,
         ],
       ]
     ]
@@ -70,10 +75,40 @@ enum Schema {
 
   static func list(of item: JSONValue) -> JSONValue { .object(["type": "array", "minItems": 1, "items": item]) }
 
-  static func source(parameters: JSONValue, hasLayers: Bool) -> JSONValue {
+  /// The side inputs that belong to models, or to the merge.
+  static func sides(_ method: MethodDescriptor, isPerModel: Bool) -> JSONValue {
+    let one: JSONValue = ["$ref": "#/$defs/reference"]
+    var properties = JSONObject()
+    for input in method.sideInputs where input.isPerModel == isPerModel {
+      var schema = JSONObject()
+      schema["description"] = .string(input.summary)
+      schema["anyOf"] = .array(input.isList ? [one, list(of: one)] : [one])
+      properties[input.name] = .object(schema)
+    }
+    return .object(["type": ["object", "null"], "properties": .object(properties), "additionalProperties": false])
+  }
+
+  static var activationScaling: JSONValue {
+    [
+      "anyOf": [
+        ["type": "null"],
+        [
+          "type": "object", "required": ["side"],
+          "properties": [
+            "side": ["$ref": "#/$defs/reference"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
+            "base_model": ["$ref": "#/$defs/reference"],
+          ],
+          "additionalProperties": false,
+        ],
+      ]
+    ]
+  }
+
+  static func source(parameters: JSONValue, side: JSONValue, hasLayers: Bool) -> JSONValue {
     var properties = JSONObject()
     properties["model"] = ["$ref": "#/$defs/reference"]
     properties["parameters"] = parameters
+    properties["side"] = side
     if hasLayers {
       properties["layer_range"] = ["$ref": "#/$defs/layer_range"]
       properties["residual_weight"] = .bool(true)
@@ -98,11 +133,13 @@ enum Schema {
   static func rule(_ method: MethodDescriptor) -> JSONValue {
     let all: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).parameters")])
     let ofModels: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).model_parameters")])
-    let sources = list(of: source(parameters: ofModels, hasLayers: true))
-    let models = list(of: source(parameters: ofModels, hasLayers: false))
+    let side: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).side")])
+    let sideOfModels: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).model_side")])
+    let sources = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: true))
+    let models = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: false))
     var consequence = JSONObject()
     consequence["properties"] = .object([
-      "parameters": all, "models": models, "slices": list(of: slice(sources: sources, parameters: all)),
+      "parameters": all, "side": side, "models": models, "slices": list(of: slice(sources: sources, parameters: all)),
       "modules": modules(sources: sources, models: models, parameters: all), "tensors": tensorRules(of: all),
     ])
     // A slice may name its own.

@@ -14,6 +14,9 @@ import CKernels
     self.count = max(count, 0)
   }
 
+  /// Where the values lie, for LAPACK; whoever uses it keeps to `count`.
+  package var address: UnsafeMutablePointer<Float> { unsafe base }
+
   /// A run of no values.
   package static var empty: Floats {
     // SAFETY: a static address that no run of 0 elements touches.
@@ -62,6 +65,11 @@ import CKernels
   package func dropFirst() -> FloatTable {
     // SAFETY: one past the first of at least one pointer.
     rows > 0 ? unsafe FloatTable(unsafe: pointers + 1, rows: rows - 1, count: count) : self
+  }
+
+  /// The first rows.
+  package func first(_ length: Int) -> FloatTable {
+    unsafe FloatTable(unsafe: pointers, rows: min(max(length, 0), rows), count: count)
   }
 
   /// The same rows, each cut to its first `length` values.

@@ -11,10 +11,18 @@ import CKernels
     self.count = max(count, 0)
   }
 
-  /// Out of range, 0.
+  /// Out of range, reads give 0 and writes do nothing.
   package subscript(index: Int) -> Double {
     // SAFETY: the index is checked against count.
-    index >= 0 && index < count ? unsafe base[index] : 0
+    get { index >= 0 && index < count ? unsafe base[index] : 0 }
+    nonmutating set { if index >= 0 && index < count { unsafe base[index] = newValue } }
+  }
+
+  /// The sums from `start` on; clipped to these.
+  package func slice(from start: Int, count length: Int) -> ColumnSums {
+    let begin = min(max(start, 0), count)
+    // SAFETY: begin lies within the sums, and so does what follows.
+    return unsafe ColumnSums(unsafe: base + begin, count: min(max(length, 0), count - begin))
   }
 }
 

@@ -55,12 +55,12 @@ extension Kernels {
   }
 
   /// base + the mean, by the weights, of the deltas that have the sign of their plain sum, 0 counting as plus; the weights' sum is at least
-  /// 1e-6. Where `selected` is 0, base.
-  package func mergeAgreeing(_ base: Floats, _ x: FloatTable, selected: Floats?, weights: [Float], into output: Floats) {
+  /// `floor`. Where `selected` is 0, base.
+  package func mergeAgreeing(_ base: Floats, _ x: FloatTable, selected: Floats?, weights: [Float], floor: Float = 1e-6, into output: Floats) {
     let n = min(base.count, x.count, selected?.count ?? .max, output.count)
     // SAFETY: all hold at least n values, and there is a weight for each row.
     unsafe ingotk_sce_merge(
-      set, base.base, x.pointers, min(x.rows, weights.count), selected.map { unsafe UnsafePointer($0.base) }, weights, output.base, n)
+      set, base.base, x.pointers, min(x.rows, weights.count), selected.map { unsafe UnsafePointer($0.base) }, weights, floor, output.base, n)
   }
 
   // MARK: Arcee Fusion
@@ -68,7 +68,7 @@ extension Kernels {
   /// Values of scratch that `divergence` needs for a row.
   package static func divergenceScratch(rowLength: Int) -> Int { 4 * max(rowLength, 0) }
 
-  /// Σ P ln(P/Q) over one row, P and Q the softmaxes of `other` and `base` plus 1e-8, in f64; 0 for equal rows, where a value is not finite,
+  /// Σ P ln(P/Q) over one row, P and Q the softmaxes of `other` and `base` plus 1e-8, in f64; 0 for equal rows, where a value is infinite,
   /// and when `scratch` is shorter than `divergenceScratch` says.
   package func divergence(_ base: Floats, _ other: Floats, scratch: Floats) -> Double {
     let n = min(base.count, other.count)

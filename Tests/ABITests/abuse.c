@@ -114,8 +114,8 @@ static void struct_sizes(void) {
   ingot_context_destroy(c);
   newer.more[1] = 1;
   CHECK_ERROR(INGOT_E_UNSUPPORTED, "72 bytes", ingot_context_create(&c, &newer.known, &error));
-  const uint32_t bad[] = {0, 7, 4097, 0xFFFFFFFFu};
-  for (int i = 0; i < 4; ++i) {
+  const uint32_t bad[] = {0, 7, 28, 57, 4097, 0xFFFFFFFFu};
+  for (int i = 0; i < 6; ++i) {
     newer.known.struct_size = bad[i];
     CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "struct_size", ingot_context_create(&c, &newer.known, &error));
     CHECK(c == NULL);

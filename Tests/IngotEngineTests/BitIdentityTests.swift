@@ -8,7 +8,9 @@ import Testing
 
 /// Same recipe, inputs and seed: the same bytes, whatever runs them.
 @Suite struct BitIdentityTests {
-  static let cases: [MethodCase] = [
+  static let cases = listed + MethodCase.averages
+
+  private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
     MethodCase(method: "slerp"),
     MethodCase(method: "task_arithmetic", lambda: 0.8),
@@ -39,6 +41,21 @@ import Testing
     MethodCase(method: "nuslerp"),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
+    MethodCase(method: "magmax"),
+    MethodCase(method: "pcb", extra: ["pcb_ratio": "0.9"]),
+    MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),
+    MethodCase(method: "consensus", lambda: 0.3),
+    MethodCase(method: "consensus", extra: ["task": "2"]),
+    MethodCase(method: "emr"),
+    MethodCase(method: "emr", extra: ["task": "1"]),
+    MethodCase(method: "widen"),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], scope: "model"),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], extra: ["protect": "1"]),
+    MethodCase(method: "hi_merging"),
+    MethodCase(method: "mediator", extra: ["kappa": "-10"]),
+    MethodCase(method: "twin", densities: [0.5, 0.2, 0.9]),
+    MethodCase(method: "twin", densities: [0.5, 0.2, 0.9], extra: ["compress": "bernoulli"]),
+    MethodCase(method: "breadcrumbs", densities: [0.5, 0.3, 0.8], scope: "row", rescale: true),
   ]
 
   /// Two tensors of several rounds' and outputs' items, so that workers share a tensor; rows that straddle them; small ones; mixed types;
@@ -46,10 +63,11 @@ import Testing
   static let models: ReferenceModels = {
     let models = ReferenceModels(
       [
-        .init(name: "model.rows.weight", shape: [475, 1111], dtypes: [.bf16, .bf16, .bf16, .bf16]),
+        .init(name: "model.layers.0.rows.weight", shape: [475, 1111], dtypes: [.bf16, .bf16, .bf16, .bf16]),
         .init(name: "model.mixed.weight", shape: [70_001], dtypes: [.f32, .bf16, .f16, .f32]),
         .init(name: "model.small.bias", shape: [37], dtypes: [.f16, .f16, .f16, .f16]),
         .init(name: "model.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
+        .init(name: "model.embed_tokens.weight", shape: [301, 17], dtypes: [.f32, .bf16, .f32, .bf16]),
       ], seed: 11)
     for tensors in models.models.values {
       for tensor in tensors where tensor.dtype != .f16 {
@@ -113,7 +131,8 @@ import Testing
 
   @Test func coversEveryMethod() {
     let covered = Set(Self.cases.map(\.method))
-    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) {
+    // Those of matrices have tests of their own: `MatrixMethodTests`.
+    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) && !(method is any MatrixMethod.Type) {
       Issue.record("no case for \(method.descriptor.name)")
     }
   }

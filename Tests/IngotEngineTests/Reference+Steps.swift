@@ -41,7 +41,9 @@ extension Reference {
 
   func sce(_ tensor: ReferenceTensor) -> Expectation {
     let count = tensor.base.count
+    let isMasked = item.extra["sce_apply_mask"].map { $0 == "true" } ?? !item.isPaper
     var deltas = tensor.models.map { model in (0..<count).map { Double(Float(model[$0]) - Float(tensor.base[$0])) } }
+    let all = deltas
     let share = item.number("select_topk", or: 1)
     if share < 1 {
       let rule: TieRule = item.ties == "index" ? .index : .hash
@@ -57,7 +59,9 @@ extension Reference {
     }
     let energies = deltas.map { $0.reduce(0) { $0 + $1 * $1 } / Double(max(count, 1)) }
     let total = energies.reduce(0, +)
-    let weights = energies.map { total < 1e-6 ? 1.0 / 3 : $0 / total }
+    let weights = energies.map { total < (isMasked ? 1e-6 : 0) || total == 0 ? 1.0 / 3 : $0 / total }
+    // The authors' code merges what was not selected too.
+    if !isMasked { deltas = all }
     var result = Expectation(values: tensor.base, scales: tensor.base.map(abs))
     for index in 0..<count {
       let sum = deltas.reduce(0) { $0 + $1[index] }
@@ -68,7 +72,7 @@ extension Reference {
           merged += weights[model] * deltas[model][index]
           weight += weights[model]
         }
-        let divisor = max(weight, 1e-6)
+        let divisor = isMasked ? max(weight, 1e-6) : weight == 0 ? 1 : weight
         return (tensor.base[index] + merged / divisor, abs(merged) / divisor)
       }
       let (value, scale) = elected(sum >= 0)

@@ -1,5 +1,7 @@
 import Foundation
 import IngotEngine
+import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 
@@ -25,18 +27,24 @@ struct MethodCase: Sendable, CustomStringConvertible {
   var isPaper = false
   var numerics: String?
 
+  /// Further parameters of each model.
+  var perModel: [String: [String]] = [:]
+
   static let models = ["a", "b", "c"]
-  private static let unweighted = [
-    "slerp", "passthrough", "model_stock", "karcher", "nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion",
-  ]
+
+  var descriptor: MethodDescriptor? { MethodRegistry.catalog.method(method) }
+  /// True where a base model of the recipe has a role of its own.
+  var usesBase: Bool { hasBase && descriptor?.base != MethodDescriptor.BaseRole.none }
 
   /// How many of the three models enter.
-  var modelCount: Int { ["slerp", "passthrough", "nearswap", "arcee_fusion"].contains(method) ? 1 : method == "nuslerp" ? 2 : 3 }
+  var modelCount: Int { min(3, descriptor?.models.upperBound ?? 3) }
 
   func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
-  var votes: Bool { method == "ties" || method == "dare_ties" || method == "della" }
-  var normalizes: Bool { normalize ?? (method == "linear" || method == "ties" || method == "della" || (isPaper && method == "dare_ties")) }
+  var votes: Bool { ["ties", "dare_ties", "della", "hi_merging"].contains(method) }
+  var normalizes: Bool {
+    normalize ?? (["linear", "ties", "della", "ties_sv", "hi_merging"].contains(method) || (isPaper && method == "dare_ties"))
+  }
   var usedScope: String? { scope ?? (isPaper && method == "ties" ? "model" : nil) }
   var usedTies: String? { ties ?? (isPaper && method == "ties" ? "ge" : nil) }
   var dividesByProbability: Bool { rule.map { $0 == "inverse_keep" } ?? isPaper }
@@ -55,6 +63,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if method == "slerp" { parts.append("t \(t)") }
     if let outDType { parts.append(outDType) }
     parts += extra.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
+    parts += perModel.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
     if !hasBase { parts.append("no base") }
     if isPaper { parts.append("paper") }
     if let numerics { parts.append(numerics) }
@@ -65,8 +74,11 @@ struct MethodCase: Sendable, CustomStringConvertible {
     var models = ""
     for index in 0..<modelCount {
       var parameters: [String] = []
-      if !Self.unweighted.contains(method) { parameters.append("weight: \(weights[index])") }
-      if ["ties", "dare", "della", "breadcrumbs"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
+      if descriptor?.parameter("weight") != nil { parameters.append("weight: \(weights[index])") }
+      for (name, values) in perModel.sorted(by: { $0.key < $1.key }) { parameters.append("\(name): \(values[index])") }
+      if ["ties", "dare", "della", "breadcrumbs", "twin"].contains(where: method.hasPrefix) {
+        parameters.append("density: \(densities[index])")
+      }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
       models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}}\n"
@@ -81,7 +93,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if method == "slerp" || method == "nearswap" { global.append("t: \(t)") }
     global += extra.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
-    if hasBase && !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
+    if usesBase { text += "base_model: base\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
     if isPaper { text += "preset: paper\n" }
     if let numerics { text += "numerics: \(numerics)\n" }
@@ -102,6 +114,7 @@ struct Expectation {
 struct ReferenceTensor {
   var name: String
   var rowLength: Int
+  var axes: Int
   /// Elements that share an index of the first axis.
   var stride: Int
   var base: [Double]
@@ -128,6 +141,17 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
+    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup":
+      return tensors.map(average)
+    case "varm": return varm(tensors)
+    case "evo_merging": return tensors.map(evoMerging)
+    case "magmax": return tensors.map(magmax)
+    case "consensus": return tensors.map(consensus)
+    case "emr": return emr(tensors)
+    case "pcb": return pcb(tensors)
+    case "widen": return tensors.map(widen)
+    case "mediator": return mediator(tensors)
+    case "twin": return tensors.map(twin)
     default: return taskVectors(tensors)
     }
   }
@@ -182,7 +206,19 @@ struct Reference {
     for model in 0..<3 {
       let density = item.densities[model]
       switch item.method {
-      case "ties": trim(&deltas, model: model, density: density)
+      case "ties", "ties_sv": trim(&deltas, model: model, density: density)
+      case "hi_merging":
+        for tensor in tensors.indices {
+          let count = deltas[tensor][model].count
+          let pruned = Int(item.number("prune", or: 0.1) * Double(count))
+          keep(&deltas[tensor][model], largest: count - pruned)
+          deltas[tensor][model] = deltas[tensor][model].map { $0 * Double(Float(item.number("scale", or: 0.9))) }
+        }
+      case "breadcrumbs":
+        for tensor in tensors.indices {
+          trimRows(
+            &deltas[tensor][model], length: tensors[tensor].rowLength, start: 0, drop: item.number("gamma", or: 0.01), keep: density)
+        }
       case "dare_linear", "dare_ties":
         for tensor in tensors.indices { drop(&deltas[tensor][model], of: tensors[tensor], model: model, density: density) }
       case "della":
@@ -195,6 +231,7 @@ struct Reference {
       let own = item.method == "dare_ties" || item.usedScope == "model" ? Array(tensors.indices) : [tensor]
       return own.reduce(0) { $0 + balance(deltas[$1]) }
     }
+    if item.method == "ties_sv" { return tensors.indices.map { electedWithSlack(tensors[$0].base, deltas[$0]) } }
     return tensors.indices.map { combine(tensors[$0].base, deltas[$0], majority: majorities[$0]) }
   }
 
@@ -247,6 +284,12 @@ struct Reference {
     return result
   }
 
+  private func keep(_ delta: inout [Double], largest kept: Int) {
+    let keys = delta.indices.map { Kernels.key(Float(delta[$0]), index: UInt64($0), ties: .hash) }
+    let cut = kept == 0 ? UInt64.max : keys.sorted(by: >)[kept - 1]
+    for index in delta.indices where keys[index] < cut { delta[index] = 0 }
+  }
+
   /// Exactly ⌊density·n⌋ stay, by a full sort of the keys that the tie rule defines. Tensors of a model follow each other at multiples of 65,536.
   private func trim(_ deltas: inout [[[Double]]], model: Int, density: Double) {
     guard density < 1 else { return }
@@ -281,7 +324,7 @@ struct Reference {
           place += 1
         }
       }
-      guard item.rescales, all >= 1e-7, left >= 1e-7 else { continue }
+      guard item.rescales, item.method == "ties", all >= 1e-7, left >= 1e-7 else { continue }
       for part in group { deltas[part.tensor][model] = deltas[part.tensor][model].map { $0 * (all / left) } }
     }
   }

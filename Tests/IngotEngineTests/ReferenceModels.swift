@@ -27,6 +27,20 @@ struct ReferenceModels: Sendable {
     Part(name: "model.flat32.weight", shape: [270_001], dtypes: [.f32, .f32, .f32, .f32]),
   ]
 
+  /// Layers, and the embedding that their method may read by its rows.
+  static let layered =
+    [
+      Part(name: "model.embed_tokens.weight", shape: [57, 33], dtypes: [.f32, .bf16, .f32, .f32]),
+      Part(name: "model.norm.weight", shape: [33], dtypes: [.f32, .f32, .f32, .f32]),
+      Part(name: "lm_head.weight", shape: [57, 33], dtypes: [.f32, .f32, .f32, .f32]),
+    ]
+    + (0..<4).flatMap { layer in
+      [
+        Part(name: "model.layers.\(layer).mlp.up_proj.weight", shape: [71 + layer, 33], dtypes: [.f32, .f32, .f32, .bf16]),
+        Part(name: "model.layers.\(layer).input_layernorm.weight", shape: [33], dtypes: [.bf16, .bf16, .bf16, .bf16]),
+      ]
+    }
+
   init(_ parts: [Part], seed: UInt64 = 7) {
     var models: [String: [TestTensor]] = [:]
     for part in parts {
@@ -62,7 +76,7 @@ struct ReferenceModels: Sendable {
     let base = models["base"] ?? []
     return base.indices.map { index in
       ReferenceTensor(
-        name: base[index].name, rowLength: base[index].shape.last ?? 1,
+        name: base[index].name, rowLength: base[index].shape.last ?? 1, axes: base[index].shape.count,
         stride: base[index].shape.dropFirst().reduce(1, *), base: base[index].values,
         models: MethodCase.models.map { models[$0]?[index].values ?? [] })
     }

@@ -11,8 +11,12 @@ import Testing
   static let smallValues = small.tensors()
   static let large = ReferenceModels(ReferenceModels.large)
   static let largeValues = large.tensors()
+  static let layered = ReferenceModels(ReferenceModels.layered)
+  static let layeredValues = layered.tensors()
 
-  static let cases: [MethodCase] = [
+  static let cases = listed + MethodCase.averages
+
+  private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
     MethodCase(method: "linear", normalize: false),
     MethodCase(method: "slerp"),
@@ -51,6 +55,41 @@ import Testing
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"], hasBase: false),
     MethodCase(method: "sce", extra: ["select_topk": "0.3"]),
+    MethodCase(method: "sce", extra: ["select_topk": "0.3", "sce_apply_mask": "false"]),
+    MethodCase(method: "sce", extra: ["select_topk": "0.3"], isPaper: true),
+    MethodCase(method: "magmax"),
+    MethodCase(method: "magmax", lambda: 0.55),
+    MethodCase(method: "consensus", lambda: 0.3),
+    MethodCase(method: "consensus", extra: ["tall_lambda": "0.2", "consensus_k": "1"]),
+    MethodCase(method: "consensus", extra: ["tall_lambda": "0.6", "task": "3"]),
+    MethodCase(method: "emr"),
+    MethodCase(method: "emr", lambda: 0.5, extra: ["task": "1"]),
+    MethodCase(method: "emr", extra: ["task": "3", "rescaler": "tensor_means"]),
+    MethodCase(method: "pcb", extra: ["pcb_ratio": "0.2"]),
+    MethodCase(method: "pcb", lambda: 0.8, extra: ["pcb_ratio": "0.9", "pcb_clip": "0.01"]),
+    MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),
+    MethodCase(method: "widen"),
+    MethodCase(method: "widen", extra: ["widen_ratio": "0.4", "widen_value": "0.7"]),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.3, 0.9]),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.3, 0.9], normalize: false, scope: "model", extra: ["slack": "0.8"]),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.7, 0.9], lambda: 0.7, extra: ["slack": "0.5", "protect": "2"]),
+    MethodCase(method: "ties_sv", densities: [0.5, 0.3, 0.9], extra: ["slack": "0"]),
+    MethodCase(method: "hi_merging"),
+    MethodCase(method: "hi_merging", normalize: false, extra: ["prune": "0.4", "scale": "0.7"]),
+    MethodCase(method: "twin", densities: [0.2, 0.5, 1]),
+    MethodCase(method: "twin", densities: [0.2, 0.5, 0.9], lambda: 0.4, extra: ["compress": "bernoulli"]),
+    MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95], scope: "row", extra: ["gamma": "0.1"]),
+  ]
+
+  /// Where layers or embeddings count for themselves.
+  static let layers: [MethodCase] = [
+    MethodCase(method: "mediator"),
+    MethodCase(method: "mediator", extra: ["conflict_form": "mass", "kappa": "0"]),
+    MethodCase(method: "mediator", extra: ["conflict_density": "1", "sparse_density": "0.5", "kappa": "-10"]),
+    MethodCase(method: "mediator", extra: ["kappa": "10"]),
+    MethodCase(method: "widen"),
+    MethodCase(method: "pcb", extra: ["pcb_variant": "vision"]),
+    MethodCase(method: "emr", extra: ["task": "2", "rescaler": "tensor_means"]),
   ]
 
   /// TIES and SCE where the selection samples first.
@@ -61,6 +100,9 @@ import Testing
     MethodCase(method: "sce", extra: ["select_topk": "0.1"]),
     MethodCase(method: "arcee_fusion"),
     MethodCase(method: "sce", ties: "index", extra: ["select_topk": "0.95"]),
+    MethodCase(method: "pcb", extra: ["pcb_ratio": "0.2"]),
+    MethodCase(method: "hi_merging", extra: ["prune": "0.3"]),
+    MethodCase(method: "twin", densities: [0.1, 0.3, 0.02]),
   ]
 
   @Test(arguments: cases) func equalsTheDefinition(_ item: MethodCase) throws {
@@ -69,6 +111,10 @@ import Testing
 
   @Test(arguments: selections) func equalsTheDefinitionOfLargeTensors(_ item: MethodCase) throws {
     try check(item, Self.large, Self.largeValues)
+  }
+
+  @Test(arguments: layers) func equalsTheDefinitionOfLayers(_ item: MethodCase) throws {
+    try check(item, Self.layered, Self.layeredValues)
   }
 
   private func check(_ item: MethodCase, _ models: ReferenceModels, _ values: [ReferenceTensor]) throws {
@@ -81,7 +127,7 @@ import Testing
     for (tensor, expectation) in zip(values, expected) {
       let found = try #require(result.tensors[tensor.name])
       let first = try #require(
-        models.models[item.method == "linear" || item.method == "passthrough" || !item.hasBase ? "a" : "base"]?.first {
+        models.models[item.usesBase ? "base" : "a"]?.first {
           $0.name == tensor.name
         })
       #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))

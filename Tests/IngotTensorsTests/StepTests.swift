@@ -18,6 +18,26 @@ import Testing
       Operation(name: "columns") {
         $0.columnCombination($1[0], $1[1], firstIndex: 5, columns: 21, weights: (0..<42).map { Float($0) * 0.1 }, into: $2)
       },
+      Operation(name: "magmax") { $0.largest(of: $1, into: $2) },
+      Operation(name: "consensus") { $0.consensus($1, thresholds: [0.4, 0.2, 0.6], atLeast: 2, into: $2) },
+      Operation(name: "localize") { $0.localize($1, row: 1, threshold: 0.4, into: $2) },
+      Operation(name: "unify") { $0.unify($1, into: $2) },
+      Operation(name: "agreeing signs") { $0.keepAgreeing($1[0], with: $1[1], into: $2) },
+      Operation(name: "slack") { $0.electWithSlack($1, weights: [1, 0.5, -0.25], normalize: true, slack: 0.4, into: $2) },
+      Operation(name: "slack, summed") { $0.electWithSlack($1, weights: [1, 0.5, 0.7], normalize: false, slack: 0.1, into: $2) },
+      Operation(name: "protect") { $0.protect($1[0], share: 0.6, over: $1[1], into: $2) },
+      Operation(name: "competition") { $0.competition($1, row: 1, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: false, into: $2) },
+      Operation(name: "competition, pairwise") {
+        $0.competition($1, row: 2, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: true, part: .positive, into: $2)
+      },
+      Operation(name: "competition, negative") {
+        $0.competition($1, row: 0, bounds: [0, 1, 0, 2, 0.5, 0.5], pairwise: false, part: .negative, into: $2)
+      },
+      Operation(name: "balance") {
+        $0.balance($1, scores: $1, limits: [0.1, 1, 0.3, 2, 1, 0, 2, -0.5, 3, 0.7, 0.5, 0.7, 1, 1, 1], into: $2)
+      },
+      Operation(name: "column sum") { $0.columnSum($1, firstIndex: 5, columns: 21, weights: (0..<63).map { Float($0) * 0.1 }, into: $2) },
+      Operation(name: "significance") { $0.significanceSum($1, cuts: [0.1, 1, 3], value: 1.5, into: $2) },
       Operation(name: "bf16 steps") {
         $0.electAndMergeStepwise($1, weights: [1, 0.5, 0.25], normalize: true, dtype: .bf16, into: $2)
       },
@@ -57,11 +77,19 @@ import Testing
         kernels.accumulateColumnMoments(inputs.table[0], inputs.table[1], firstIndex: 5, columns: 21, into: columns)
         let scratch = Memory(count: Kernels.divergenceScratch(rowLength: count))
         let divergence = kernels.divergence(inputs.table[0], inputs.table[1], scratch: scratch.floats)
+        let conflicts = (0..<4).map { _ in Memory(lanes: [Double](repeating: 0.125, count: 16)) }
+        kernels.accumulateConflicts(
+          inputs.table[0], inputs.table[1], opposite: conflicts[0].lanes, both: conflicts[1].lanes, opposed: conflicts[2].lanes,
+          all: conflicts[3].lanes)
+        let row = Memory(rows[0], shift: 1), keys = Memory(count: Kernels.trimScratch(rowLength: count))
+        kernels.trimRow(row.floats, firstIndex: 77, ties: .hash, drop: count / 5, keep: count / 3, scratch: keys.floats)
+        #expect(row.bordersAreIntact && keys.bordersAreIntact)
+        results.append(conflicts.flatMap(\.bits) + row.bits.map(UInt64.init))
         results.append(
           lanes[0].bits + lanes[1].bits + counts.values + sums.bits + output.bits.map(UInt64.init) + [UInt64(some), divergence.bitPattern])
         #expect(sums.bordersAreIntact && scratch.bordersAreIntact && output.bordersAreIntact && lanes[0].bordersAreIntact)
       }
-      #expect(results[0] == results[1], "\(kind), \(count)")
+      #expect(results.count == 4 && results[0] == results[2] && results[1] == results[3], "\(kind), \(count)")
     }
   }
 
@@ -103,9 +131,29 @@ import Testing
       let rows = Rows([base, other], shift: 1), scratch = Memory(count: Kernels.divergenceScratch(rowLength: count), shift: 1)
       let found = Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats)
       #expect(abs(found - max(expected, 0)) <= 1e-6 * expected, "\(count): \(found), \(expected)")
+      let plain = Kernels(.scalar).divergence(rows.table[0], rows.table[1], scratch: scratch.floats)
+      #expect(plain.bitPattern == found.bitPattern)
       #expect(Kernels(set).divergence(rows.table[0], rows.table[0], scratch: scratch.floats) == 0)
       #expect(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats.prefix(4 * count - 1)) == 0)
     }
+  }
+
+  /// Rows within 2^-5 of each other take shorter series: at that border both agree far beyond what f32 can tell.
+  @Test(arguments: InstructionSet.available) func divergenceOfNearRows(_ set: InstructionSet) {
+    var source = Source(seed: 77)
+    let base = (0..<1003).map { _ in source.normal() }
+    let scratch = Memory(count: Kernels.divergenceScratch(rowLength: base.count))
+    var found: [Double] = []
+    for last: Float in [0.03125, 0.031250004] {
+      var other = base.enumerated().map { $1 + ($0 % 2 == 0 ? 1 : -1) * Float($0 % 30) / 1024 }
+      other[1002] = base[1002] + last
+      let rows = Rows([base, other], shift: 3)
+      found.append(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats))
+      #expect(found.last?.bitPattern == Kernels(.scalar).divergence(rows.table[0], rows.table[1], scratch: scratch.floats).bitPattern)
+    }
+    #expect(abs(found[0] - found[1]) <= 1e-6 * found[1])
+    let rows = Rows([base, base.map { $0 + 0.001 }.dropLast() + [.infinity]], shift: 3)
+    #expect(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats) == 0)
   }
 
   /// From the paper's definition in f64; three models of which two are equal, and models that all are.
@@ -154,6 +202,50 @@ import Testing
     let none = Memory(count: 3)
     Kernels(set).columnCombination(none.floats, none.floats, firstIndex: 0, columns: 2, weights: [1, 2, 3], into: none.floats)
     #expect(none.values == [0, 0, 0])
+  }
+
+  /// β of PCB against the functions of the C library, where arguments are tiny, usual and large.
+  @Test(arguments: InstructionSet.available) func scoresOfCompetition(_ set: InstructionSet) {
+    var source = Source(seed: 21)
+    let scales: [Float] = [1e-19, 1e-10, 1e-5, 1e-3, 0.05, 0.3, 1, 5, 1e10]
+    var x: [Float] = [0, -0.0]
+    for scale in scales { for _ in 0..<101 { x.append(source.normal() * scale) } }
+    let y: [Float] = x.map { $0 * (source.normal() > 0 ? 0.5 : -1.5) }
+    let rows = Rows([x, y], shift: 1), output = Memory(count: x.count)
+    for pairwise in [false, true] {
+      Kernels(set).competition(rows.table, row: 0, bounds: [0.01, 2, 0, 1], pairwise: pairwise, into: output.floats)
+      for (index, found) in output.values.enumerated() {
+        func unit(_ x: Float, _ low: Double, _ high: Double) -> Double { (min(max(abs(Double(x)), low), high) - low) / (high - low) }
+        let (a, b) = (x[index], y[index])
+        let z: Double = (a < 0 ? -1 : 1) * unit(a, Double(Float(0.01)), 2)
+        let w: Double = (b < 0 ? -1 : 1) * unit(b, 0, 1)
+        let agreement: Double = pairwise ? tanh(z * z) + tanh(z * w) : tanh(Double(a) * Double(a + b))
+        let expected = exp(2 * z * z) * agreement
+        #expect(abs(Double(found) - expected) <= 6e-8 * abs(expected) + 1e-44, "\(a), \(b): \(found), \(expected)")
+      }
+    }
+  }
+
+  /// Exactly the elements between two ranks stay, of equal ones by the fixed order.
+  @Test(arguments: [TieRule.hash, .index]) func trimmedRows(_ ties: TieRule) {
+    for kind in [Kind.normal, .bfloatDifferences, .allEqual] {
+      for (count, drop, keep) in [(100, 10, 30), (100, 0, 1), (100, 99, 5), (100, 0, 100), (7, 3, 4), (1, 0, 1), (50, 0, 0), (50, 60, 3)] {
+        let values = kind.values(count, seed: 5).map { $0 == 0 ? 1e-30 : $0 }
+        let row = Memory(values, shift: 3), scratch = Memory(count: Kernels.trimScratch(rowLength: count), shift: 1)
+        Kernels(.best).trimRow(row.floats, firstIndex: 1000, ties: ties, drop: drop, keep: keep, scratch: scratch.floats)
+        let order = values.indices.sorted {
+          Kernels.key(values[$0], index: UInt64(1000 + $0), ties: ties) > Kernels.key(values[$1], index: UInt64(1000 + $1), ties: ties)
+        }
+        let kept = Set(order.dropFirst(drop).prefix(keep))
+        #expect(row.values == values.indices.map { kept.contains($0) ? values[$0] : 0 }, "\(kind), \(count), \(drop), \(keep)")
+        // Without room nothing is kept rather than memory overrun.
+        if drop < count && keep > 0 {
+          let short = Memory(values)
+          Kernels(.best).trimRow(short.floats, firstIndex: 0, ties: ties, drop: drop, keep: keep, scratch: scratch.floats.prefix(2 * count - 1))
+          #expect(short.values.allSatisfy { $0 == 0 })
+        }
+      }
+    }
   }
 
   @Test(arguments: InstructionSet.available) func roundsToTheType(_ set: InstructionSet) {

@@ -27,7 +27,8 @@
  *   Structs      An extensible struct begins with struct_size (its size where the caller was compiled) and flags; use its _INIT.
  *                Zero always means "the default". A smaller struct is an older one: what it lacks is zero. A larger one, whose
  *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 or above
- *                4096 gives INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
+ *                4096, or one that is no multiple of the struct's alignment, gives INGOT_E_INVALID_ARGUMENT. Arrays of such
+ *                structs are never passed: arrays of pointers are.
  *   Threads      Contexts serve one call at a time; a second call, from another thread or from inside a callback, returns
  *                INGOT_E_BUSY. All other objects are immutable and may be used from any thread at once, except that nobody may
  *                use an object while or after it is destroyed. "Any thread" below means: at any time, no locks needed.
@@ -37,6 +38,8 @@
  *   Manners      The library never prints, exits, aborts, installs signal handlers, sets environment variables or opens network
  *                connections. It reads INGOT_THREADS, INGOT_FORCE_ISA, HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
  *                XDG_CACHE_HOME and HOME; options win over them. (OpenMP and hwloc read their own OMP_* and HWLOC_*.)
+ *   Arithmetic   A call rounds to nearest, keeps subnormals and masks floating-point traps on its own thread too, and puts back what
+ *                it found: callbacks on that thread run in the same state.
  *   Same bytes   One recipe, one set of inputs and one seed give the same bytes for every number of threads, memory budget and
  *                instruction set, for all methods that work element by element.
  */

@@ -118,8 +118,9 @@ void ingotk_select_important(int32_t set, const float *importance, float thresho
 size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t rows, float *out, double *lanes, size_t n);
 /* Adds (x - base)^2 to the lanes where `selected` (null: everywhere) is not 0. */
 void ingotk_energy(int32_t set, const float *base, const float *x, const float *_Nullable selected, double *lanes, size_t n);
-/* base + the weighted mean of the deltas that have the sign of their plain sum; `base` where `selected` is 0. */
-void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *_Nullable selected, const float *weights,
+/* base + the weighted mean of the deltas that have the sign of their plain sum; `base` where `selected` is 0.
+ * The weights' sum counts as at least `floor`. */
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *_Nullable selected, const float *weights, float floor,
                       float *out, size_t n);
 /* exp of numbers up to 700 (0 below -700) and ln of positive normal numbers, to about 2e-16 and 4e-16. */
 void ingotk_exponential(int32_t set, const double *x, double *out, size_t n);
@@ -130,10 +131,75 @@ double ingotk_row_divergence(int32_t set, const float *base, const float *other,
 void ingotk_column_moments(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, double *sums, size_t n);
 void ingotk_column_combination(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, const float *weights,
                                float *out, size_t n);
+/* base + f (x - base) with the factor f of the element's column; x itself where f is 1, base itself where the difference is 0. */
+void ingotk_scale_channels(int32_t set, const float *x, const float *factors, uint64_t first, size_t columns, const float *base, float *out,
+                           size_t n);
+
+/* Side inputs. Weights are never negative; a term whose weight is 0 (or NaN, where that is not the first) is skipped. */
+
+/* What of the weights counts: those of row r times scale[r], after a floor of floor[r] (added, or the least value). */
+typedef struct {
+  const double *scale;
+  const double *floor;
+  double least;
+  bool adds;
+} ingotk_weighting;
+
+/* The mean of the rows of x weighted by those of w; `fallback`, else the plain mean of x, where the weights' sum is not above `least`. All in
+ * f64, rounded once. */
+void ingotk_weighted_mean(int32_t set, ingotk_rows x, ingotk_rows w, size_t rows, ingotk_weighting weighting,
+                          const float *_Nullable fallback, float *out, size_t n);
+/* v d d 2^64 (v 2^64 without d) in f32, at least the smallest number above 0. */
+void ingotk_saliency(int32_t set, const float *v, const float *_Nullable d, float *out, size_t n);
+/* (v^power factor + epsilon) scale; 0 where `kept` (null: nowhere) is 0. Negative values count as 0. In f64, rounded once. */
+typedef struct {
+  double power, factor, epsilon, scale;
+} ingotk_preconditioner;
+void ingotk_precondition(int32_t set, const float *v, const float *_Nullable kept, ingotk_preconditioner how, float *out, size_t n);
+/* v[i] = rows[r] columns[c], element first + i of a matrix with so many columns. */
+void ingotk_outer_product(int32_t set, const float *rows, size_t row_count, const float *columns, size_t column_count, uint64_t first,
+                          float *out, size_t n);
+/* +1 where g x + lambda prior (r - x)^2 <= 0, else -1: set as the votes when it `begins`, else added to them. */
+void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, const float *prior, float lambda, bool begins, float *votes,
+                 size_t n);
+/* r + (x - base) where the vote is above 0, else r. */
+void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n);
 /* Rounding to F16 or BF16 after every step; other types round nothing. */
 void ingotk_round_to(int32_t set, int32_t dtype, float *x, size_t n);
 void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t rows, const float *weights, bool normalize,
                            int32_t zero_sign, float *out, size_t n);
+
+/* Task vectors. */
+
+/* Of the rows' values that of the largest magnitude, of equal ones the last. */
+void ingotk_magmax(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n);
+/* TALL masks: row r marks an element where |d| > thresholds[r] |sum - d|. The rows' sum where at least `least` rows mark it, else 0. */
+void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *thresholds, int32_t least, float *out, size_t n);
+/* The rows' sum where row `row` (< rows) marks it, else 0. */
+void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, size_t row, float threshold, float *out, size_t n);
+/* The sign of the rows' sum (0 counts as minus) with the largest magnitude among the values that have it; 0 where none has. */
+void ingotk_unify(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n);
+/* `values` where x has their sign, else 0. */
+void ingotk_agree(int32_t set, const float *x, const float *values, float *out, size_t n);
+/* `elect` (a zero sum counts as plus); where the other sign's terms reach (1 - slack) times the elected sign's, all terms enter. */
+void ingotk_elect_with_slack(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, float slack, float *out,
+                             size_t n);
+/* x where it is not 0 and |x| >= share |merged|, else `merged`. */
+void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n);
+/* PCB's scores of row `row` (< rows). `bounds`: lowest and highest magnitude of each row. `part`: 0 all, 1 the positive, -1 the negative ones. */
+void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
+                        float *out, size_t n);
+/* PCB's weighted mean. `limits`: low, high, cut, top and factor of each row. */
+void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n);
+/* The sum of the rows, each value times its row's weight for its column; `weights` has `columns` for each row. */
+void ingotk_column_sum(int32_t set, ingotk_rows x, size_t rows, uint64_t first, size_t columns, const float *weights, float *out, size_t n);
+/* The sum of the rows times their scores: `value` above the row's cut, else the softmax of the magnitudes over the rows. */
+void ingotk_significance_sum(int32_t set, ingotk_rows x, size_t rows, const double *cuts, double value, float *out, size_t n);
+/* Adds to four runs of 16 lanes: opposite signs, neither zero, the smaller magnitude at opposite signs, both magnitudes. */
+void ingotk_conflict_mass(int32_t set, const float *x, const float *y, double *opposite, double *both, double *opposed, double *all,
+                          size_t n);
+/* One row in place: without its `drop` largest keys, the next `keep` stay. `keys` has room for n. */
+void ingotk_trim_row(int32_t set, float *x, uint64_t first, int32_t ties, size_t drop, size_t keep, uint64_t *keys, size_t n);
 
 /* Comparison. */
 
@@ -156,6 +222,10 @@ typedef struct {
 size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t first, int32_t ties, uint64_t low, uint64_t high,
                              uint64_t *above, uint64_t *keys, size_t capacity, size_t n, size_t *bad);
 size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n);
+/* Adds to two counts: how many values of x are zero, and in how many elements only one of x and y is. */
+void ingotk_count_zeros(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n);
+/* base + the mean of the deltas x - base, each weighted by its own square or magnitude; by nothing where these sum to less than 1e-13. */
+void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t rows, bool squares, float *out, size_t n);
 
 #pragma clang assume_nonnull end
 

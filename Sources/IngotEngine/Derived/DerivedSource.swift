@@ -185,7 +185,14 @@ struct StoredBytes: DerivedTensor {
 extension ProvidedModel {
   /// The model with every tensor in row-major order and in a type that can be merged: strided tensors are gathered and quantised ones decoded when
   /// they are read. Throws `.unsupported`, naming the scheme, for quantised weights that cannot be decoded here.
-  package func readable() throws(IngotError) -> ProvidedModel { try gathered().decoded() }
+  package func readable() throws(IngotError) -> ProvidedModel {
+    guard !DeltaPack.isPack(checkpoint) else {
+      throw IngotError(
+        .unsupported, "found a delta pack, expected a model", hint: "name it after its base: BASE+\(path); 'ingot delta' unpacks it",
+        subject: path)
+    }
+    return try gathered().decoded()
+  }
 
   /// The model with every tensor in row-major order.
   func gathered() throws(IngotError) -> ProvidedModel {
