@@ -31,7 +31,7 @@ let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
 
 /// Tests/Corpora is replayed in every test run; libFuzzer's entry is compiled for scripts/fuzz alone.
 let fuzzDependencies: [Target.Dependency] = [
-  "IngotABI", "IngotMethods", "IngotRecipes", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CIngot",
+  "IngotABI", "IngotEngine", "IngotMethods", "IngotRecipes", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CIngot",
 ]
 let fuzzTargets: Target =
   isFuzzing

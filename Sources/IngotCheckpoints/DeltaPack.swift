@@ -148,7 +148,8 @@ package struct DeltaPack: Sendable {
     if let place = tasks.firstIndex(of: name) { return place }
     if let number = Int(name), tasks.indices.contains(number) { return number }
     throw IngotError(
-      .invalidArgument, "the pack has no task \"\(name.prefix(60))\"", hint: "name one of \(taskList), or a number from 0 to \(tasks.count - 1)")
+      .invalidArgument, "the pack has no task \"\(name.prefix(60))\"",
+      hint: "name one of \(taskList), or a number from 0 to \(tasks.count - 1)")
   }
 
   private var taskList: String { tasks.prefix(8).joined(separator: ", ") + (tasks.count > 8 ? ", …" : "") }

@@ -160,11 +160,11 @@ extension ModelReference.Part {
       return IngotError(
         .notFound, "model not found: \(local)\(cache); expected a model of the revision \(revision ?? "main")",
         hint: "fetch it with: \(command)",
-        subject: description, position: position)
+        subject: place, position: position)
     }
     return IngotError(
       .notFound, "model not found: no such directory or file, and not of the form org/name",
-      hint: "check the path; a path that contains + or @ is written {model: {path: \"…\"}}", subject: description, position: position)
+      hint: "check the path; a path that contains + or @ is written {model: {path: \"…\"}}", subject: place, position: position)
   }
 
   private static func expandingHome(_ path: String, _ environment: (String) -> String?) -> String {

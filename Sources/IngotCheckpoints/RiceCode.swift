@@ -24,14 +24,18 @@ package enum RiceCode {
 
   /// The b that gives the shortest code (the lowest of several), and the bytes of that code. `elements` are in the order of their positions.
   package static func size(of elements: [Element]) -> (remainderBits: Int, byteCount: Int) {
+    // The ones of all gaps, for every b.
+    var ones = SIMD16<UInt32>(repeating: 0)
+    let shifts = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    var previous = -1
+    for element in elements {
+      let gap = Int(element.position) - previous - 1
+      ones &+= SIMD16(repeating: UInt32(truncatingIfNeeded: gap)) &>> shifts
+      previous = Int(element.position)
+    }
     var best = (remainderBits: 0, bits: Int.max)
     for remainderBits in 0...mostRemainderBits {
-      var bits = elements.count * (remainderBits + 2)
-      var previous = -1
-      for element in elements {
-        bits += (Int(element.position) - previous - 1) >> remainderBits
-        previous = Int(element.position)
-      }
+      let bits = elements.count * (remainderBits + 2) + Int(ones[remainderBits])
       if bits < best.bits { best = (remainderBits, bits) }
     }
     return (best.remainderBits, (best.bits + 7) / 8)
@@ -72,9 +76,10 @@ package enum RiceCode {
       guard position < length else { throw malformed("an element at \(position) of a block of \(length)") }
       elements.append(Element(position: UInt16(position), isNegative: false))
     }
-    for index in elements.indices {
-      guard let sign = reader.bits(1) else { throw malformed("a stream that ends after \(index) of \(count) signs") }
-      elements[index].isNegative = sign == 1
+    for first in stride(from: 0, to: count, by: 32) {
+      let part = min(32, count - first)
+      guard let signs = reader.bits(part) else { throw malformed("a stream that ends after \(first) of \(count) signs") }
+      for index in 0..<part { elements[first + index].isNegative = signs >> index & 1 == 1 }
     }
     guard reader.isAtEnd else { throw malformed("a stream that is longer than its \(count) elements") }
     return elements
@@ -127,6 +132,11 @@ private struct BitReader {
   /// At least the next 57 bits, lowest first; zeros behind the end.
   private var window: UInt64 {
     let first = position >> 3
+    if first + 8 <= bytes.count {
+      // SAFETY: the eight bytes lie in the array.
+      let word = unsafe bytes.withUnsafeBytes { unsafe $0.loadUnaligned(fromByteOffset: first, as: UInt64.self) }
+      return UInt64(littleEndian: word) >> UInt64(position & 7)
+    }
     var word: UInt64 = 0
     for index in 0..<8 where first + index < bytes.count { word |= UInt64(bytes[first + index]) << UInt64(8 * index) }
     return word >> UInt64(position & 7)

@@ -27,7 +27,7 @@ struct MergekitCheck: Sendable {
     return table
   }()
 
-  static let all: [MergekitCheck] = bugs + differences
+  static let all: [MergekitCheck] = bugs + differences + methods + inputs
 
   // MARK: - Bugs
 
@@ -197,11 +197,11 @@ struct MergekitCheck: Sendable {
 
   // MARK: - Parts
 
-  private static func present(_ subjects: [String]) -> [String]? { subjects.isEmpty ? nil : subjects }
+  static func present(_ subjects: [String]) -> [String]? { subjects.isEmpty ? nil : subjects }
 
   /// The model whose config the output gets.
   private static func donor(_ context: MergekitContext) -> ProvidedModel? {
-    let index = context.recipe.baseModel ?? context.recipe.slices.first?.sources.first?.model ?? 0
+    let index = context.donorIndex
     return context.models.indices.contains(index) ? context.models[index] : nil
   }
 

@@ -40,6 +40,17 @@ package struct ProvidedAdapter: Sendable {
 /// Opens the models that recipes name. Called while planning, one model at a time.
 package protocol ModelProvider: Sendable {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+
+  /// A model that was found elsewhere, with the adapter applied that `reference` names behind a `+`.
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+}
+
+extension ModelProvider {
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    throw IngotError(
+      .unsupported, "the adapter of \(reference.name) cannot be found where these models come from", subject: reference.name,
+      position: reference.position)
+  }
 }
 
 /// Models on this machine: directories, weight files, and names in the local cache of the Hugging Face hub. Opens no network connection.
@@ -59,7 +70,18 @@ package struct LocalModels: ModelProvider {
       let model = try find(parsed.model, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
         try open(path: path, isDirectory: isDirectory, isLocal: isLocal)
       }
-      guard let part = parsed.adapter else { return model }
+      return try adapting(model, as: reference)
+    } catch {
+      var placed = error
+      if placed.position == nil { placed.position = reference.position }
+      throw placed
+    }
+  }
+
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    let parsed = try Self.parse(reference)
+    guard let part = parsed.adapter else { return model }
+    do throws(IngotError) {
       return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
         if let pack = try Self.pack(at: path, isDirectory: isDirectory, isLocal: isLocal) {
           return try model.applying(pack: pack, task: part.task, name: parsed.model.description)

@@ -121,9 +121,24 @@ struct RecordedModels: ModelProvider {
         hint: "if it was moved: --model '\(model.name)=PATH'; a model that was in memory cannot be read again", subject: model.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) }, position: reference.position)
+      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) },
+      position: reference.position)
     let found = try LocalModels(environment: [:]).open(placed).readable()
     try requireRecorded(found, model, at: path)
+    return found
+  }
+
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    guard let recorded = models[reference.name], let adapter = recorded.adapter else {
+      throw IngotError(.format, "the record has no adapter of this name", subject: reference.name)
+    }
+    guard try fileStatus(adapter) != nil else {
+      throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter)", subject: recorded.name)
+    }
+    let placed = IngotRecipes.ModelReference(
+      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil), position: reference.position)
+    let found = try LocalModels(environment: [:]).adapting(model, as: placed)
+    try requireRecorded(found, recorded, at: adapter)
     return found
   }
 

@@ -44,7 +44,9 @@ struct TokenNumbers {
       guard let new = renumbered(node, placed: key == Self.placed) else {
         if let said = other?[key], said.asInt != nil || said.asArray != nil {
           config[key] = said
-          note("\(path)\(key) is \(JSON.text(said)) as in the tokenizer's model, and was \(JSON.text(node)): not all of its tokens are in the output", file)
+          note(
+            "\(path)\(key) is \(JSON.text(said)) as in the tokenizer's model, and was \(JSON.text(node)): not all of its tokens are in the output",
+            file)
         } else {
           note("\(path)\(key) is \(JSON.text(node)), of which not every token is in the output; check it", file)
         }

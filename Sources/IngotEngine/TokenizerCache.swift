@@ -9,6 +9,7 @@ struct TokenizerCache {
     var vocabulary: Vocabulary
     /// The content, where it can be written again.
     var file: TokenizerFile?
+    var isOfSentencePiece = false
   }
 
   private var first: (bytes: [UInt8], found: Found)?
@@ -38,7 +39,9 @@ struct TokenizerCache {
   }
 
   /// Model types whose numbers are not the places of the pieces.
-  private static let shifted: Set<String> = ["pegasus", "pegasus_x", "bigbird_pegasus", "xlm-roberta", "camembert", "mbart", "nllb-moe", "m2m_100"]
+  private static let shifted: Set<String> = [
+    "pegasus", "pegasus_x", "bigbird_pegasus", "xlm-roberta", "camembert", "mbart", "nllb-moe", "m2m_100",
+  ]
 
   /// A tokenizer of SentencePiece's alone: its pieces are known, and the file can be carried over as it is.
   private mutating func readSentencePiece(_ model: ProvidedModel, _ files: any ModelFiles, name: String) throws(IngotError) -> Found? {
@@ -47,13 +50,14 @@ struct TokenizerCache {
       let type = model.checkpoint.config?["model_type"]?.asString
       guard fileName == "tokenizer.model" || fileName == "spiece.model", !(type.map(Self.shifted.contains) ?? false) else {
         throw IngotError(
-          .unsupported, "the tokenizer is \(fileName) alone, which is not read here\(type.map { " for \($0) models" } ?? ""), expected tokenizer.json",
+          .unsupported,
+          "the tokenizer is \(fileName) alone, which is not read here\(type.map { " for \($0) models" } ?? ""), expected tokenizer.json",
           hint: Vocabulary.conversionHint, subject: name)
       }
       let vocabulary = try Vocabulary(
-        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: Limit.tokenizerBytes),
+        sentencePiece: bytes, config: try files.readWhole("tokenizer_config.json", limit: Limit.tokenizerConfigBytes),
         added: try files.readWhole("added_tokens.json", limit: Limit.tokenizerBytes), origin: files.displayPath + "/" + fileName)
-      return Found(fileName: fileName, vocabulary: vocabulary, file: nil)
+      return Found(fileName: fileName, vocabulary: vocabulary, file: nil, isOfSentencePiece: true)
     }
     return nil
   }

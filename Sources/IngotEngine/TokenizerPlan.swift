@@ -42,6 +42,8 @@ struct TokenizerPlan {
   let file: TokenizerFile?
   /// Tokens of the donor that are no longer there.
   let removed: [Vocabulary.Token]
+  /// True when the donor has a SentencePiece model and no tokenizer.json.
+  let isOfSentencePiece: Bool
 }
 
 /// Reads the models' tokenizers and merges them as the recipe says.
@@ -106,7 +108,7 @@ struct TokenizerPlanner {
     return TokenizerPlan(
       vocabulary: merged, planned: planned, rows: rows, numbers: numbers, vocabularies: vocabularies, requests: requests, donor: donor,
       file: file,
-      removed: removed)
+      removed: removed, isOfSentencePiece: found.isOfSentencePiece)
   }
 
   private var sourceName: String {
@@ -118,7 +120,7 @@ struct TokenizerPlanner {
   }
 
   /// The number of tokens that a model has rows for: by its config, and by its embeddings.
-  private static func rowLimit(_ model: ProvidedModel) -> Int {
+  static func rowLimit(_ model: ProvidedModel) -> Int {
     let config = model.checkpoint.config
     var limit = (config?["vocab_size"] ?? config?[path: "text_config.vocab_size"])?.asInt ?? .max
     for tensor in model.checkpoint.tensors where tensor.shape.rank == 2 {

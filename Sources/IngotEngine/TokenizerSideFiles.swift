@@ -61,7 +61,8 @@ struct TokenizerSideFiles {
     for place in files.indices where ["config.json", "generation_config.json"].contains(files[place].name) {
       let name = files[place].name
       guard var config = try json(of: files[place], in: donor) else { continue }
-      let other = plan.donor == donor ? nil : try models[plan.donor].files.flatMap { (files) throws(IngotError) in try Self.json(name, in: files) }
+      let other =
+        plan.donor == donor ? nil : try models[plan.donor].files.flatMap { (files) throws(IngotError) in try Self.json(name, in: files) }
       var numbers = TokenNumbers(of: own, to: plan.vocabulary, other: other)
       let before = config
       numbers.renumber(&config, file: name)
@@ -111,7 +112,8 @@ struct TokenizerSideFiles {
       isWritten = true
     }
     for name in ["chat_template.json", "tokenizer_config.json"] {
-      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place], in: plan?.donor ?? donor) else { continue }
+      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place], in: plan?.donor ?? donor)
+      else { continue }
       guard config["chat_template"] != nil || (!isWritten && name == "tokenizer_config.json") else { continue }
       config["chat_template"] = .string(text)
       files[place].content = .bytes(JSON.bytes(config, style: .pretty) + [0x0A])

@@ -44,6 +44,28 @@ package struct ModelReference: Sendable {
     }
   }
 
+  /// The names of documents that it may mean: the bare name, else what stands before an adapter.
+  package var documentNames: [String] { [bareName, adapted?.stem].compactMap(\.self) }
+
+  /// What stands before an adapter, where that may be a document's name, and the adapter alone.
+  private var adapted: (stem: String, adapter: Location)? {
+    switch (location, adapter) {
+    case (.text(let text), let adapter?): return text.contains("+") ? nil : (text, adapter)
+    case (.fields(let path, nil), let adapter?): return (path, adapter)
+    case (.text(let text), nil):
+      guard let plus = text.firstIndex(of: "+") else { return nil }
+      return (String(text[..<plus]), .text(String(text[text.index(after: plus)...])))
+    default: return nil
+    }
+  }
+
+  /// What of it must be there before a merge whose documents have these names: nothing of a document, of an adapter on one the adapter.
+  func external(beside documents: Set<String>) -> ModelReference? {
+    if let name = bareName, documents.contains(name) { return nil }
+    guard let adapted, documents.contains(adapted.stem) else { return self }
+    return ModelReference(adapted.adapter, position: position)
+  }
+
   /// Equal for two references that are the same model to a recipe. Structural, as in mergekit: `./m` and `m` differ.
   package var identity: [String] {
     func place(_ location: Location) -> [String]? {
@@ -170,8 +192,8 @@ package struct Recipe: Sendable {
   package var externalModels: [ModelReference] {
     let names = Set(stages.compactMap(\.name))
     var seen: Set<[String]> = []
-    return (stages + [self]).flatMap(\.models).filter { model in
-      !(model.bareName.map(names.contains) ?? false) && seen.insert(model.identity).inserted
+    return (stages + [self]).flatMap(\.models).compactMap { model in
+      model.external(beside: names).flatMap { seen.insert($0.identity).inserted ? $0 : nil }
     }
   }
 }

@@ -85,7 +85,9 @@ struct RecipeGraph {
   private func visit(_ index: Int, _ order: inout [Int], _ open: inout Set<Int>) throws(IngotError) {
     open.insert(index)
     for model in documents[index].recipe.models {
-      guard let name = model.bareName, let place = places[name], !order.contains(place) else { continue }
+      guard let name = model.documentNames.first(where: { places[$0] != nil }), let place = places[name], !order.contains(place) else {
+        continue
+      }
       guard !open.contains(place) else {
         throw IngotError(
           .recipe, "the documents need one another in a circle: \(excerpt(name)) is read here, and is itself made from this document",

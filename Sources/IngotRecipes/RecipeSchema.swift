@@ -12,6 +12,8 @@ extension MethodCatalog {
     definitions["layer_range"] = .object([
       "type": "array", "items": ["type": "integer", "minimum": 0], "minItems": 2, "maxItems": 2,
     ])
+    definitions["token"] = Schema.token
+    definitions["tensor_rule"] = Schema.tensorRule(methods)
     for method in methods {
       definitions["\(method.name).parameters"] = Schema.parameters(method.parameters)
       definitions["\(method.name).side"] = Schema.sides(method, isPerModel: false)
@@ -31,18 +33,23 @@ extension MethodCatalog {
     properties["models"] = Schema.list(of: Schema.source(parameters: .bool(true), side: .bool(true), hasLayers: false))
     properties["aim"] = Schema.activationScaling
     properties["slices"] = Schema.list(of: Schema.slice(sources: .bool(true), parameters: .bool(true)))
+    properties["modules"] = Schema.modules(sources: .bool(true), models: .bool(true), parameters: .bool(true))
+    properties["tensors"] = .object(["type": ["array", "null"], "items": ["$ref": "#/$defs/tensor_rule"]])
+    properties["tokenizer_source"] = Schema.tokenizerSource
+    properties["tokenizer"] = Schema.tokenizer
+    properties["chat_template"] = Schema.chatTemplate
     return .object([
       "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe of a model merge",
       "description": "mergekit's recipe language as Ingot reads it.", "type": "object", "required": ["merge_method"],
       "properties": .object(properties), "additionalProperties": false,
       "oneOf": .array(["models", "slices", "modules"].map { .object(["required": [.string($0)]]) }),
-      "allOf": .array(methods.map(Schema.rule)), "$defs": .object(definitions),
+      "allOf": .array([Schema.oneTokenizer] + methods.map(Schema.rule)), "$defs": .object(definitions),
     ])
   }
 }
 
 /// The parts of the schema.
-private enum Schema {
+enum Schema {
   static var reference: JSONValue {
     let text: JSONValue = ["type": "string"]
     func place(_ properties: JSONValue) -> JSONValue {
@@ -129,13 +136,19 @@ private enum Schema {
     let side: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).side")])
     let sideOfModels: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).model_side")])
     let sources = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: true))
+    let models = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: false))
     var consequence = JSONObject()
     consequence["properties"] = .object([
-      "parameters": all, "side": side, "models": list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: false)),
-      "slices": list(of: slice(sources: sources, parameters: all)),
+      "parameters": all, "side": side, "models": models, "slices": list(of: slice(sources: sources, parameters: all)),
+      "modules": modules(sources: sources, models: models, parameters: all), "tensors": tensorRules(of: all),
     ])
     // A slice may name its own.
-    if method.base == .required { consequence["anyOf"] = [["required": ["base_model"]], ["required": ["slices"]]] }
+    if method.base == .required {
+      consequence["anyOf"] = [
+        ["required": ["base_model"]], ["required": ["slices"]],
+        ["required": ["modules"], "properties": ["modules": ["additionalProperties": ["required": ["slices"]]]]],
+      ]
+    }
     return .object([
       "if": .object(["properties": .object(["merge_method": .object(["const": .string(method.name)])]), "required": ["merge_method"]]),
       "then": .object(consequence),

@@ -56,7 +56,9 @@ struct PackRefusalTests {
     let scratch = try arrange()
     expect(.invalidArgument, ["compfet", "compeft"]) { try scratch.pack("compfet", ["A"]) }
     expect(.invalidArgument, ["densty", "density"]) { try scratch.pack("compeft", ["A"], ["densty": "1"]) }
-    for value in ["0", "1.1", "-1", "nan", "x", ""] { expect(.invalidArgument, ["density"]) { try scratch.pack("compeft", ["A"], ["density": value]) } }
+    for value in ["0", "1.1", "-1", "nan", "x", ""] {
+      expect(.invalidArgument, ["density"]) { try scratch.pack("compeft", ["A"], ["density": value]) }
+    }
     expect(.invalidArgument, ["twice", "/A"]) { try scratch.pack("emr", ["A", "B", "A"]) }
     expect(.invalidArgument, ["the base is among"]) { try scratch.pack("emr", ["A", "base"]) }
     expect(.invalidArgument, ["2 models", "exactly 1"]) { try scratch.pack("bitdelta", ["A", "B"]) }
@@ -135,7 +137,9 @@ struct PackRefusalTests {
   @Test func headers() throws {
     let scratch = try arrange()
     try scratch.pack("emr", ["A", "B"])
-    func refuses(_ old: String, _ new: String, _ status: Status, _ words: [String], sourceLocation: SourceLocation = #_sourceLocation) throws {
+    func refuses(_ old: String, _ new: String, _ status: Status, _ words: [String], sourceLocation: SourceLocation = #_sourceLocation)
+      throws
+    {
       try rewrite(scratch, old, new)
       expect(status, words, sourceLocation: sourceLocation) { _ = try scratch.packed("0", name: "PACK2") }
       expect(status, words, sourceLocation: sourceLocation) { _ = try PackSummary(path: scratch("PACK2")) }

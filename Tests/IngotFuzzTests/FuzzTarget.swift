@@ -20,12 +20,12 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case torch
   /// adapter_config.json, a NUL byte, and the adapter's tensors, one per line.
   case adapter
+  /// A file delta_pack.safetensors, applied and unpacked.
+  case pack
   /// A file tokenizer.json.
   case tokenizer
   /// A file tokenizer.model.
   case sentencepiece
-  /// The metadata of a delta pack, one KEY=VALUE on a line, a NUL byte, and its tensors, one per line.
-  case pack
   /// Three numbers, and the Rice code of a block.
   case rice
   /// Option structs, sources and sinks that a C program fills.
@@ -49,9 +49,9 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .pickle: try readTorch(torchArchive(pickle: bytes))
       case .torch: try readTorch(bytes)
       case .adapter: try readAdapter(bytes)
+      case .pack: try readPack(bytes)
       case .tokenizer: try readTokenizer(bytes)
       case .sentencepiece: try readSentencePiece(bytes)
-      case .pack: try readPack(bytes)
       case .rice: try readRice(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)

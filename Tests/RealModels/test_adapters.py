@@ -283,3 +283,37 @@ def test_as_peft_merges(ingot: Command, folder: Path, kind: str, config: dict[st
     assert {start + name for name in found} == wanted.keys() - tied
     for name, tensor in found.items():
         assert torch.allclose(tensor, wanted[start + name], rtol=1e-5, atol=1e-6), name
+
+
+def test_adapter_on_a_document(ingot: Command, folder: Path) -> None:
+    """`document+adapter` is the adapter on the document's result, as if that had been merged first; and the merge can be run again."""
+    tensors = base_tensors()
+    one = write_base(folder / "one", tensors)
+    two = write_base(folder / "two", {name: tensor + torch.randn_like(tensor) * 0.1 for name, tensor in tensors.items()})
+    a, b = pair(300, 500)
+    magnitude = torch.rand(300) + 0.5
+    content = {f"{Q}.lora_A.weight": a, f"{Q}.lora_B.weight": b, f"{Q}.lora_magnitude_vector": magnitude}
+    adapter = write_adapter(folder / "lora", content, use_dora=True)
+    mean = {"merge_method": "linear", "dtype": "float32", "models": [{"model": str(m), "parameters": {"weight": 1}} for m in (one, two)]}
+    last: dict[str, Any] = {"merge_method": "linear", "dtype": "float32"}
+
+    def final(model: object) -> dict[str, Any]:
+        return {**last, "models": [{"model": model, "parameters": {"weight": 0.75}}, {"model": str(one), "parameters": {"weight": 0.25}}]}
+
+    (folder / "mean.yml").write_text(json.dumps(mean))
+    ingot.merge(folder / "mean.yml", folder / "mean")
+    (folder / "apart.yml").write_text(json.dumps(final(f"{folder / 'mean'}+{adapter}")))
+    wanted = ingot.merge(folder / "apart.yml", folder / "wanted")
+    weight = (tensors[f"{Q}.weight"] + safetensors_torch.load_file(two / "model.safetensors")[f"{Q}.weight"]).double() / 2
+    adapted = dora(weight, 2 * (b.double() @ a.double()), magnitude, 1)
+    found = safetensors_torch.load_file(folder / "wanted" / "model.safetensors")[f"{Q}.weight"]
+    assert close(found, 0.75 * adapted + 0.25 * tensors[f"{Q}.weight"])
+    for number, model in enumerate([f"mean+{adapter}", {"model": "mean", "lora": str(adapter)}]):
+        text = f"{json.dumps({'name': 'mean', **mean})}\n---\n{json.dumps(final(model))}\n"
+        (folder / "graph.yml").write_text(text)
+        out = folder / f"out{number}"
+        assert ingot.merge(folder / "graph.yml", out, "--threads", number + 1).digests == wanted.digests
+        assert "0 differ" in (said := ingot("reproduce", out).stdout) or "same" in said, said
+    assert "lora" in (folder / "out0" / "README.md").read_text()
+    plan = json.loads(ingot("plan", folder / "graph.yml", "--json").stdout)
+    assert [stage["name"] for stage in plan["stages"]] == ["mean"]

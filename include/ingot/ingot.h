@@ -407,6 +407,21 @@ enum {
   INGOT_PLAN_NO_FILES = 2 /* a model that is neither in `models` nor opened by the resolver is an error: read no local file */
 };
 
+/* ingot_plan_options.numerics */
+enum {
+  INGOT_NUMERICS_OF_RECIPE = 0,
+  INGOT_NUMERICS_ONCE = 1,    /* float32 throughout, one rounding at the end */
+  INGOT_NUMERICS_STEPWISE = 2 /* rounds to the tensors' type after each documented step, as mergekit does; slower */
+};
+
+/* ingot_plan_options.missing: what becomes of tensors that some models lack */
+enum {
+  INGOT_MISSING_OF_RECIPE = 0,
+  INGOT_MISSING_ERROR = 1,
+  INGOT_MISSING_INTERSECTION = 2, /* they are left out */
+  INGOT_MISSING_UNION = 3         /* they are merged from the models that have them, or copied where the method needs more */
+};
+
 /* ingot_plan_options.shard_size_bytes for one file. */
 #define INGOT_SHARD_SIZE_UNLIMITED UINT64_MAX
 
@@ -418,8 +433,10 @@ typedef struct ingot_plan_options {
   const ingot_model *INGOT_NONNULL const *INGOT_NULLABLE models; /* `model_count` borrowed handles; the plan keeps what it needs */
   uint64_t model_count;
   const ingot_resolver *INGOT_NULLABLE resolver; /* consumed; NULL: models not in `models` are local files */
+  uint32_t numerics;                             /* INGOT_NUMERICS_*; takes the place of the recipe's */
+  uint32_t missing;                              /* INGOT_MISSING_*; takes the place of the recipe's */
 } ingot_plan_options;
-#define INGOT_PLAN_OPTIONS_INIT {(uint32_t)sizeof(ingot_plan_options), 0, 0, 0, NULL, 0, NULL}
+#define INGOT_PLAN_OPTIONS_INIT {(uint32_t)sizeof(ingot_plan_options), 0, 0, 0, NULL, 0, NULL, 0, 0}
 
 /* Makes a plan: opens every model, reads headers, checks all that can be checked before the first byte is written.
  *   context  one call at a time

@@ -281,7 +281,7 @@ extension ProvidedModel {
       readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin,
       compile: Self.namePattern)
     // The adapter's files and what is derived from them come behind the base's, so that every tensor has its place among one model's sources.
-    let first = model.checkpoint.shards.count
+    let first = model.sources.count
     let folder = adapter.path.split(separator: "/").last.map(String.init) ?? "adapter"
     var shards = readable.checkpoint.shards
     for index in shards.indices { shards[index].name = folder + "/" + shards[index].name }

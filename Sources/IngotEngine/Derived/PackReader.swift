@@ -25,7 +25,10 @@ struct PackReader {
   private static func words<Value: FixedWidthInteger>(
     _ tensor: CheckpointTensor, of model: ProvidedModel, as type: Value.Type = UInt32.self
   ) throws(IngotError) -> [Value] {
-    let bytes = try StoredBytes(tensor, of: model).bytes(0, tensor.byteCount)
+    words(try StoredBytes(tensor, of: model).bytes(0, tensor.byteCount))
+  }
+
+  private static func words<Value: FixedWidthInteger>(_ bytes: [UInt8]) -> [Value] {
     let width = Value.bitWidth / 8
     return stride(from: 0, to: bytes.count / width * width, by: width).map { start in
       (0..<width).reduce(Value(0)) { $0 | Value(truncatingIfNeeded: bytes[start + $1]) << Value(8 * $1) }
@@ -59,7 +62,7 @@ struct PackReader {
       let mask = tensor.form == .masked ? task : 0
       firstByte = mask * ((tensor.count + 7) / 8)
       let first = mask * tensor.blockCount
-      checks = Array(try words(.checks, tensor).dropFirst(first).prefix(tensor.blockCount))
+      checks = Self.words(try stored(.checks, tensor).bytes(4 * first, 4 * tensor.blockCount))
       let bits = try stored(.bits, tensor)
       if tensor.form == .signs {
         content = .signs(bits)

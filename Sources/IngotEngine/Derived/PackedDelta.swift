@@ -4,7 +4,7 @@ internal import IngotTensors
 
 /// The delta of a packed tensor as f32, for one task. Its bits or codes are read a block at a time and compared with their check, so any range costs
 /// at most two blocks more than it is; memory is one block.
-final class PackedDelta: DerivedTensor {
+struct PackedDelta: DerivedTensor {
   enum Content: Sendable {
     /// Rice codes; where each block's begins and how many elements it has, with the remainder bits.
     case ternary(StoredBytes, blocks: [Block])
@@ -24,14 +24,14 @@ final class PackedDelta: DerivedTensor {
   private static let block = RiceCode.blockElements
 
   private let name: String
-  private let content: Content
+  private var content: Content
   /// Elements.
   private let count: Int
   /// Where the first bit of the task lies.
   private let firstByte: Int
   private let checks: [UInt32]
   private let scale: Float
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   init(name: String, content: Content, count: Int, firstByte: Int, checks: [UInt32], scale: Float) {
     self.name = name
@@ -40,6 +40,21 @@ final class PackedDelta: DerivedTensor {
     self.firstByte = firstByte
     self.checks = checks
     self.scale = scale
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor { try delta(of: run) }
+
+  /// The same delta as one run reads it.
+  func delta(of run: SourceBinding) throws(IngotError) -> PackedDelta {
+    var bound = self
+    bound.kernels = run.kernels
+    bound.content =
+      switch content {
+      case .ternary(let stored, let blocks): .ternary(try stored.bytes(of: run), blocks: blocks)
+      case .signs(let stored): .signs(try stored.bytes(of: run))
+      case .masked(let stored, let vector): .masked(try stored.bytes(of: run), vector: try vector.bound(to: run))
+      }
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
@@ -95,21 +110,30 @@ final class PackedDelta: DerivedTensor {
 
   private func damaged(_ block: Int) -> IngotError {
     IngotError(
-      .format, "the pack is damaged: block \(block) of the tensor does not have its check", hint: "copy or make the pack again", subject: name)
+      .format, "the pack is damaged: block \(block) of the tensor does not have its check", hint: "copy or make the pack again",
+      subject: name)
   }
 }
 
 /// The delta of a tensor that is stored whole: its values less the base's.
-final class WholeDelta: DerivedTensor {
+struct WholeDelta: DerivedTensor {
   private static let chunk = 1 << 14
 
-  private let whole: FloatReader
-  private let base: FloatReader
-  private let kernels = Kernels(.best)
+  private var whole: FloatReader
+  private var base: FloatReader
+  private var kernels = Kernels(.best)
 
   init(whole: FloatReader, base: FloatReader) {
     self.whole = whole
     self.base = base
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.whole = try whole.bound(to: run)
+    bound.base = try base.bound(to: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
@@ -127,14 +151,22 @@ final class WholeDelta: DerivedTensor {
 }
 
 /// A base's tensor plus a delta, as f32; where the delta is 0 the base itself, so that its −0 survives.
-final class UnpackedTensor: DerivedTensor {
-  private let base: FloatReader
-  private let delta: PackedDelta
-  private let kernels = Kernels(.best)
+struct UnpackedTensor: DerivedTensor {
+  private var base: FloatReader
+  private var delta: PackedDelta
+  private var kernels = Kernels(.best)
 
   init(base: FloatReader, delta: PackedDelta) {
     self.base = base
     self.delta = delta
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.base = try base.bound(to: run)
+    bound.delta = try delta.delta(of: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {

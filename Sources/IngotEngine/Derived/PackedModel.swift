@@ -27,7 +27,8 @@ extension ProvidedModel {
         derivation.substitute(whole)
         continue
       }
-      let unpacked = UnpackedTensor(base: FloatReader(try StoredBytes(stored, of: base), stored.dtype), delta: try reader.delta(of: tensor, task: task))
+      let unpacked = UnpackedTensor(
+        base: FloatReader(try StoredBytes(stored, of: base), stored.dtype), delta: try reader.delta(of: tensor, task: task))
       try derivation.replace(
         stored, dtype: .f32, shape: stored.shape, nominal: nominal, by: unpacked, description: "\(reader.pack.method.rawValue) \(task)")
     }
@@ -70,7 +71,8 @@ extension ProvidedModel {
         delta = try reader.delta(of: tensor, task: task)
       }
       try derivation.replace(
-        first, name: tensor.name, dtype: .f32, shape: tensor.shape, nominal: nil, by: delta, description: "\(reader.pack.method.rawValue) \(task)")
+        first, name: tensor.name, dtype: .f32, shape: tensor.shape, nominal: nil, by: delta,
+        description: "\(reader.pack.method.rawValue) \(task)")
     }
     if reader.pack.scales != nil { derivation.remove(DeltaPack.scalesName) }
     derivation.remove(DeltaPack.errorsName)
@@ -94,7 +96,8 @@ extension ProvidedModel {
     let digest = try packIdentity(of: pack.tensors.map(\.name))
     guard digest == pack.baseDigest else {
       throw IngotError(
-        .shape, "the pack was made with the base \(pack.baseName.prefix(200)) (\(pack.baseDigest.prefix(32))), and \(name) is another one (\(digest))",
+        .shape,
+        "the pack was made with the base \(pack.baseName.prefix(200)) (\(pack.baseDigest.prefix(32))), and \(name) is another one (\(digest))",
         hint: "apply it to the model it was made with", subject: path)
     }
   }

@@ -24,7 +24,8 @@ extension Engine {
   ) throws(IngotError) -> PackSummary {
     var request = OutputRequest(
       destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: plan.settings.json + plan.baseDigest), sources: plan.merge.sourceDigest), force: options.force,
+      identity: RunIdentity(plan: Digest128(of: plan.settings.json + plan.baseDigest), sources: plan.merge.sourceDigest),
+      force: options.force,
       sync: options.sync, replaceableMarkers: [DeltaPack.fileName])
     try request.check()
     let needed = PackWorker.byteCount(plan)
@@ -50,6 +51,7 @@ extension Engine {
       tensors: plan.layoutTensors(codeBytes: codes.totals), scales: plan.scaleCount)
     request.files = [PlannedFile(name: DeltaPack.fileName, size: Int(clamping: layout.file.fileSize))]
     let output = try OutputDirectory(request)
+    var notices = plan.notices + output.notices
     do throws(IngotError) {
       let file = try output.file(DeltaPack.fileName)
       try file.write(layout.file.header, at: 0)
@@ -60,12 +62,14 @@ extension Engine {
       }
       try file.write(littleEndian(scaled.errors.map(\.bitPattern)), at: try layout.offset(of: DeltaPack.errorsName))
       for source in plan.merge.sources { try source.requireUnchanged() }
-      _ = try output.commit()
+      notices += try output.commit()
     } catch {
       output.discard()
       throw error
     }
-    return try PackSummary(path: destination)
+    var summary = try PackSummary(path: destination)
+    summary.notices = notices
+    return summary
   }
 
   /// One pass over all packed tensors; parts by tensor, in the order of their blocks.

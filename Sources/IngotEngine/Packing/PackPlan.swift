@@ -78,7 +78,8 @@ package struct PackPlan: Sendable {
     }
     return PackPlan(
       method: method, settings: settings, tensors: tensors, merge: plan, baseDigest: try opened.packIdentity(of: tensors.map(\.name)),
-      baseName: publicName(of: opened, base), tasks: taskNames(try models.map { (name) throws(IngotError) in (name, try provider.open(named: name)) }),
+      baseName: publicName(of: opened, base),
+      tasks: taskNames(try models.map { (name) throws(IngotError) in (name, try provider.open(named: name)) }),
       notices: notices)
   }
 
@@ -158,7 +159,8 @@ package struct PackPlan: Sendable {
     let planned = merge.tensors.filter { names.contains($0.name) }
     let plan = try Plan(
       recipe: merge.recipe, models: merge.models, sources: merge.sources, files: [], sideFiles: [], tensors: planned,
-      jobs: [PlannedJob(tensors: Array(planned.indices), work: .merge(method))], seed: 0, numerics: .once, missing: merge.missing, notices: [],
+      jobs: [PlannedJob(tensors: Array(planned.indices), work: .merge(method))], seed: 0, numerics: .once, missing: merge.missing,
+      notices: [],
       digest: merge.digest, sourceDigest: merge.sourceDigest)
     return (plan, method)
   }
@@ -190,7 +192,8 @@ extension ProvidedModel {
       let first = unsafe scratch.bytes(0, scratch.count)
       // SAFETY: the scratch lives to the end of the loop's body.
       try unsafe bytes.read(first, at: 0)
-      let line = "\(name)\u{0}\(tensor.dtype.safetensorsName)\u{0}\(tensor.shape)\u{0}\(unsafe Digest128(of: UnsafeRawBufferPointer(first)))\n"
+      let line =
+        "\(name)\u{0}\(tensor.dtype.safetensorsName)\u{0}\(tensor.shape)\u{0}\(unsafe Digest128(of: UnsafeRawBufferPointer(first)))\n"
       digest.add(Array(line.utf8))
       withExtendedLifetime(scratch) {}
     }

@@ -26,7 +26,8 @@ extension DeltaPack.Method {
         reference: .init("TALL-masks, arXiv 2405.07813", url: "https://arxiv.org/abs/2405.07813"), base: .required, models: 1...Int.max,
         parameters: [
           ParameterDescriptor(
-            "lambda", .number(NumberRange(from: .closed(0))), "a model has an element where |τ| > lambda · |sum − τ|", default: .number(0.4),
+            "lambda", .number(NumberRange(from: .closed(0))), "a model has an element where |τ| > lambda · |sum − τ|",
+            default: .number(0.4),
             isPerModel: true),
           Self.vectorType,
         ], scopes: [.element])
@@ -45,7 +46,8 @@ extension DeltaPack.Method {
 
   private static var vectorType: ParameterDescriptor {
     ParameterDescriptor(
-      "vector_dtype", .choice(["float32", "bfloat16", "float16"]), "the type in which the common vector is stored", default: .text("float32"))
+      "vector_dtype", .choice(["float32", "bfloat16", "float16"]), "the type in which the common vector is stored",
+      default: .text("float32"))
   }
 }
 

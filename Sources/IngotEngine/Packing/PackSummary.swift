@@ -28,6 +28,8 @@ package struct PackSummary: Sendable {
   package let elements: Int
   /// Bytes of codes or masks, with their tables, for each task.
   package let codedBytesPerTask: Int
+  /// What packing had to say.
+  package var notices: [Notice] = []
 
   /// Throws `.notFound`, and what opening a pack throws.
   package init(path: String) throws(IngotError) {
@@ -89,6 +91,9 @@ package struct PackSummary: Sendable {
         }
       }
       document.object("parts") { entry in for part in parts { entry.field(part.name, part.bytes) } }
+      document.list("notices") { list in
+        for notice in notices { list.object { notice.write(to: &$0) } }
+      }
     }
     return document.line()
   }

@@ -74,7 +74,7 @@ final class PackWorker {
   /// Bytes of one worker.
   static func byteCount(_ plan: PackPlan) -> Int {
     let tasks = plan.tasks.count
-    return (tasks + 1) * stagingBytes(plan) + (tasks + 4) * tile * 4 + tasks * laneSets * 128 + block * 4 + tasks * block / 8 + block * 6
+    return (tasks + 1) * stagingBytes(plan) + (tasks + 3) * tile * 4 + tasks * laneSets * 128 + block * 4 + tasks * block / 8 + block * 6
   }
 
   private static func stagingBytes(_ plan: PackPlan) -> Int {
@@ -86,13 +86,13 @@ final class PackWorker {
     tasks = job.plan.tasks.count
     staging = Self.stagingBytes(job.plan)
     memory = ReadScratch((tasks + 1) * staging)
-    runs = ReadScratch((tasks + 4) * Self.tile * 4)
+    runs = ReadScratch((tasks + 3) * Self.tile * 4)
     lanes = ReadScratch(tasks * Self.laneSets * 128)
     vector = ReadScratch(Self.block * 4)
     bits = Array(repeating: Array(repeating: 0, count: Self.block / 8), count: tasks)
     unsafe rows = .allocate(capacity: max(tasks, 1))
     for task in 0..<tasks {
-      // SAFETY: the runs hold tasks + 4 tiles of f32.
+      // SAFETY: the runs hold tasks + 3 tiles of f32.
       unsafe (rows + task).initialize(to: (runs.address + task * Self.tile * 4).assumingMemoryBound(to: Float.self))
     }
   }
@@ -106,7 +106,6 @@ final class PackWorker {
   /// The reconstruction of one task, before it is scaled.
   private func kept(_ count: Int) -> Floats { runs.floats((tasks + 1) * Self.tile * 4, count) }
   private func merged(_ count: Int) -> Floats { runs.floats((tasks + 2) * Self.tile * 4, count) }
-  private func difference(_ count: Int) -> Floats { runs.floats((tasks + 3) * Self.tile * 4, count) }
 
   private func lanes(_ task: Int, _ set: Int) -> Lanes {
     // SAFETY: 16 f64 for each of the tasks' sets.
@@ -138,7 +137,7 @@ final class PackWorker {
         let size = RiceCode.size(of: elements)
         part.blocks.append(PackedBlock(byteCount: size.byteCount, count: elements.count, remainderBits: size.remainderBits))
       }
-      try write(number, tensor, block: block, range)
+      try write(number, tensor, block: block, range, remainderBits: part.blocks.last?.remainderBits ?? 0)
     }
     return part
   }
@@ -178,13 +177,17 @@ final class PackWorker {
       kernels.scale(delta(0, count), by: 1, into: kept(count))
       add(0, count)
     case .masked:
-      if job.plan.method == .tall { sum(count) } else { elect(count) }
+      if job.plan.method == .tall {
+        kernels.linearCombination(deltas(count), weights: [Float](repeating: 1, count: tasks), into: merged(count))
+      } else {
+        kernels.unify(deltas(count), into: merged(count))
+      }
       if tensor.dtype != .f32 { kernels.round(merged(count), to: tensor.dtype) }
       try requireFinite(merged(count), tensor)
       // SAFETY: the vector's run holds a block of f32.
       let place = (start - range.lowerBound) * tensor.dtype.bits / 8
       kernels.store(merged(count), into: unsafe MutableElementSlice(unsafe: vector.address + place, dtype: tensor.dtype, count: count))
-      for task in 0..<tasks { mask(task, at: start - range.lowerBound, count: count) }
+      for task in 0..<tasks { mask(task, tensor.dtype, at: start - range.lowerBound, count: count) }
     }
   }
 
@@ -227,40 +230,17 @@ final class PackWorker {
     add(0, count)
   }
 
-  /// τ_MTL = Σ τ.
-  private func sum(_ count: Int) {
-    job.kernels.linearCombination(deltas(count), weights: [Float](repeating: 1, count: tasks), into: merged(count))
-  }
-
-  /// The largest magnitude among the models whose sign is that of the sum, with that sign; a sum of 0 counts as minus.
-  private func elect(_ count: Int) {
-    let (result, all) = (merged(count), deltas(count))
-    sum(count)
-    for place in 0..<count {
-      let isPositive = result[place] > 0
-      var largest: Float = 0
-      for task in 0..<tasks {
-        let value = all[task][place]
-        if isPositive ? value > 0 : value < 0 { largest = max(largest, value.magnitude) }
-      }
-      result[place] = isPositive ? largest : -largest
-      // A vector without a value is +0.
-      if largest == 0 { result[place] = 0 }
-    }
-  }
-
-  private func mask(_ task: Int, at first: Int, count: Int) {
-    let (own, common, run) = (delta(task, count), merged(count), kept(count))
+  /// What of the common vector, in `merged`, a task has.
+  private func mask(_ task: Int, _ dtype: DType, at first: Int, count: Int) {
+    let (common, run) = (merged(count), kept(count))
     if job.plan.method == .tall {
-      let others = difference(count)
-      job.kernels.subtract(common, own, into: others)
-      let lambda = job.lambdas[task]
-      for place in 0..<count { run[place] = own[place].magnitude > lambda * others[place].magnitude ? 1 : 0 }
+      job.kernels.localize(deltas(count), row: task, threshold: job.lambdas[task], into: run)
+      // The sum is rounded where it is stored, not where it is compared.
+      if dtype != .f32 { for place in 0..<count where run[place] != 0 { run[place] = common[place] } }
     } else {
-      for place in 0..<count { run[place] = common[place] > 0 && own[place] > 0 || common[place] < 0 && own[place] < 0 ? 1 : 0 }
+      job.kernels.keepAgreeing(common, with: delta(task, count), into: run)
     }
-    setBits(task, at: first, count) { run[$0] > 0 }
-    for place in 0..<count where run[place] > 0 { run[place] = common[place] }
+    setBits(task, at: first, count) { run[$0] != 0 }
     add(task, count)
   }
 
@@ -285,20 +265,21 @@ final class PackWorker {
 
   // MARK: Writing
 
-  private func write(_ number: Int, _ tensor: PackedTensorPlan, block: Int, _ range: Range<Int>) throws(IngotError) {
+  private func write(
+    _ number: Int, _ tensor: PackedTensorPlan, block: Int, _ range: Range<Int>, remainderBits: Int
+  ) throws(IngotError) {
     guard let (file, layout, codeStarts) = job.output else { return }
     func place(_ part: DeltaPack.Part) throws(IngotError) -> Int { try layout.offset(of: DeltaPack.partName(part, tensor.name)) }
     switch tensor.form {
     case .ternary:
-      let size = RiceCode.size(of: elements)
-      let code = RiceCode.encode(elements, remainderBits: size.remainderBits)
+      let code = RiceCode.encode(elements, remainderBits: remainderBits)
       guard codeStarts.indices.contains(number), codeStarts[number].indices.contains(block + 1),
         codeStarts[number][block + 1] - codeStarts[number][block] == code.count
       else {
         throw IngotError(.stale, "a model changed while it was packed", hint: "pack again when nothing writes to it", subject: tensor.name)
       }
       try file.write(code, at: try place(.codes) + codeStarts[number][block])
-      let row = [UInt32(code.count), UInt32(elements.count) | UInt32(size.remainderBits) << 24, packCheck(code)]
+      let row = [UInt32(code.count), UInt32(elements.count) | UInt32(remainderBits) << 24, packCheck(code)]
       try file.write(littleEndian(row), at: try place(.blocks) + 12 * block)
     case .whole:
       let width = tensor.dtype.bits / 8

@@ -76,7 +76,6 @@ struct DeltaPackCommand: ParsableCommand {
       try PackPlan.make(
         method: method, base: base, models: models, parameters: given, provider: LocalModels(environment: modelEnvironment()))
     }
-    talk.talk(plan.notices)
     let options = try engine.options()
     let engine = try caught { () throws(IngotError) in try Engine(options) }
     var choice = PackOptions()
@@ -85,6 +84,7 @@ struct DeltaPackCommand: ParsableCommand {
     let summary = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.pack(plan, to: output, options: choice, watcher: watcher)
     }
+    talk.talk(summary.notices)
     try talk.print(talk.quiet ? "" : summary.text, json: summary.json)
   }
 }
@@ -144,7 +144,8 @@ struct DeltaUnpackCommand: ParsableCommand {
   @OptionGroup var arguments: UnpackArguments
 
   @Option(
-    name: .shortAndLong, help: ArgumentHelp("The base; needed where the pack has tensors whole.", valueName: "model"), completion: .directory)
+    name: .shortAndLong, help: ArgumentHelp("The base; needed where the pack has tensors whole.", valueName: "model"),
+    completion: .directory)
   var base: String?
 
   mutating func run() throws {
