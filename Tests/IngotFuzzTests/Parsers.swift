@@ -1,4 +1,5 @@
 import IngotCheckpoints
+import IngotEngine
 import IngotErrors
 import IngotJSON
 import IngotMethods
@@ -135,13 +136,15 @@ private let base = Result {
     }, config: nil)
 }
 
-/// A line of the input: a name and extents, as in `base_model.model.m.lora_A.weight 2 6`.
+/// A line of the input: a name and extents, as in `base_model.model.m.lora_A.weight 2 6`, and perhaps a type.
 private func tensor(_ line: ArraySlice<UInt8>) -> CheckpointTensor? {
   let words = line.split(separator: 0x20)
   guard let name = words.first.flatMap({ String(validating: $0, as: UTF8.self) }), words.count <= 5 else { return nil }
-  let shape = Shape(words.dropFirst().compactMap { Int(String(decoding: $0, as: UTF8.self)) }.filter { $0 >= 0 && $0 < 1 << 16 })
-  guard let byteCount = try? shape.byteCount(.f32) else { return nil }
-  return CheckpointTensor(name: name, dtype: .f32, shape: shape, shard: 0, fileOffset: 0, byteCount: byteCount)
+  let rest = words.dropFirst().map { String(decoding: $0, as: UTF8.self) }
+  let shape = Shape(rest.compactMap { Int($0) }.filter { $0 >= 0 && $0 < 1 << 16 })
+  let dtype = rest.last.flatMap(DType.init(safetensorsName:)) ?? .f32
+  guard let byteCount = try? shape.byteCount(dtype) else { return nil }
+  return CheckpointTensor(name: name, dtype: dtype, shape: shape, shard: 0, fileOffset: 0, byteCount: byteCount)
 }
 
 func readAdapter(_ bytes: [UInt8]) throws {
@@ -150,7 +153,7 @@ func readAdapter(_ bytes: [UInt8]) throws {
   let tensors = parts.count > 1 ? parts[1].split(separator: 0x0A).prefix(64).compactMap(tensor) : []
   let checkpoint = try Checkpoint(displayPath: "adapter", shards: [], tensors: tensors, config: nil)
   let base = try base.get()
-  let adapter = try Adapter(checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json")
+  let adapter = try Adapter(checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json", compile: ProvidedModel.namePattern)
   for target in adapter.targets {
     try require(base[target.base.name] != nil, "a change of \(target.base.name), which the base does not have")
     guard case .lowRank(let change) = target.change else { continue }
@@ -186,6 +189,27 @@ func readSentencePiece(_ bytes: [UInt8]) throws {
     for token in vocabulary.tokens {
       try require(vocabulary[token.text] == token.id, "the token \(token.id) is not found by its text")
     }
+  }
+}
+
+// MARK: - Packs
+
+func readPackHeader(_ bytes: [UInt8]) throws {
+  let parts = bytes.split(separator: 0, maxSplits: 1, omittingEmptySubsequences: false)
+  var metadata: [MetadataEntry] = []
+  for line in parts[0].split(separator: 0x0A) {
+    let pair = line.split(separator: 0x3D, maxSplits: 1).map { String(decoding: $0, as: UTF8.self) }
+    if pair.count == 2 { metadata.append(MetadataEntry(pair[0], pair[1])) }
+  }
+  let tensors = parts.count > 1 ? parts[1].split(separator: 0x0A).prefix(64).compactMap(tensor) : []
+  let shard = CheckpointShard(name: DeltaPack.fileName, size: 0, modificationTime: 0, headerDigest: 0, metadata: metadata)
+  let checkpoint = try Checkpoint(displayPath: "pack", shards: [shard], tensors: tensors, config: nil)
+  guard DeltaPack.isPack(checkpoint) else { throw IngotError(.format, "no pack") }
+  let pack = try DeltaPack(checkpoint)
+  for tensor in pack.tensors {
+    try require(tensor.shape.dimensions.allSatisfy { $0 >= 0 }, "the extents \(tensor.shape) of \(tensor.name)")
+    try require(tensor.count == (try? tensor.shape.elementCount()), "\(tensor.count) elements of \(tensor.shape)")
+    try require(Set(tensor.parts.keys) == Set(DeltaPack.parts(of: tensor.form)), "the parts of \(tensor.name)")
   }
 }
 

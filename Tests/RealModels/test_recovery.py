@@ -142,14 +142,6 @@ def test_killed_at_random(
     ingot("verify", out)
 
 
-def test_most_kills_came_in_the_middle(kills: list[tuple[int, int]]) -> None:
-    """Else the test above would show little: kills before the first tensor and after the last are the easy ones."""
-    if len(kills) < KILLS:
-        pytest.skip("runs behind the kills at random")
-    between = sum(1 for done, count in kills if 0 < done < count)
-    assert between >= KILLS * (0.6 if KILLS >= 100 else 0.4), f"{between} of {len(kills)}"
-
-
 def derived_models(folder: Path) -> tuple[Path, Path]:
     """An FP8 checkpoint and an adapter on it: everything that a merge of them reads is computed."""
     torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
@@ -214,6 +206,14 @@ def test_an_adapter_that_changed_does_not_resume(ingot: Command, folder: Path) -
     assert "the sources" in refused.stderr or "changed" in refused.stderr, refused.stderr
     assert "NaN" not in refused.stderr
     assert not (folder / "out").exists()
+
+
+def test_most_kills_came_in_the_middle(kills: list[tuple[int, int]]) -> None:
+    """Else the test above would show little: kills before the first tensor and after the last are the easy ones."""
+    if len(kills) < KILLS:
+        pytest.skip("runs behind the kills at random")
+    between = sum(1 for done, count in kills if 0 < done < count)
+    assert between >= KILLS * (0.6 if KILLS >= 100 else 0.4), f"{between} of {len(kills)}"
 
 
 # Every step

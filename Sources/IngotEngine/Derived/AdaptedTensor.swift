@@ -300,7 +300,7 @@ extension ProvidedModel {
 extension ProvidedModel {
   /// A test of names from a regular expression, as recipes know them.
   @Sendable
-  fileprivate static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
+  package static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
     do throws(TensorPattern.Fault) {
       let pattern = try TensorPattern("/\(expression)/")
       return { pattern.matches($0) }
