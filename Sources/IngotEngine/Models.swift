@@ -130,7 +130,9 @@ package struct LocalModels: ModelProvider {
   ) throws(IngotError) -> Found {
     let lookup = { (name: String) in environment[name] }
     let candidates = part.candidates(environment: lookup) { path in
-      guard let file = try? StoredFile(path, system: system), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
+      guard let file = try? StoredFile(path, system: system),
+        let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096)
+      else {
         return nil
       }
       return String(decoding: bytes, as: UTF8.self)

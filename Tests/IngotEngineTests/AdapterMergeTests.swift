@@ -109,7 +109,8 @@ struct AdapterMergeTests {
 
   @Test func configs() throws {
     func layout(_ ranks: [(String, Int)]) -> AdapterLayout {
-      AdapterLayout(modules: ranks.map { .init(name: $0.0, inputShape: [4], outputs: 4, rank: $0.1) }, whole: [], dtype: .f32, fanInFanOut: false)
+      AdapterLayout(
+        modules: ranks.map { .init(name: $0.0, inputShape: [4], outputs: 4, rank: $0.1) }, whole: [], dtype: .f32, fanInFanOut: false)
     }
     func targets(_ layout: AdapterLayout, _ configs: String...) throws -> [String] {
       let inputs = try configs.map { try JSON.parse($0, origin: "c") }

@@ -72,7 +72,8 @@ package struct AdapterContents: Sendable {
     }
     let (shapeA, shapeB) = (a.shape.dimensions, b.shape.dimensions)
     // Of a convolution A has the kernel's extents, and B is one of extent 1: the product is that of matrices all the same.
-    guard shapeA.count >= 2, shapeB.count == shapeA.count, shapeB.dropFirst(2).allSatisfy({ $0 == 1 }), !isEmbedding || shapeA.count == 2 else {
+    guard shapeA.count >= 2, shapeB.count == shapeA.count, shapeB.dropFirst(2).allSatisfy({ $0 == 1 }), !isEmbedding || shapeA.count == 2
+    else {
       throw IngotError(
         .unsupported, "A is \(a.shape) and B is \(b.shape), expected the matrices of a linear layer, an embedding or a convolution",
         subject: name)
