@@ -39,8 +39,7 @@ import Testing
     var text = try Self.text(file)
     let recipe = try Recipe(text)
     for (number, name) in recipe.externalModels.map(\.name).enumerated() {
-      let isNorms = recipe.activationScaling.map { recipe.models[$0.side].name == name } ?? false
-      try scratch.model("models-\(number)", isNorms ? Self.norms : Self.model(number), config: languageConfig(layers: 24))
+      try scratch.model("models-\(number)", Self.file(name, of: recipe) ?? Self.model(number), config: languageConfig(layers: 24))
       text = text.replacingOccurrences(of: name + "\n", with: "@models-\(number)\n").replacingOccurrences(
         of: name + ",", with: "@models-\(number),"
       )
@@ -54,8 +53,18 @@ import Testing
     }
   }
 
-  /// One norm for each input channel.
-  static let norms = (0..<24).map { TestTensor("model.layers.\($0).mlp", .f32, [8], (1...8).map(Double.init)) }
+  /// A side file whose tensors are called as modules; nil for models, and for side files that have their names and shapes.
+  private static func file(_ name: String, of recipe: Recipe) -> [TestTensor]? {
+    let sides = recipe.sides + recipe.slices.flatMap(\.sources).flatMap(\.sides)
+    var form = sides.first { $0.references.contains { $0.name == name } }.map { recipe.method.sideInputs[$0.input].form }
+    if let scaling = recipe.activationScaling, recipe.models[scaling.side].name == name { form = .channels }
+    let modules = (0..<24).map { "model.layers.\($0).mlp" }
+    switch form {
+    case .channels: return modules.map { TestTensor($0, .f32, [8], (1...8).map(Double.init)) }
+    case .gram: return modules.map { TestTensor($0, .f32, [8, 8], (0..<64).map { $0 % 9 == 0 ? 2 : 0.5 }) }
+    default: return nil
+    }
+  }
 
   /// Equal but for small changes, with the same zeros.
   static func model(_ number: Int) -> [TestTensor] {
