@@ -44,6 +44,7 @@ package enum MethodRegistry {
     SparseSoup.self,
     VaRM.self,
     EvoMerging.self,
+    MergeChain.self,
     IsoC.self,
     IsoCTS.self,
     TSVM.self,
@@ -54,6 +55,8 @@ package enum MethodRegistry {
     Fisher.self,
     OTA.self,
     RCP.self,
+    OPCM.self,
+    DOP.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.

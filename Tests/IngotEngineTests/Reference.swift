@@ -155,7 +155,7 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
-    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup":
+    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
       return tensors.map(average)
     case "varm": return varm(tensors)
     case "evo_merging": return tensors.map(evoMerging)
