@@ -173,6 +173,12 @@ size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t fi
 size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n) {
   return enter(set)->masked_absolute_deltas(delta, bits, all, kept, n);
 }
+void ingotk_count_zeros(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n) {
+  enter(set)->count_zeros(x, y, counts, n);
+}
+void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t rows, bool squares, float *out, size_t n) {
+  enter(set)->varied_mean(base, x, rows, squares, out, n);
+}
 void ingotk_magmax(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n) { enter(set)->magmax(deltas, rows, out, n); }
 void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *thresholds, int32_t least, float *out, size_t n) {
   enter(set)->consensus(deltas, rows, thresholds, least, out, n);

@@ -48,6 +48,8 @@ struct ingot_kernels {
   size_t (*distances)(size_t, const void *, const void *, uint64_t, uint64_t *, size_t);
   size_t (*collect_deltas)(const ingotk_delta *, uint64_t, int32_t, uint64_t, uint64_t, uint64_t *, uint64_t *, size_t, size_t, size_t *);
   size_t (*masked_absolute_deltas)(const ingotk_delta *, const uint8_t *, double *, double *, size_t);
+  void (*count_zeros)(const float *, const float *, uint64_t *, size_t);
+  void (*varied_mean)(const float *, ingotk_rows, size_t, bool, float *, size_t);
   void (*magmax)(ingotk_rows, size_t, float *, size_t);
   void (*consensus)(ingotk_rows, size_t, const float *, int32_t, float *, size_t);
   void (*localize)(ingotk_rows, size_t, size_t, float, float *, size_t);

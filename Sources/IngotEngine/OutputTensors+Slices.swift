@@ -15,6 +15,9 @@ extension OutputTensorFinder {
     var layered: [OutputTensor] = []
     var sources: [ConfigEdit.LayerSource] = []
     for number in range { try append(number, known: known, own: own, to: &layered, &sources) }
+    if [.text, .encoder, .decoder].contains(own.part) {
+      for index in layered.indices { layered[index].layerCount = sources.count }
+    }
     stacks.append(ConfigEdit.StackLayers(place: own.place, part: own.part, layers: sources))
     var pre: [OutputTensor] = []
     var post: [OutputTensor] = []

@@ -19,6 +19,8 @@ struct OutputTensor {
   var position: Double
   /// The layer of the output's stack; nil outside the layers.
   var layer: Int?
+  /// How many layers that stack has; nil outside layers, and in towers beside the text.
+  var layerCount: Int?
   /// At most one per source of the slice, in the slice's order; at least one.
   var inputs: [Input]
   /// True: the one input is copied, whatever the method.
@@ -158,10 +160,12 @@ struct OutputTensorFinder {
     return nil
   }
 
-  /// Layer and position of a tensor in its own stack of model `owner`; layer nil and position 0 outside.
-  func place(_ name: String, of owner: Int) -> (layer: Int?, position: Double) {
-    guard recipe.needsLayers, let found = layouts[owner].index.layer(of: name) else { return (nil, 0) }
-    return (found.layer, Recipe.layerPosition(found.layer, of: found.count))
+  /// Layer and position of a tensor in its own stack of model `owner`; layer nil and position 0 outside. The count is that of text layers, of
+  /// an encoder's or a decoder's; nil in other stacks.
+  func place(_ name: String, of owner: Int) -> (layer: Int?, position: Double, count: Int?) {
+    guard recipe.needsLayers, let found = layouts[owner].index.layer(of: name) else { return (nil, 0, nil) }
+    let isText = [.text, .encoder, .decoder].contains(layouts[owner].part(of: name))
+    return (found.layer, Recipe.layerPosition(found.layer, of: found.count), isText ? found.count : nil)
   }
 
   // MARK: One tensor
@@ -186,8 +190,9 @@ struct OutputTensorFinder {
       if tracking { consumed[index].insert(found.name) }
       inputs.append(OutputTensor.Input(model: source.model, source: index, tensor: found))
     }
-    let (layer, position) = place(name, of: owner)
-    var output = OutputTensor(name: outputName ?? name, slice: number, position: position, layer: layer, inputs: inputs)
+    let (layer, position, count) = place(name, of: owner)
+    var output = OutputTensor(
+      name: outputName ?? name, slice: number, position: position, layer: layer, layerCount: count, inputs: inputs)
     guard let first = missing.first else { return output }
     let part = layouts[owner].part(of: name)
     let isOptional = TensorNames.isBuffer(name, rank: tensor.shape.rank)

@@ -22,6 +22,8 @@ package struct PlanOptions: Sendable {
   package var carriesTokenizer = true
   /// Writes README.md and mergekit_config.yml.
   package var writesModelCard = true
+  /// Files of the output besides those that follow from the recipe.
+  package var extraFiles: [SideFile] = []
   package init() {}
 }
 
@@ -42,7 +44,7 @@ extension Recipe {
 
   /// True when something depends on which layer a tensor is of.
   var needsLayers: Bool {
-    if rules.contains(where: { $0.layers != nil }) { return true }
+    if rules.contains(where: { $0.layers != nil || $0.method?.needsLayers == true }) || method.needsLayers { return true }
     return everySetting.contains { setting in
       switch setting {
       case .constant: false
@@ -220,11 +222,12 @@ struct Planner {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
       let kept = named ?? stored[copied]
-      if kept == input.dtype {
+      if kept == input.dtype, input.shape == shape {
         append(output.name, input, dtype: kept, inputs: [input], work: .copy(input: 0))
         return
       }
     }
+    if let used = made.demands.usedInputs { inputs = used.filter(inputs.indices.contains).map { inputs[$0] } }
     if named == nil { noteNarrowing(nominal, to: dtype) }
     append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
   }
@@ -431,7 +434,16 @@ struct Planner {
           rule: rule))
       streams.append(Self.stream(output.name, ordinal: input.model))
     }
-    return MethodRequest.Segment(name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    var segment = MethodRequest.Segment(
+      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
+    if let layer = output.layer, let count = output.layerCount {
+      segment.place = .layer(layer, of: count)
+    } else if TensorNames.isInputEmbedding(output.name) {
+      segment.place = .embedding
+    } else if TensorNames.isEmbedding(output.name) {
+      segment.place = .head
+    }
+    return segment
   }
 
   /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.

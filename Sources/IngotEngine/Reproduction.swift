@@ -76,7 +76,7 @@ extension Engine {
   ) throws(IngotError) -> Reproduction {
     let record = try MergeRecord(directory: directory)
     let recipe = try Recipe.parse(
-      Array(try record.recipe().utf8), origin: MergeRecord.fileName + ": recipe", catalog: MethodRegistry.catalog)
+      Array(try record.recipe().utf8), origin: MergeRecord.fileName + ": recipe", catalog: MethodRegistry.wholeCatalog)
     let models = RecordedModels(try record.models(), places: places)
     for name in places.keys.sorted() where !models.has(name) {
       throw IngotError(

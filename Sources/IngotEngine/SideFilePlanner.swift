@@ -21,7 +21,7 @@ struct SideFilePlanner {
   func plan(
     index: ShardLayout.Index?, ties: Bool, stacks: [ConfigEdit.StackLayers], vocabularySize: Int?, notices: inout [Notice]
   ) throws(IngotError) -> [SideFile] {
-    var files: [SideFile] = []
+    var files = options.extraFiles
     if let index { files.append(SideFile(name: index.fileName, content: .bytes(index.text))) }
     guard models.indices.contains(donor) else { return files }
     let model = models[donor]
@@ -36,7 +36,7 @@ struct SideFilePlanner {
     if let directory = model.files {
       let carried = CarriedFiles.select(try directory.fileNames(), donor: recipe.models[donor].name)
       notices += carried.notices
-      let taken = Set(files.map(\.name) + ["README.md", "mergekit_config.yml", "ingot.json"])
+      let taken = Set(files.map(\.name) + ["README.md", "mergekit_config.yml", "ingot.json", RollingState.fileName])
       for name in carried.names where !taken.contains(name) && (options.carriesTokenizer || !CarriedFiles.isTokenizer(name)) {
         if let file = try Self.carried(name, from: directory) { files.append(file) }
       }

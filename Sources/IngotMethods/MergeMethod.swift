@@ -93,15 +93,19 @@ package struct Demands: Sendable {
   package var columnSums: Int
   /// Set when the output is this input unchanged: bytes are then copied without being decoded (a dtype change still converts).
   package var copiedInput: Int?
+  /// The only inputs that the job reads, in this order; nil reads all. Tiles have these and no others.
+  package var usedInputs: [Int]?
 
   package init(
-    granularity: Granularity = .block, scratchRows: Int = 0, maskPlanes: Int = 0, columnSums: Int = 0, copiedInput: Int? = nil
+    granularity: Granularity = .block, scratchRows: Int = 0, maskPlanes: Int = 0, columnSums: Int = 0, copiedInput: Int? = nil,
+    usedInputs: [Int]? = nil
   ) {
     self.granularity = granularity
     self.scratchRows = scratchRows
     self.maskPlanes = maskPlanes
     self.columnSums = columnSums
     self.copiedInput = copiedInput
+    self.usedInputs = usedInputs
   }
 }
 

@@ -19,6 +19,16 @@ package struct MethodRequest: Sendable {
     }
   }
 
+  /// Where in the model a tensor stands.
+  package enum Place: Sendable, Hashable {
+    /// A layer of a stack of text layers, of an encoder's or a decoder's, counted from 0, and how many the stack has. Only known to methods whose
+    /// descriptor says that they need layers.
+    case layer(Int, of: Int)
+    /// Rows of tokens at the input, and at the output.
+    case embedding, head
+    case elsewhere
+  }
+
   /// One tensor of the job (jobs of tensor scope have exactly one).
   package struct Segment: Sendable {
     /// Name of the output tensor.
@@ -32,6 +42,7 @@ package struct MethodRequest: Sendable {
     package var streams: [UInt64]
     /// Under `numerics: stepwise` the type to which inputs and the result of every step are rounded; nil rounds once at the end.
     package var stepType: DType?
+    package var place = Place.elsewhere
 
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],

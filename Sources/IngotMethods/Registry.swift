@@ -33,10 +33,28 @@ package enum MethodRegistry {
     HiMerging.self,
     Mediator.self,
     Twin.self,
+    UniformSoup.self,
+    MetricsWeighted.self,
+    LMCocktail.self,
+    EMA.self,
+    SWA.self,
+    LAWA.self,
+    WMA.self,
+    LayerSwap.self,
+    SparseSoup.self,
+    VaRM.self,
+    EvoMerging.self,
+    MergeChain.self,
   ]
+
+  /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
+  package static let rolling: [any MergeMethod.Type] = [RollingFold.self, RollingMagMax.self, RollingFinish.self]
 
   /// The descriptors, for recipe checking, help and docs.
   package static let catalog = MethodCatalog(all.map { $0.descriptor })
 
-  package static func method(named name: String) -> (any MergeMethod.Type)? { all.first { $0.descriptor.name == name } }
+  /// The descriptors of everything that a record may name.
+  package static let wholeCatalog = MethodCatalog((all + rolling).map { $0.descriptor })
+
+  package static func method(named name: String) -> (any MergeMethod.Type)? { (all + rolling).first { $0.descriptor.name == name } }
 }

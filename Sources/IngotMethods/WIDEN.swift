@@ -1,4 +1,3 @@
-internal import IngotCheckpoints
 package import IngotErrors
 package import IngotRecipes
 package import IngotTensors
@@ -73,7 +72,7 @@ package struct WIDEN: MergeMethod {
     if dimensions.count != 2 || count == 0 {
       vectors = .elements
     } else {
-      vectors = TensorNames.isInputEmbedding(segment.name) ? .rows(dimensions[0]) : .columns(dimensions[1])
+      vectors = segment.place == .embedding ? .rows(dimensions[0]) : .columns(dimensions[1])
     }
   }
 

@@ -155,6 +155,8 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var scopes: [Scope]
   /// True when the method can round to the tensors' type after every step (`numerics: stepwise`).
   package var hasStepwiseNumerics: Bool
+  /// True when the result depends on which layer a tensor is of.
+  package var needsLayers: Bool
   /// What happens in degenerate cases (zero norm, one model, parallel vectors) and where mergekit differs, one sentence each.
   package var notes: [String]
   /// A recipe that shows the method at work, without the comment above it; nil has one made of what the descriptor says (`exampleRecipe`).
@@ -162,7 +164,8 @@ package struct MethodDescriptor: Sendable, Hashable {
 
   package init(
     name: String, title: String, summary: String, formula: String? = nil, reference: Reference? = nil, base: BaseRole,
-    models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], hasStepwiseNumerics: Bool = false, notes: [String] = [],
+    models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], hasStepwiseNumerics: Bool = false,
+    needsLayers: Bool = false, notes: [String] = [],
     example: String? = nil
   ) {
     self.name = name
@@ -175,6 +178,7 @@ package struct MethodDescriptor: Sendable, Hashable {
     self.parameters = parameters
     self.scopes = scopes
     self.hasStepwiseNumerics = hasStepwiseNumerics
+    self.needsLayers = needsLayers
     self.notes = notes
     self.example = example
   }

@@ -8,7 +8,9 @@ import Testing
 
 /// Same recipe, inputs and seed: the same bytes, whatever runs them.
 @Suite struct BitIdentityTests {
-  static let cases: [MethodCase] = [
+  static let cases = listed + MethodCase.averages
+
+  private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
     MethodCase(method: "slerp"),
     MethodCase(method: "task_arithmetic", lambda: 0.8),

@@ -1,5 +1,7 @@
 import Foundation
 import IngotEngine
+import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 
@@ -25,14 +27,17 @@ struct MethodCase: Sendable, CustomStringConvertible {
   var isPaper = false
   var numerics: String?
 
+  /// Further parameters of each model.
+  var perModel: [String: [String]] = [:]
+
   static let models = ["a", "b", "c"]
-  private static let unweighted = [
-    "slerp", "passthrough", "model_stock", "karcher", "nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion", "magmax", "consensus", "emr",
-    "widen",
-  ]
+
+  var descriptor: MethodDescriptor? { MethodRegistry.catalog.method(method) }
+  /// True where a base model of the recipe has a role of its own.
+  var usesBase: Bool { hasBase && descriptor?.base != MethodDescriptor.BaseRole.none }
 
   /// How many of the three models enter.
-  var modelCount: Int { ["slerp", "passthrough", "nearswap", "arcee_fusion"].contains(method) ? 1 : method == "nuslerp" ? 2 : 3 }
+  var modelCount: Int { min(3, descriptor?.models.upperBound ?? 3) }
 
   func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
@@ -58,6 +63,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if method == "slerp" { parts.append("t \(t)") }
     if let outDType { parts.append(outDType) }
     parts += extra.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
+    parts += perModel.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
     if !hasBase { parts.append("no base") }
     if isPaper { parts.append("paper") }
     if let numerics { parts.append(numerics) }
@@ -68,8 +74,11 @@ struct MethodCase: Sendable, CustomStringConvertible {
     var models = ""
     for index in 0..<modelCount {
       var parameters: [String] = []
-      if !Self.unweighted.contains(method) { parameters.append("weight: \(weights[index])") }
-      if ["ties", "dare", "della", "breadcrumbs", "twin"].contains(where: method.hasPrefix) { parameters.append("density: \(densities[index])") }
+      if descriptor?.parameter("weight") != nil { parameters.append("weight: \(weights[index])") }
+      for (name, values) in perModel.sorted(by: { $0.key < $1.key }) { parameters.append("\(name): \(values[index])") }
+      if ["ties", "dare", "della", "breadcrumbs", "twin"].contains(where: method.hasPrefix) {
+        parameters.append("density: \(densities[index])")
+      }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
       models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}}\n"
@@ -84,7 +93,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if method == "slerp" || method == "nearswap" { global.append("t: \(t)") }
     global += extra.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
-    if hasBase && !["linear", "passthrough", "karcher"].contains(method) { text += "base_model: base\n" }
+    if usesBase { text += "base_model: base\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
     if isPaper { text += "preset: paper\n" }
     if let numerics { text += "numerics: \(numerics)\n" }
@@ -132,6 +141,10 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
+    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
+      return tensors.map(average)
+    case "varm": return varm(tensors)
+    case "evo_merging": return tensors.map(evoMerging)
     case "magmax": return tensors.map(magmax)
     case "consensus": return tensors.map(consensus)
     case "emr": return emr(tensors)

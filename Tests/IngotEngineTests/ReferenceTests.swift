@@ -14,7 +14,9 @@ import Testing
   static let layered = ReferenceModels(ReferenceModels.layered)
   static let layeredValues = layered.tensors()
 
-  static let cases: [MethodCase] = [
+  static let cases = listed + MethodCase.averages
+
+  private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
     MethodCase(method: "linear", normalize: false),
     MethodCase(method: "slerp"),
@@ -125,7 +127,7 @@ import Testing
     for (tensor, expectation) in zip(values, expected) {
       let found = try #require(result.tensors[tensor.name])
       let first = try #require(
-        models.models[item.method == "linear" || item.method == "passthrough" || !item.hasBase ? "a" : "base"]?.first {
+        models.models[item.usesBase ? "base" : "a"]?.first {
           $0.name == tensor.name
         })
       #expect(found.dtype == (item.outDType == "float32" ? .f32 : first.dtype))

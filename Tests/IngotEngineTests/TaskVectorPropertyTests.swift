@@ -32,7 +32,9 @@ import Testing
   ]
 
   /// Every finite pattern of 16 bits comes back where all models are alike.
-  @Test(arguments: identical, [DType.bf16, .f16]) func identicalModelsReturnThemselves(_ item: (String, String, String), _ dtype: DType) throws {
+  @Test(arguments: identical, [DType.bf16, .f16]) func identicalModelsReturnThemselves(_ item: (String, String, String), _ dtype: DType)
+    throws
+  {
     let tensor = PropertyTests.patterns(dtype, "model.layers.0.w")
     let found = try run(
       item.0, ["a", "b"], parameters: item.1, global: item.2, tensors: ["base": [tensor], "a": [tensor], "b": [tensor]])
@@ -40,7 +42,9 @@ import Testing
   }
 
   /// Sums of small multiples of a power of two are exact, so that the order of the models leaves no trace.
-  @Test(arguments: ["consensus", "emr", "pcb", "ties_sv", "hi_merging", "mediator", "twin"]) func orderOfModelsDoesNotMatter(_ method: String) throws {
+  @Test(arguments: ["consensus", "emr", "pcb", "ties_sv", "hi_merging", "mediator", "twin"]) func orderOfModelsDoesNotMatter(
+    _ method: String
+  ) throws {
     var random = SplitMix(8)
     var models: [String: [TestTensor]] = [:]
     for name in ["base", "a", "b", "c"] {
@@ -259,8 +263,10 @@ import Testing
   static let mistakes: [(String, String, [String])] = [
     ("consensus", "task: 4", ["'task' is 4", "3 models"]), ("emr", "task: 7", ["'task' is 7"]), ("emr", "task: -1", ["task"]),
     ("ties_sv", "weight: 1, protect: 4", ["'protect' is 4"]), ("twin", "task: 1, weight: 0.5", ["task", "weight"]),
-    ("mediator", "task: 1, weight: 0.5", ["task", "weight"]), ("pcb", "pcb_clip: 0.5", ["pcb_clip"]), ("pcb", "pcb_ratio: 1.5", ["pcb_ratio"]),
-    ("consensus", "tall_lambda: -1", ["tall_lambda"]), ("widen", "widen_ratio: -1", ["widen_ratio"]), ("breadcrumbs", "weight: 1, scope: model", ["scope"]),
+    ("mediator", "task: 1, weight: 0.5", ["task", "weight"]), ("pcb", "pcb_clip: 0.5", ["pcb_clip"]),
+    ("pcb", "pcb_ratio: 1.5", ["pcb_ratio"]),
+    ("consensus", "tall_lambda: -1", ["tall_lambda"]), ("widen", "widen_ratio: -1", ["widen_ratio"]),
+    ("breadcrumbs", "weight: 1, scope: model", ["scope"]),
     ("ties_sv", "weight: 1, slack: 2", ["slack"]), ("pcb", "pcb_variant: text", ["pcb_variant"]),
     ("pcb", "pcb_ratio: [{filter: flat, value: 0.1}, {value: 0.2}]", ["pcb_ratio", "model.flat.weight"]),
     ("emr", "task: [{filter: flat, value: 1}, {value: 2}]", ["task"]),

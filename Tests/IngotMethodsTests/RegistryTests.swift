@@ -33,6 +33,7 @@ import Testing
       #expect(reference.url?.hasPrefix("https://") != false)
     }
     #expect(method.notes.allSatisfy { !$0.isEmpty && !$0.hasSuffix(".") })
+    #expect(method.formula.map { !$0.isEmpty && !$0.hasSuffix(".") && !$0.contains("\n") } == true)
     #expect(Set(method.parameters.map(\.name)).count == method.parameters.count)
     for parameter in method.parameters {
       #expect(isPlain(parameter.name) && !parameter.name.isEmpty)
@@ -73,7 +74,8 @@ import Testing
     func values(perModel: Bool) -> [String: ParameterValue] {
       var values: [String: ParameterValue] = [:]
       for parameter in descriptor.parameters where parameter.isPerModel == perModel {
-        values[parameter.name] = parameter.default ?? (parameter.isRequired ? .number(0.5) : nil)
+        // A loss is needed or not depending on other parameters.
+        values[parameter.name] = parameter.default ?? (parameter.isRequired || parameter.name == "loss" ? .number(0.5) : nil)
       }
       return values
     }

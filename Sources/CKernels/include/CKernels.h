@@ -189,6 +189,10 @@ typedef struct {
 size_t ingotk_collect_deltas(int32_t set, const ingotk_delta *delta, uint64_t first, int32_t ties, uint64_t low, uint64_t high,
                              uint64_t *above, uint64_t *keys, size_t capacity, size_t n, size_t *bad);
 size_t ingotk_masked_absolute_deltas(int32_t set, const ingotk_delta *delta, const uint8_t *bits, double *all, double *kept, size_t n);
+/* Adds to two counts: how many values of x are zero, and in how many elements only one of x and y is. */
+void ingotk_count_zeros(int32_t set, const float *x, const float *y, uint64_t *counts, size_t n);
+/* base + the mean of the deltas x - base, each weighted by its own square or magnitude; by nothing where these sum to less than 1e-13. */
+void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t rows, bool squares, float *out, size_t n);
 
 #pragma clang assume_nonnull end
 

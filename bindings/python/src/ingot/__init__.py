@@ -37,6 +37,7 @@ from ._library import build_info, library_path
 from ._plan import Plan
 from ._progress import Progress
 from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, TensorInfo, Verification, methods
+from ._soups import Soup, SoupTrial, greedy_soup
 from ._version import __version__
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "RecipeError",
     "Report",
     "ShapeError",
+    "Soup",
+    "SoupTrial",
     "StaleError",
     "Status",
     "TensorInfo",
@@ -74,6 +77,7 @@ __all__ = [
     "Verification",
     "__version__",
     "build_info",
+    "greedy_soup",
     "inspect",
     "library_path",
     "merge",

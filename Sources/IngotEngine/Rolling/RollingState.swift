@@ -1,0 +1,131 @@
+package import IngotErrors
+internal import IngotJSON
+internal import IngotStorage
+
+/// What a rolling merge computes: one object that every model is folded into, one model at a time.
+package enum RollingMethod: String, Sendable, CaseIterable {
+  /// Σ θₜ, at the end divided by their number.
+  case runningMean = "running_mean"
+  /// Σ wₜ θₜ, at the end divided by Σ wₜ.
+  case weightedMean = "weighted_mean"
+  /// m₁ = θ₁, mₜ = β mₜ₋₁ + (1 − β) θₜ.
+  case ema
+  /// Σ wₜ (θₜ − θ₀), at the end times λ and added to θ₀.
+  case taskArithmetic = "task_arithmetic"
+  /// Of all θₜ − θ₀ the element of the largest magnitude, of equal ones the last; at the end times λ and added to θ₀.
+  case magmax
+
+  package var needsBase: Bool { self == .taskArithmetic || self == .magmax }
+  package var takesWeight: Bool { self == .weightedMean || self == .taskArithmetic }
+}
+
+/// The record of a rolling merge, `rolling.json` beside the state's weights, which are the running object in f32.
+package struct RollingState: Sendable {
+  /// The base model, where it was found.
+  package struct Base: Sendable, Hashable {
+    /// An absolute path, or a reference as it was given.
+    package var reference: String
+    package var isPath: Bool
+    /// Over size, time of change and header of its weight files.
+    package var digest: String
+  }
+
+  package static let fileName = "rolling.json"
+  private static let limit = 64 << 20
+
+  package var method: RollingMethod
+  /// Share of the average so far at each step of `ema`; nil elsewhere.
+  package var beta: Double?
+  package var base: Base?
+  /// How many models are in, and the sum of their weights.
+  package var count = 0
+  package var weightSum = 0.0
+  /// The type of the first model's tensors where they share one: that of the result.
+  package var dtype: String?
+  /// Digests of the sources of the models that are in, in order.
+  package var models: [String] = []
+
+  package init(method: RollingMethod, beta: Double?, base: Base?) {
+    self.method = method
+    self.beta = beta
+    self.base = base
+  }
+
+  /// What must stay the same from step to step, as one digest.
+  package var identity: String {
+    let parts = ["ingot-rolling-1", method.rawValue, beta.map { "\($0)" } ?? "", base?.digest ?? ""]
+    return Digest128(of: Array(parts.joined(separator: "\n").utf8)).description
+  }
+
+  // MARK: The file
+
+  /// Reads the record of the state `directory`; nil where there is no such directory.
+  ///
+  /// Throws `.exists` for something else than a state, `.io`, `.format` (not a record, with the place), `.unsupported` (of a later version).
+  package static func read(_ directory: String) throws(IngotError) -> RollingState? {
+    guard let status = try fileStatus(directory) else { return nil }
+    let path = directory.hasSuffix("/") ? directory + fileName : "\(directory)/\(fileName)"
+    guard status.kind == .directory, try fileStatus(path) != nil else {
+      throw IngotError(
+        .exists, "found a \(status.kind == .directory ? "directory without \(fileName)" : "file"), expected the state of a rolling merge",
+        hint: "name a directory that 'ingot roll' wrote, or one that does not exist yet", subject: directory)
+    }
+    let file = try StoredFile(path)
+    return try RollingState(try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: limit), origin: path), path: path)
+  }
+
+  private init(_ root: JSONValue, path: String) throws(IngotError) {
+    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
+    guard schema == 1 else {
+      throw IngotError(
+        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
+    }
+    let name = try (root["method"] ?? .null).requireString("method", in: path)
+    guard let method = RollingMethod(rawValue: name) else {
+      let known = RollingMethod.allCases.map(\.rawValue).joined(separator: ", ")
+      throw IngotError(.format, "found the method \"\(name.prefix(40))\", expected one of \(known)", subject: path)
+    }
+    self.init(method: method, beta: root["beta"]?.asDouble, base: nil)
+    if let found = root["base"], !found.isNull {
+      base = Base(
+        reference: try (found["reference"] ?? .null).requireString("base.reference", in: path), isPath: found["is_path"]?.asBool ?? false,
+        digest: try (found["digest"] ?? .null).requireString("base.digest", in: path))
+    }
+    count = try (root["count"] ?? .null).requireInt("count", in: path)
+    weightSum = root["weight_sum"]?.asDouble ?? .nan
+    dtype = root["dtype"]?.asString
+    for model in try (root["models"] ?? .null).requireArray("models", in: path) {
+      models.append(try model.requireString("models", in: path))
+    }
+    let identity = try (root["identity"] ?? .null).requireString("identity", in: path)
+    guard identity == self.identity, count > 0, count == models.count, weightSum.isFinite, method.needsBase == (base != nil),
+      (method == .ema) == (beta != nil), beta.map({ $0 >= 0 && $0 < 1 }) ?? true
+    else {
+      throw IngotError(
+        .format, "the record does not fit itself: method, beta, base, count and models are not what its identity says",
+        hint: "the file was changed by hand; begin again, or bring back the one that was written", subject: path)
+    }
+  }
+
+  package var bytes: [UInt8] {
+    var document = JSONDocument()
+    document.object { document in
+      document.field("schema", 1)
+      document.field("method", method.rawValue)
+      if let beta { document.field("beta", beta) }
+      if let base {
+        document.object("base") {
+          $0.field("reference", base.reference)
+          $0.field("is_path", base.isPath)
+          $0.field("digest", base.digest)
+        }
+      }
+      document.field("identity", identity)
+      document.field("count", count)
+      document.field("weight_sum", weightSum)
+      document.field("dtype", dtype)
+      document.list("models") { list in for model in models { list.value(model) } }
+    }
+    return Array(document.line().utf8)
+  }
+}
