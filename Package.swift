@@ -5,14 +5,22 @@ import PackageDescription
 /// scripts/test sets this: no warning may stay, but a newer compiler's new warning must not stop a user's build.
 let warningsAreErrors = Context.environment["INGOT_WARNINGS_AS_ERRORS"] != nil
 
-/// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
-let strict: [SwiftSetting] =
+/// scripts/sanitize sets this: the sanitizers' runtimes are in the program that loads the library, which may then leave symbols open.
+let isSanitized = Context.environment["INGOT_SANITIZE"] != nil
+
+/// scripts/fuzz sets this: the fuzz targets become a library for libFuzzer instead of a test.
+let isFuzzing = Context.environment["INGOT_FUZZ"] != nil
+
+/// For code that does what a C program does: every line of it would be marked.
+let features: [SwiftSetting] =
   [
-    .strictMemorySafety(),
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
   ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
+
+/// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
+let strict: [SwiftSetting] = [.strictMemorySafety()] + features
 
 /// C leaves share the language level; vector code picks its instruction set per function, not per file.
 let c11: [CSetting] = [
@@ -21,6 +29,17 @@ let c11: [CSetting] = [
 
 let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
 
+/// Tests/Corpora is replayed in every test run; libFuzzer's entry is compiled for scripts/fuzz alone.
+let fuzzDependencies: [Target.Dependency] = [
+  "IngotABI", "IngotEngine", "IngotMethods", "IngotRecipes", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CIngot",
+]
+let fuzzTargets: Target =
+  isFuzzing
+  ? .target(
+    name: "IngotFuzzTests", dependencies: fuzzDependencies, path: "Tests/IngotFuzzTests", exclude: ["CorpusTests.swift"],
+    swiftSettings: features)
+  : .testTarget(name: "IngotFuzzTests", dependencies: fuzzDependencies, exclude: ["Fuzzer.swift"], swiftSettings: features)
+
 let package = Package(
   name: "ingot",
   products: [
@@ -28,7 +47,7 @@ let package = Package(
     .library(name: "ingot-engine", type: .dynamic, targets: ["IngotLibrary"]),
     .library(name: "ingot-openmp", type: .dynamic, targets: ["COpenMPTeam"]),
     .executable(name: "ingot", targets: ["ingot-cli"]),
-  ],
+  ] + (isFuzzing ? [.library(name: "ingot-fuzz", type: .static, targets: ["IngotFuzzTests"])] : []),
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
   ],
@@ -44,6 +63,7 @@ let package = Package(
         // It holds no Swift: without the first three it would ask for the shared Swift runtime, at the toolchain's path.
         .unsafeFlags(["-static-stdlib", "-nostartfiles", "-Xlinker", "--as-needed", "-L/usr/lib/llvm-14/lib", "-lomp"])
       ]),
+    .target(name: "CLAPACK", cSettings: c11, linkerSettings: [.linkedLibrary("dl"), .linkedLibrary("pthread")]),  // OpenBLAS: by dlopen
     .systemLibrary(name: "CYaml", path: "Sources/CYaml", providers: [.apt(["libyaml-dev"])]),
     .systemLibrary(name: "CIngot", path: "include"),
 
@@ -51,15 +71,17 @@ let package = Package(
     .target(name: "IngotErrors", swiftSettings: strict),
     .target(name: "IngotJSON", dependencies: ["IngotErrors"], swiftSettings: strict),
     .target(name: "IngotTensors", dependencies: ["CKernels", "IngotErrors"], swiftSettings: strict),
+    .target(name: "IngotLinearAlgebra", dependencies: ["CLAPACK", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotCheckpoints", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotStorage", dependencies: ["CPlatform", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotRecipes", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors", "CYaml"], swiftSettings: strict),
-    .target(name: "IngotMethods", dependencies: ["IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
+    .target(
+      name: "IngotMethods", dependencies: ["IngotLinearAlgebra", "IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
     .target(
       name: "IngotEngine",
       dependencies: [
-        "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CTeam",
-        "CPlatform",
+        "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON",
+        "IngotErrors", "CTeam", "CPlatform",
       ], swiftSettings: strict),
     .target(
       name: "IngotABI",
@@ -71,15 +93,17 @@ let package = Package(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [
         // lld: gold, Swift's default, lists local symbols among the dynamic ones.
-        .unsafeFlags([
-          "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
-          "-Xlinker", "-z", "-Xlinker", "defs", "-Xlinker", "-z", "-Xlinker", "nodelete",
-        ])
+        .unsafeFlags(
+          [
+            "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
+            "-Xlinker", "-z", "-Xlinker", "nodelete",
+          ] + (isSanitized ? [] : ["-Xlinker", "-z", "-Xlinker", "defs"]))
       ]),
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
-        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "IngotEngine", "IngotLinearAlgebra", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
+        "IngotJSON", "IngotErrors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict,
       // An installed command finds the OpenMP team beside the library.
@@ -87,6 +111,8 @@ let package = Package(
 
     // Tests.
     .testTarget(name: "IngotTensorsTests", dependencies: ["IngotTensors", "IngotErrors", "CKernels"], swiftSettings: strict),
+    .testTarget(
+      name: "IngotLinearAlgebraTests", dependencies: ["IngotLinearAlgebra", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .testTarget(name: "IngotJSONTests", dependencies: ["IngotJSON", "IngotErrors"], swiftSettings: strict),
     .testTarget(
       name: "IngotCheckpointsTests", dependencies: ["IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors"],
@@ -95,14 +121,15 @@ let package = Package(
     .testTarget(
       name: "IngotRecipesTests", dependencies: ["IngotRecipes", "IngotJSON", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .testTarget(
-      name: "IngotMethodsTests", dependencies: ["IngotMethods", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
+      name: "IngotMethodsTests",
+      dependencies: ["IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
       swiftSettings: strict),
     .testTarget(
       name: "IngotEngineTests",
       dependencies: [
-        "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
-        "CTeam",
+        "IngotEngine", "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
+        "IngotJSON", "IngotErrors", "CTeam",
       ], swiftSettings: strict),
-  ],
+  ] + [fuzzTargets],
   cLanguageStandard: .gnu11
 )

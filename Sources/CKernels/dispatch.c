@@ -216,3 +216,26 @@ void ingotk_conflict_mass(int32_t set, const float *x, const float *y, double *o
 void ingotk_trim_row(int32_t set, float *x, uint64_t first, int32_t ties, size_t drop, size_t keep, uint64_t *keys, size_t n) {
   enter(set)->trim_row(x, first, ties, drop, keep, keys, n);
 }
+void ingotk_scale_channels(int32_t set, const float *x, const float *factors, uint64_t first, size_t columns, const float *base, float *out,
+                           size_t n) {
+  enter(set)->scale_channels(x, factors, first, columns, base, out, n);
+}
+void ingotk_weighted_mean(int32_t set, ingotk_rows x, ingotk_rows w, size_t rows, ingotk_weighting weighting, const float *fallback,
+                          float *out, size_t n) {
+  enter(set)->weighted_mean(x, w, rows, weighting, fallback, out, n);
+}
+void ingotk_saliency(int32_t set, const float *v, const float *d, float *out, size_t n) { enter(set)->saliency(v, d, out, n); }
+void ingotk_precondition(int32_t set, const float *v, const float *kept, ingotk_preconditioner how, float *out, size_t n) {
+  enter(set)->precondition(v, kept, how, out, n);
+}
+void ingotk_outer_product(int32_t set, const float *rows, size_t row_count, const float *columns, size_t column_count, uint64_t first,
+                          float *out, size_t n) {
+  enter(set)->outer_product(rows, row_count, columns, column_count, first, out, n);
+}
+void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, const float *prior, float lambda, bool begins, float *votes,
+                 size_t n) {
+  enter(set)->vote(g, x, r, prior, lambda, begins, votes, n);
+}
+void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n) {
+  enter(set)->add_voted(r, x, base, votes, out, n);
+}

@@ -41,6 +41,13 @@ struct ingot_kernels {
   double (*row_divergence)(const float *, const float *, double *, size_t);
   void (*column_moments)(const float *, const float *, uint64_t, size_t, double *, size_t);
   void (*column_combination)(const float *, const float *, uint64_t, size_t, const float *, float *, size_t);
+  void (*scale_channels)(const float *, const float *, uint64_t, size_t, const float *, float *, size_t);
+  void (*weighted_mean)(ingotk_rows, ingotk_rows, size_t, ingotk_weighting, const float *, float *, size_t);
+  void (*saliency)(const float *, const float *, float *, size_t);
+  void (*precondition)(const float *, const float *, ingotk_preconditioner, float *, size_t);
+  void (*outer_product)(const float *, size_t, const float *, size_t, uint64_t, float *, size_t);
+  void (*vote)(const float *, const float *, const float *, const float *, float, bool, float *, size_t);
+  void (*add_voted)(const float *, const float *, const float *, const float *, float *, size_t);
   void (*round_to)(int32_t, float *, size_t);
   void (*stepwise_elect)(int32_t, ingotk_rows, size_t, const float *, bool, int32_t, float *, size_t);
   void (*compare)(const float *, const float *, double *, size_t);

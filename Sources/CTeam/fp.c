@@ -2,10 +2,19 @@
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
-uint64_t ingot_fp_control(void) { return _mm_getcsr(); }
-void ingot_fp_set_control(uint64_t control) { _mm_setcsr((unsigned)control); }
-/// All traps masked, round to nearest, FTZ and DAZ off, no sticky flags.
-#define STANDARD_CONTROL 0x1F80u
+/// MXCSR in the low half; in the high half the control word of the x87, whose rounding the C library's number parser follows.
+uint64_t ingot_fp_control(void) {
+  uint16_t x87;
+  __asm__ volatile("fnstcw %0" : "=m"(x87));
+  return (uint64_t)x87 << 32 | _mm_getcsr();
+}
+void ingot_fp_set_control(uint64_t control) {
+  const uint16_t x87 = (uint16_t)(control >> 32);
+  __asm__ volatile("fldcw %0" ::"m"(x87));
+  _mm_setcsr((unsigned)control);
+}
+/// All traps masked, round to nearest, FTZ and DAZ off, no sticky flags; the x87 with 64 bits of mantissa.
+#define STANDARD_CONTROL 0x037F00001F80u
 #elif defined(__aarch64__)
 uint64_t ingot_fp_control(void) {
   uint64_t control;

@@ -52,14 +52,12 @@ extension ingot_merge_options: ExtensibleStruct {
 }
 
 extension ExtensibleStruct {
-  /// A struct larger than this is a mistake, not a newer version: nothing beyond it is read.
-  private static var sizeLimit: UInt32 { 4096 }
-
   /// The struct's size as its owner gives it, checked.
   static func size(of pointer: UnsafePointer<Self>) throws(IngotError) -> Int {
     // SAFETY: the C contract: at least struct_size, four bytes, is there.
     let given = unsafe UnsafeRawPointer(pointer).loadUnaligned(as: UInt32.self)
-    guard given >= 8, given <= sizeLimit else {
+    // A larger one is a mistake, not a newer version: nothing beyond it is read. A size between would cut a pointer in two.
+    guard given >= 8, given <= UInt32(Limit.structBytes), given % UInt32(MemoryLayout<Self>.alignment) == 0 else {
       throw IngotError(
         .invalidArgument, "struct_size of \(typeName) is \(given), expected \(MemoryLayout<Self>.stride)",
         hint: "initialise it with its _INIT", subject: typeName)

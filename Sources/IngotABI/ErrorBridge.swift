@@ -1,4 +1,5 @@
 internal import CIngot
+internal import IngotEngine
 internal import IngotErrors
 internal import IngotJSON
 
@@ -29,7 +30,7 @@ func report(to out: ingot_error_out?, _ body: () throws(IngotError) -> Void) -> 
   // SAFETY: the C contract: NULL, or the address of a pointer that may be written.
   unsafe out?.pointee = nil
   do throws(IngotError) {
-    try body()
+    try withStandardArithmetic(body)
     return Status.ok.rawValue
   } catch {
     // An error that says "no failure" would be taken for success.

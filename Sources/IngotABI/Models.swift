@@ -74,6 +74,10 @@ struct HostModels: ModelProvider {
     memory = MemoryModels(byName.mapValues(\.views), fallback: fallback)
   }
 
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    try memory.adapting(model, as: reference)
+  }
+
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     var provided = try memory.open(reference)
     guard let config = models[reference.name]?.config else { return provided }

@@ -1,6 +1,7 @@
 public import CIngot
 internal import IngotEngine
 internal import IngotErrors
+internal import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
 import Synchronization
@@ -61,6 +62,8 @@ private struct PlanRequest {
     let resolver = try unsafe given.resolver.map { (pointer) throws(IngotError) in try unsafe Resolver(pointer) }
     var options = PlanOptions()
     if unsafe given.flags & UInt32(INGOT_PLAN_SEED) != 0 { options.seed = unsafe given.seed }
+    options.numerics = try unsafe Self.choice(given.numerics, [.once, .stepwise], "numerics")
+    options.missing = try unsafe Self.choice(given.missing, [.error, .intersection, .union], "missing")
     switch unsafe given.shard_size_bytes {
     case 0: break
     case UInt64.max: options.shardSize = 0
@@ -72,6 +75,15 @@ private struct PlanRequest {
     let local: (any ModelProvider)? =
       unsafe given.flags & UInt32(INGOT_PLAN_NO_FILES) != 0 ? nil : LocalModels(environment: modelEnvironment())
     models = try HostModels(objects, fallback: resolver.map { ResolvedModels(resolver: $0) } ?? local)
+  }
+
+  /// The choice of a field whose 0 is the recipe's.
+  private static func choice<Choice>(_ value: UInt32, _ choices: [Choice], _ name: String) throws(IngotError) -> Choice? {
+    if value == 0 { return nil }
+    guard value <= UInt32(choices.count) else {
+      throw IngotError(.invalidArgument, "\(name) is \(value), expected 0 to \(choices.count)", subject: name)
+    }
+    return choices[Int(value) - 1]
   }
 
   private static func models(_ options: ingot_plan_options) throws(IngotError) -> [ModelObject] {

@@ -197,9 +197,26 @@ struct ResolvedModels: ModelProvider {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     do throws(IngotError) {
       let parts = try LocalModels.parse(reference)
-      guard let adapter = parts.adapter else { return try open(reference.name) }
-      let model = try open(parts.model.description)
-      let files = ResolvedFiles(adapter.description, resolver: resolver)
+      guard parts.adapter != nil else { return try open(reference.name) }
+      return try adapting(try open(parts.model.description), as: reference)
+    } catch {
+      var placed = error
+      if placed.position == nil { placed.position = reference.position }
+      throw placed
+    }
+  }
+
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    let parts = try LocalModels.parse(reference)
+    guard let adapter = parts.adapter else { return model }
+    do throws(IngotError) {
+      // The place alone: the task of a pack is ours.
+      let files = ResolvedFiles(
+        IngotCheckpoints.ModelReference.Part(path: adapter.path, revision: adapter.revision).description, resolver: resolver)
+      if try files.size(of: DeltaPack.fileName) != nil {
+        let pack = try provide(files, DeltaPack.fileName)
+        if DeltaPack.isPack(pack.checkpoint) { return try model.applying(pack: pack, task: adapter.task, name: parts.model.description) }
+      }
       var name: String?
       for candidate in Adapter.fileNames where name == nil {
         if try files.size(of: candidate) != nil { name = candidate }

@@ -106,7 +106,7 @@ extension Checkpoint {
   }
 
   private static func readConfig(_ files: some ModelFiles) throws(IngotError) -> JSONValue? {
-    guard let bytes = try files.readWhole("config.json", limit: CheckpointLimit.configBytes) else { return nil }
+    guard let bytes = try files.readWhole("config.json", limit: Limit.configBytes) else { return nil }
     let origin = files.path(of: "config.json")
     let config = try JSON.parse(bytes, origin: origin, options: .python)
     _ = try config.requireObject(origin, in: origin)

@@ -17,6 +17,8 @@ package struct DonorLayout: Sendable {
     var isFused: Bool
     /// Rows of the parts where the donor holds them apart.
     var rows: [Int]?
+    /// How a fused tensor is arranged, where not part by part.
+    var groups: HeadGroups?
   }
 
   private(set) var experts: [String: ExpertForm] = [:]
@@ -30,14 +32,16 @@ package struct DonorLayout: Sendable {
       routers[stack.key] = NameLayouts.routers.first { donor[stack.stem + "." + $0] != nil }
     }
     for tensor in donor.tensors {
-      guard let name = ProjectionName(tensor.name), projections[name.key] == nil else { continue }
-      var rows: [Int] = []
-      if !name.isFused {
-        rows = name.rule.parts.compactMap { donor[name.stem + $0 + name.ending]?.shape.dimensions.first }
-        // A part alone is a projection of its own, as in a perceptron without a gate.
-        if rows.count < name.rule.parts.count { continue }
+      for name in ProjectionName.all(tensor.name) where projections[name.key] == nil {
+        var rows: [Int] = []
+        if !name.isFused {
+          rows = name.rule.parts.compactMap { donor[name.stem + $0 + name.ending]?.shape.dimensions.first }
+          // A part alone is a projection of its own, as in a perceptron without a gate.
+          if rows.count < name.rule.parts.count { continue }
+        }
+        let groups = name.isFused && name.rule.isGrouped ? HeadGroups(name.rule.fused, config: donor.config) : nil
+        projections[name.key] = Projection(isFused: name.isFused, rows: name.isFused ? nil : rows, groups: groups)
       }
-      projections[name.key] = Projection(isFused: name.isFused, rows: name.isFused ? nil : rows)
     }
   }
 
@@ -75,21 +79,18 @@ struct ProjectionName {
   let ending: String
   let key: String
 
-  init?(_ name: String) {
-    let ending = [".weight", ".bias"].first { name.hasSuffix($0) }
-    guard let ending else { return nil }
+  /// What the name may be: `q_proj` is a part of more than one tensor.
+  static func all(_ name: String) -> [ProjectionName] {
+    guard let ending = [".weight", ".bias"].first(where: name.hasSuffix) else { return [] }
     let components = name.dropLast(ending.count).split(separator: ".", omittingEmptySubsequences: false)
-    guard let last = components.last, !components.contains("experts") else { return nil }
-    for rule in NameLayouts.fusedProjections {
-      let isFused = last == rule.fused
-      guard isFused || rule.parts.contains(String(last)) else { continue }
-      self.rule = rule
-      self.isFused = isFused
-      self.ending = ending
-      stem = String(name.dropLast(ending.count + last.utf8.count))
-      key = LayoutKey.key(components.dropLast()) + " " + rule.fused + ending
-      return
+    guard let last = components.last, !components.contains("experts") else { return [] }
+    let rules = NameLayouts.fusedProjections.filter { last == $0.fused || $0.parts.contains(String(last)) }
+    guard !rules.isEmpty else { return [] }
+    let place = LayoutKey.key(components.dropLast())
+    let stem = String(name.dropLast(ending.count + last.utf8.count))
+    return rules.map { rule in
+      ProjectionName(
+        stem: stem, rule: rule, isFused: last == rule.fused, ending: ending, key: "\(place) \(rule.fused) \(rule.parts[0])\(ending)")
     }
-    return nil
   }
 }

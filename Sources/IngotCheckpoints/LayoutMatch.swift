@@ -122,18 +122,19 @@ package struct LayoutMatch {
     let modelType = model.config?["model_type"]?.asString
     if let modelType, NameLayouts.otherwiseFused.contains(modelType) { return }
     for tensor in model.tensors where !removed.contains(tensor.name) {
-      guard let found = ProjectionName(tensor.name), let wanted = donor.projections[found.key], wanted.isFused != found.isFused else {
-        continue
+      for found in ProjectionName.all(tensor.name) {
+        guard let wanted = donor.projections[found.key], wanted.isFused != found.isFused else { continue }
+        if found.isFused { try split(tensor, found, wanted) } else { try fuse(tensor, found, wanted) }
+        break
       }
-      if found.isFused { try split(tensor, found, rows: wanted.rows) } else { try fuse(tensor, found) }
     }
   }
 
-  private mutating func fuse(_ tensor: CheckpointTensor, _ name: ProjectionName) throws(IngotError) {
+  private mutating func fuse(_ tensor: CheckpointTensor, _ name: ProjectionName, _ donor: DonorLayout.Projection) throws(IngotError) {
     // Once for each group: at its first part.
     let names = name.rule.parts.map { name.stem + $0 + name.ending }
     guard !names.contains(where: removed.contains) else { return }
-    var assembly = TensorAssembly()
+    var parts: [TensorAssembly.Matrix] = []
     var rows = 0
     for part in names {
       guard let found = model[part] else {
@@ -151,32 +152,70 @@ package struct LayoutMatch {
       let (sum, overflow) = rows.addingReportingOverflow(matrix.rows)
       guard !overflow else { throw IngotError(.shape, "tensor \(part) has \(matrix.rows) rows, more than can be joined", subject: part) }
       rows = sum
-      try assembly.append([matrix])
+      parts.append(matrix)
+    }
+    var assembly = TensorAssembly()
+    if name.rule.isGrouped {
+      let groups = try grouped(tensor, name, donor.groups, rows: parts.map(\.rows))
+      for group in 0..<groups.groups {
+        for (part, matrix) in parts.enumerated() { try assembly.append([matrix.rows(groups.rows(of: part), from: group * groups.rows(of: part))]) }
+      }
+    } else {
+      for matrix in parts { try assembly.append([matrix]) }
     }
     removed.formUnion(names)
     let shape = [rows] + tensor.shape.dimensions.dropFirst()
     try add(outputStem(tensor, name) + name.rule.fused + name.ending, shape, assembly, after: tensor.name)
   }
 
-  private mutating func split(_ tensor: CheckpointTensor, _ name: ProjectionName, rows donorRows: [Int]?) throws(IngotError) {
+  private mutating func split(_ tensor: CheckpointTensor, _ name: ProjectionName, _ donor: DonorLayout.Projection) throws(IngotError) {
     let whole = try Self.matrix(tensor)
-    let heights =
-      name.rule.parts.count == 2
-      ? halves(whole.rows) : headRows(whole.rows) ?? donorRows.flatMap { $0.reduce(0, +) == whole.rows ? $0 : nil }
-    guard let heights, heights.count == name.rule.parts.count else {
-      throw IngotError(
-        .shape,
-        "\(tensor.name) has \(whole.rows) rows, which cannot be cut into \(name.rule.parts.joined(separator: ", ")) as the base has them",
-        hint: "config.json must give num_attention_heads, num_key_value_heads and head_dim or hidden_size", subject: tensor.name)
+    var groups: HeadGroups?
+    if name.rule.isGrouped {
+      let known = HeadGroups(name.rule.fused, config: model.config)
+      groups = try grouped(tensor, name, known, rows: known.map { known in (0..<3).map { known.groups * known.rows(of: $0) } } ?? [])
+      if groups?.totalRows != whole.rows { throw uncut(tensor, name, whole.rows) }
     }
+    let heights =
+      groups.map { groups in (0..<3).map { groups.groups * groups.rows(of: $0) } }
+      ?? (name.rule.parts.count == 2
+        ? halves(whole.rows) : headRows(whole.rows) ?? donor.rows.flatMap { $0.reduce(0, +) == whole.rows ? $0 : nil })
+    guard let heights, heights.count == name.rule.parts.count else { throw uncut(tensor, name, whole.rows) }
     removed.insert(tensor.name)
     var row = 0
-    for (part, height) in zip(name.rule.parts, heights) {
+    for (part, height) in heights.enumerated() {
       var assembly = TensorAssembly()
-      try assembly.append([TensorAssembly.Matrix(tensor, rows: height, columns: whole.columns, offset: row * whole.columns)])
+      if let groups {
+        for group in 0..<groups.groups {
+          try assembly.append([whole.rows(groups.rows(of: part), from: group * groups.groupRows + groups.start(of: part))])
+        }
+      } else {
+        try assembly.append([whole.rows(height, from: row)])
+      }
       row += height
-      try add(outputStem(tensor, name) + part + name.ending, [height] + tensor.shape.dimensions.dropFirst(), assembly, after: tensor.name)
+      try add(
+        outputStem(tensor, name) + name.rule.parts[part] + name.ending, [height] + tensor.shape.dimensions.dropFirst(), assembly,
+        after: tensor.name)
     }
+  }
+
+  private func uncut(_ tensor: CheckpointTensor, _ name: ProjectionName, _ rows: Int) -> IngotError {
+    IngotError(
+      .shape,
+      "\(tensor.name) has \(rows) rows, which cannot be cut into \(name.rule.parts.joined(separator: ", ")) as the base has them",
+      hint: "config.json must give num_attention_heads, num_key_value_heads and head_dim or hidden_size", subject: tensor.name)
+  }
+
+  /// The groups of heads of a fused tensor, if they have parts of `rows` rows. Throws `.shape` otherwise, and where they are not known.
+  private func grouped(
+    _ tensor: CheckpointTensor, _ name: ProjectionName, _ known: HeadGroups?, rows: [Int]
+  ) throws(IngotError) -> HeadGroups {
+    if let known, rows == (0..<3).map({ known.groups * known.rows(of: $0) }) { return known }
+    let type = model.config?["model_type"]?.asString ?? "of no known type"
+    throw IngotError(
+      .shape,
+      "\(tensor.name) of a model \(type) and the base's layout differ (\(name.rule.fused) and \(name.rule.parts.joined(separator: ", "))), and config.json does not tell how heads are arranged",
+      hint: "known are gpt_neox, bloom, falcon and internlm2, with num_attention_heads and hidden_size in config.json", subject: tensor.name)
   }
 
   /// The stem of a projection, whose container may have another name in the donor.

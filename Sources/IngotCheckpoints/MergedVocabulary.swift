@@ -11,12 +11,9 @@ package struct MergedVocabulary: Sendable {
   package private(set) var notices: [Notice] = []
   private var newIDs: [ExactText: Int] = [:]
   private var defined: [Int: AddedToken] = [:]
-  private let origin: String
 
-  /// - Parameters: `origin` is the base's tokenizer, for messages.
-  package init(_ base: Vocabulary, origin: String) {
+  package init(_ base: Vocabulary) {
     self.base = base
-    self.origin = origin
     tokens = base.tokens
   }
 
@@ -47,7 +44,7 @@ package struct MergedVocabulary: Sendable {
       }
     }
     for (_, other) in others {
-      for token in other.tokens where !token.isAdded && self[token.text] == nil { try append(AddedToken(token.text)) }
+      for token in other.tokens where !token.isAdded && self[token.text] == nil { append(AddedToken(token.text)) }
     }
     var first: [ExactText: AddedToken] = [:]
     for (_, token) in base.added { first[ExactText(token.content)] = token }
@@ -59,7 +56,7 @@ package struct MergedVocabulary: Sendable {
           continue
         }
         first[ExactText(token.content)] = token
-        if let id = self[token.content] { defined[id] = token } else { try append(token) }
+        if let id = self[token.content] { defined[id] = token } else { append(token) }
       }
       if let one = conflicts.first {
         notices.append(
@@ -72,20 +69,12 @@ package struct MergedVocabulary: Sendable {
   }
 
   /// Adds a token that the recipe names, when it is new.
-  package mutating func add(_ text: String) throws(IngotError) {
-    if self[text] == nil { try append(AddedToken(text)) }
+  package mutating func add(_ text: String) {
+    if self[text] == nil { append(AddedToken(text)) }
   }
 
-  private mutating func append(_ token: AddedToken) throws(IngotError) {
+  private mutating func append(_ token: AddedToken) {
     let id = extent
-    // The field's library gives a new token the number after the added ones, or the size of the vocabulary: never another.
-    let expected = max((base.added.last?.id ?? -1) + 1, base.modelCount) + newIDs.count
-    guard id == expected else {
-      throw IngotError(
-        .unsupported,
-        "the numbers of the vocabulary leave gaps (\(base.tokens.count) tokens, the highest is \(base.extent - 1)): no token can be added",
-        hint: "use 'tokenizer_source: base'", subject: origin)
-    }
     newIDs[ExactText(token.content)] = id
     tokens.append(Vocabulary.Token(id: id, text: token.content, isAdded: true, isOfModel: false))
     defined[id] = token

@@ -26,34 +26,11 @@ extension ModelFiles {
   func path(of name: String) -> String { displayPath.hasSuffix("/") ? displayPath + name : displayPath + "/" + name }
 
   /// A whole text file, or nil when it is absent. Throws `.format` beyond `limit` bytes: side files are small, and memory is bounded.
-  package func readWhole(_ name: String, limit: UInt64) throws(IngotError) -> [UInt8]? {
+  package func readWhole(_ name: String, limit: some BinaryInteger) throws(IngotError) -> [UInt8]? {
     guard let size = try size(of: name) else { return nil }
     guard size <= limit, let count = Int(exactly: size) else {
       throw IngotError(.format, "found \(size) bytes, expected at most \(limit)", subject: path(of: name))
     }
     return try read(name, offset: 0, count: count)
   }
-}
-
-/// Limits on what is read from a model directory, in one place.
-package enum CheckpointLimit {
-  /// A safetensors header, in bytes: the limit that the format's own library has.
-  package static let headerBytes = 100_000_000
-  /// Axes of a tensor.
-  package static let rank = 32
-  /// A shard index, in bytes.
-  package static let indexBytes: UInt64 = 256 << 20
-  /// A config.json, in bytes.
-  package static let configBytes: UInt64 = 16 << 20
-  /// A pickle inside a PyTorch file, in bytes; one of 100,000 tensors has about 25 MB.
-  package static let pickleBytes = 64 << 20
-  /// Opcodes of one pickle. A tensor takes about 45.
-  package static let pickleOpcodes = 16 << 20
-  /// A module or a name in a pickle, in bytes.
-  package static let globalBytes = 1 << 10
-  /// Entries of a zip archive, and bytes of its directory.
-  package static let archiveEntries = 1 << 20
-  package static let archiveDirectoryBytes = 128 << 20
-  /// Bytes of a tensor whose elements share memory (an expanded one), beyond those that its storage has.
-  package static let expandedBytes = 64 << 20
 }

@@ -1,6 +1,7 @@
 package import IngotErrors
 
-/// How a recipe names a model: `PATH[@REVISION][+ADAPTER[@REVISION]]`, or the same in parts.
+/// How a recipe names a model: `PATH[@REVISION][+ADAPTER[@REVISION]]`, or the same in parts. In the place of the adapter may stand a delta pack, with
+/// `#TASK` behind it where it has several.
 ///
 /// PATH is a directory, a weight file, or `org/name` of the Hugging Face hub, which is looked up in the local cache only.
 /// Two references are equal when they are written alike: `./m` and `m` are two models.
@@ -8,13 +9,18 @@ package struct ModelReference: Sendable, Hashable, CustomStringConvertible {
   package struct Part: Sendable, Hashable, CustomStringConvertible {
     package var path: String
     package var revision: String?
+    /// The task of a pack.
+    package var task: String?
 
-    package init(path: String, revision: String? = nil) {
+    package init(path: String, revision: String? = nil, task: String? = nil) {
       self.path = path
       self.revision = revision
+      self.task = task
     }
 
-    package var description: String { revision.map { "\(path)@\($0)" } ?? path }
+    package var description: String { place + (task.map { "#\($0)" } ?? "") }
+    /// The description without the task: what is looked for.
+    fileprivate var place: String { revision.map { "\(path)@\($0)" } ?? path }
   }
 
   package var model: Part
@@ -35,7 +41,21 @@ package struct ModelReference: Sendable, Hashable, CustomStringConvertible {
       throw Self.malformed("\(parts.count - 1) plus signs, expected at most one", text, position)
     }
     self.init(model: try Self.part(first, of: text, position))
-    if parts.count == 2 { adapter = try Self.part(parts[1], of: text, position) }
+    if parts.count == 2 { adapter = try Self.adapter(parts[1], of: text, position) }
+  }
+
+  /// What stands behind the `+`, alone.
+  package static func adapter(parsing text: String, position: SourcePosition? = nil) throws(IngotError) -> Part {
+    try adapter(text[...], of: text, position)
+  }
+
+  private static func adapter(_ text: Substring, of whole: String, _ position: SourcePosition?) throws(IngotError) -> Part {
+    guard let mark = text.lastIndex(of: "#") else { return try part(text, of: whole, position) }
+    let task = text[text.index(after: mark)...]
+    guard !task.isEmpty else { throw malformed("an empty task after #", whole, position) }
+    var found = try part(text[..<mark], of: whole, position)
+    found.task = String(task)
+    return found
   }
 
   /// One side of the `+`.
@@ -101,7 +121,7 @@ extension ModelReference.Part {
   package func candidates(environment: (String) -> String?, readText: (String) -> String?) -> [Candidate] {
     var found: [Candidate] = []
     if revision == nil || !isHubName {
-      found.append(Candidate(path: Self.expandingHome(description, environment), origin: .local))
+      found.append(Candidate(path: Self.expandingHome(place, environment), origin: .local))
     }
     guard isHubName, let root = hubDirectory(environment) else { return found }
     let wanted = revision ?? "main"
@@ -140,11 +160,11 @@ extension ModelReference.Part {
       return IngotError(
         .notFound, "model not found: \(local)\(cache); expected a model of the revision \(revision ?? "main")",
         hint: "fetch it with: \(command)",
-        subject: description, position: position)
+        subject: place, position: position)
     }
     return IngotError(
       .notFound, "model not found: no such directory or file, and not of the form org/name",
-      hint: "check the path; a path that contains + or @ is written {model: {path: \"…\"}}", subject: description, position: position)
+      hint: "check the path; a path that contains + or @ is written {model: {path: \"…\"}}", subject: place, position: position)
   }
 
   private static func expandingHome(_ path: String, _ environment: (String) -> String?) -> String {

@@ -31,16 +31,22 @@ enum NameLayouts {
   /// Config keys of the number of experts.
   static let expertCountKeys = ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"]
 
-  /// Projections that share an input, stored one below the other or apart. Only where rows follow part by part: layouts that interleave heads
-  /// (`query_key_value`, `c_attn`) differ by family and are not here.
+  /// Projections that share an input, stored as one tensor or apart.
   struct FusedNames: Sendable {
     var fused: String
     var parts: [String]
+    /// True where rows do not follow part by part but head by head, in groups that the family's config tells. GPT-2's `c_attn` is not here: no
+    /// model has its parts.
+    var isGrouped = false
   }
 
   static let fusedProjections = [
     FusedNames(fused: "qkv_proj", parts: ["q_proj", "k_proj", "v_proj"]),
     FusedNames(fused: "gate_up_proj", parts: ["gate_proj", "up_proj"]),
+    FusedNames(fused: "query_key_value", parts: ["q_proj", "k_proj", "v_proj"], isGrouped: true),
+    FusedNames(fused: "query_key_value", parts: ["query", "key", "value"], isGrouped: true),
+    FusedNames(fused: "wqkv", parts: ["wq", "wk", "wv"], isGrouped: true),
+    FusedNames(fused: "wqkv", parts: ["q_proj", "k_proj", "v_proj"], isGrouped: true),
   ]
 
   /// Model types whose tensor of such a name is arranged otherwise.

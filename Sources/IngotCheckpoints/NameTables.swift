@@ -106,6 +106,9 @@ enum NameTables {
     "vocab_projector.bias", "generator_lm_head.bias",
   ]
 
+  /// Tensors [1, tokens]: a bias for each token, as BART's family saves it.
+  static let vocabularyRows = ["final_logits_bias"]
+
   /// Prefixes under which a multi-modal model keeps a whole language model.
   static let languageModelPrefixes = ["language_model.", "model.language_model.", "thinker."]
 

@@ -44,9 +44,9 @@ package struct SafetensorsHeader: Sendable {
         .format, "found \(fileSize) bytes, expected at least \(prefixBytes): not a safetensors file", hint: downloadHint, subject: origin)
     }
     let length = prefix.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-    guard length <= UInt64(CheckpointLimit.headerBytes) else {
+    guard length <= UInt64(Limit.headerBytes) else {
       throw IngotError(
-        .format, "header length is \(length) bytes, expected at most \(CheckpointLimit.headerBytes): not a safetensors file",
+        .format, "header length is \(length) bytes, expected at most \(Limit.headerBytes): not a safetensors file",
         subject: origin)
     }
     guard length <= fileSize - UInt64(prefixBytes) else {

@@ -132,8 +132,8 @@ struct SafetensorsHeaderParser {
       guard let extent = Int(exactly: extent) else {
         throw IngotError(.format, "\(origin) gives the extent \(extent), which does not fit 63 bits", subject: name)
       }
-      guard dimensions.count < CheckpointLimit.rank else {
-        throw IngotError(.format, "\(origin) gives a shape of more than \(CheckpointLimit.rank) axes", subject: name)
+      guard dimensions.count < Limit.rank else {
+        throw IngotError(.format, "\(origin) gives a shape of more than \(Limit.rank) axes", subject: name)
       }
       dimensions.append(extent)
     } while scanner.accept(UInt8(ascii: ","))

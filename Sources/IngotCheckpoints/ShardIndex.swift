@@ -12,7 +12,7 @@ struct ShardIndex {
 
   static func read(_ files: some ModelFiles, _ name: String) throws(IngotError) -> ShardIndex {
     let origin = files.path(of: name)
-    guard let bytes = try files.readWhole(name, limit: CheckpointLimit.indexBytes) else {
+    guard let bytes = try files.readWhole(name, limit: Limit.indexBytes) else {
       throw IngotError(.notFound, "there is no such file", subject: origin)
     }
     let root = try JSON.parse(bytes, origin: origin, options: .python)

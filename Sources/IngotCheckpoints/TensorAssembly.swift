@@ -48,6 +48,11 @@ package struct TensorAssembly: Sendable {
       self.columnStep = columnStep
     }
 
+    /// `count` rows from row `start` on.
+    func rows(_ count: Int, from start: Int) -> Matrix {
+      Matrix(tensor, rows: count, columns: columns, offset: offset + start * rowStep, rowStep: rowStep, columnStep: columnStep)
+    }
+
     var transposed: Matrix {
       Matrix(tensor, rows: columns, columns: rows, offset: offset, rowStep: columnStep, columnStep: rowStep)
     }

@@ -1,4 +1,5 @@
 package import IngotJSON
+package import IngotTensors
 
 /// What a tensor's name tells: which other names may stand for it, and whether it is an embedding. Pure functions over `NameTables`.
 package enum TensorNames {
@@ -104,9 +105,16 @@ package enum TensorNames {
     isEmbedding(name) && !NameTables.headEndings.contains(where: name.hasSuffix)
   }
 
-  /// True for tensors with one row (or one element) per token of the vocabulary: input embeddings, output heads and the biases of heads.
-  package static func isVocabulary(_ name: String, rank: Int) -> Bool {
-    if rank == 1 { return NameTables.vocabularyBiases.contains { name == $0 || name.hasSuffix("." + $0) } }
-    return rank == 2 && isEmbedding(name) && !name.hasSuffix("pos_embed.weight")
+  /// The axis along which a tensor has one row or one element for each token of the vocabulary: input embeddings, output heads and their
+  /// biases. Nil for others.
+  package static func vocabularyAxis(_ name: String, _ shape: Shape) -> Int? {
+    func ends(_ names: [String]) -> Bool { names.contains { name == $0 || name.hasSuffix("." + $0) } }
+    switch shape.rank {
+    case 1: return ends(NameTables.vocabularyBiases) ? 0 : nil
+    case 2:
+      if ends(NameTables.vocabularyRows) { return shape.dimensions[0] == 1 ? 1 : nil }
+      return isEmbedding(name) && !name.hasSuffix("pos_embed.weight") ? 0 : nil
+    default: return nil
+    }
   }
 }

@@ -15,6 +15,9 @@ package enum TokenizerConfig {
     "sentencepiece.bpe.model", "tekken.json",
   ]
 
+  /// True for a section of a config whose numbers of tokens are those of the tokenizer: that of the language model.
+  package static func isOfText(_ section: String) -> Bool { NameTables.textSections.contains(section) }
+
   /// Adds tokens to `added_tokens_decoder`, where there is one, and leaves out removed ones, there and as special tokens: the field's library
   /// would add them again, beyond the last row.
   package static func edit(

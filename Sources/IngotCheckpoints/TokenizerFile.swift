@@ -3,11 +3,8 @@ package import IngotJSON
 
 /// The content of a tokenizer.json (https://github.com/huggingface/tokenizers), kept whole: what is not edited is written as it was read.
 package struct TokenizerFile: Sendable {
-  package private(set) var root: JSONValue
+  package internal(set) var root: JSONValue
   package let vocabulary: Vocabulary
-
-  /// More than the largest tokenizer has, in bytes.
-  package static let byteLimit: UInt64 = 256 << 20
 
   /// Throws `.format` with a position, or naming the token, for anything that is no tokenizer.
   package init(_ bytes: [UInt8], origin: String) throws(IngotError) {
@@ -128,7 +125,7 @@ package struct TokenizerFile: Sendable {
 
 extension AddedToken {
   /// From an entry of `added_tokens`; a flag that is absent is false.
-  fileprivate init(content: String, _ entry: JSONValue) {
+  init(content: String, _ entry: JSONValue) {
     func flag(_ key: String) -> Bool { entry[key]?.asBool ?? false }
     self.init(content, isNormalized: flag("normalized"), isSpecial: flag("special"))
     isSingleWord = flag("single_word")

@@ -25,7 +25,7 @@ extension Vocabulary {
     try self.init(model: isJSON ? .bpe : .wordPiece, isByteLevel: isJSON, ordinary: ordinary, added: extra, origin: origin)
   }
 
-  private static func table(_ bytes: [UInt8], origin: String) throws(IngotError) -> [(id: Int, text: String)] {
+  static func table(_ bytes: [UInt8], origin: String) throws(IngotError) -> [(id: Int, text: String)] {
     let root = try JSON.parse(bytes, origin: origin, options: .python)
     var tokens: [(id: Int, text: String)] = []
     for member in try root.requireObject(origin, in: origin).members {

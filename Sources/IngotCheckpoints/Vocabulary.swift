@@ -99,13 +99,10 @@ package struct Vocabulary: Sendable {
       added: added.filter { $0.id < limit }, origin: origin)
   }
 
-  /// More than any tokenizer has; a number beyond it would ask for an embedding that no machine holds.
-  private static let largestID = (1 << 24) - 1
-
   private static func checked(_ id: Int, _ text: String, _ origin: String) throws(IngotError) -> Int {
-    guard id >= 0, id <= largestID else {
+    guard id >= 0, id <= Limit.tokenNumber else {
       throw IngotError(
-        .format, "the token \(quoted(text)) has the number \(id), expected 0 to \(largestID)",
+        .format, "the token \(quoted(text)) has the number \(id), expected 0 to \(Limit.tokenNumber)",
         hint: "the tokenizer is damaged: download it again", subject: origin)
     }
     return id

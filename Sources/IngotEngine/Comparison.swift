@@ -100,7 +100,11 @@ extension Engine {
     _ a: ProvidedModel, _ b: ProvidedModel, base: ProvidedModel? = nil, options: Comparison.Options = .init(), watcher: Watcher = .none
   ) throws(IngotError) -> Comparison {
     let files = options.tensorsOnly ? [] : try FileDifference.find(a.files, b.files)
-    let (a, b, base) = try Self.readable(a, b, base)
+    var (a, b, base) = try Self.readable(a, b, base)
+    let binding = SourceBinding(kernels: kernels)
+    try a.bind(to: binding)
+    try b.bind(to: binding)
+    try base?.bind(to: binding)
     let run = try ComparisonRun(a, b, base: base, kernels: kernels, watcher: watcher)
     let most = max(1, self.options.memoryBudget / ComparisonWorker.byteCount)
     try work { index in
@@ -132,6 +136,12 @@ extension Engine {
     func read(_ model: ProvidedModel) throws(IngotError) -> ProvidedModel { isStored ? try model.gathered() : try model.readable() }
     guard let base else { return (try read(a), try read(b), nil) }
     return (try read(a), try read(b), try read(base))
+  }
+}
+
+extension ProvidedModel {
+  fileprivate mutating func bind(to binding: SourceBinding) throws(IngotError) {
+    for index in sources.indices { sources[index] = try binding.bound(sources[index]) }
   }
 }
 

@@ -24,8 +24,7 @@ final class CopyExecution: JobRun, @unchecked Sendable {
     let blocking = try Blocking(shape: Shape([tensor.byteCount]), granularity: .block)
     tensor.dtype = .u8
     segment = JobSegment(
-      index: 0, planned: first.planned, tensor: tensor, inputs: first.inputs, blocking: blocking, firstBlock: 0, jobBase: 0,
-      isWanted: first.isWanted)
+      index: 0, planned: first.planned, tensor: tensor, blocking: blocking, isWanted: first.isWanted)
     self.input = tensor.inputs[input]
     self.context = context
     nonfinite = context.checksFinite && self.input.dtype.hasArithmetic ? NonfiniteTally([segment]) : nil

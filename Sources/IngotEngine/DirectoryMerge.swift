@@ -142,9 +142,9 @@ extension Plan {
         for model in storedModels {
           var placed = model
           // So that the merge can be run again from any directory.
-          if model.isOnDisk {
-            placed.path = absolutePath(model.path) ?? model.path
-            placed.adapter = model.adapter.map { absolutePath($0) ?? $0 }
+          if model.isOnDisk { placed.path = absolutePath(model.path) ?? model.path }
+          if let adapter = model.adapter, model.isOnDisk || (try? fileStatus(adapter)).flatMap(\.self) != nil {
+            placed.adapter = absolutePath(adapter) ?? adapter
           }
           list.object { placed.write(to: &$0) }
         }
@@ -187,6 +187,8 @@ extension PlannedModel {
     entry.field("name", name)
     entry.field("path", path)
     if let adapter { entry.field("adapter", adapter) }
+    if let task { entry.field("task", task) }
+    if isSide { entry.field("side", true) }
     entry.list("shards") { list in
       for shard in shards {
         list.object { entry in

@@ -10,28 +10,33 @@ struct EmbeddingAssembly {
   let models: [ProvidedModel]
   /// Name of the output tensor, and its inputs: the plan's models and what they store.
   let name: String
+  /// Along which the tokens stand; the other axis of a matrix is a row, or has one element.
+  private let axis: Int
   let inputs: [PlannedInput]
   private let sourceOffsets: [Int]
-  /// The models whose rows serve others: those of the inputs, then the base.
-  private let members: [Int]
+  /// The models whose rows serve others: those of the inputs, others that have the tensor, then the base.
+  private var members: [Int]
   private var donors: [RowDonor] = []
   private var donorOf: [Int: Int] = [:]
   private let rowLength: Int
 
   /// Throws `.shape` when the models' rows have different lengths.
   init(
-    _ plan: TokenizerPlan, recipe: Recipe, models: [ProvidedModel], name: String, inputs: [PlannedInput], sourceOffsets: [Int]
+    _ plan: TokenizerPlan, recipe: Recipe, models: [ProvidedModel], name: String, axis: Int, inputs: [PlannedInput],
+    others: [Int], sourceOffsets: [Int]
   ) throws(IngotError) {
     self.plan = plan
     self.recipe = recipe
     self.models = models
     self.name = name
+    self.axis = axis
     self.inputs = inputs
     self.sourceOffsets = sourceOffsets
     let first = inputs.first?.shape ?? Shape([])
-    rowLength = first.rank == 2 ? first.dimensions[1] : 1
+    rowLength = first.rank == 2 && axis == 0 ? first.dimensions[1] : 1
     for input in inputs {
-      try Self.require(input.shape, as: first, name: name, model: recipe.models[input.model].name, recipe.models[inputs[0].model].name)
+      try Self.require(
+        input.shape, as: first, axis: axis, name: name, model: recipe.models[input.model].name, recipe.models[inputs[0].model].name)
       guard input.dtype.hasArithmetic else {
         throw IngotError(
           .dtype, "tensor \(name) is \(input.dtype.safetensorsName), which has no arithmetic: its rows cannot be moved",
@@ -50,10 +55,13 @@ struct EmbeddingAssembly {
         donors.append(
           RowDonor(
             identity: "\(input.model) \(input.name)", source: models[input.model].sources[shard], offset: input.offset, dtype: input.dtype,
-            rows: input.shape.dimensions[0]))
+            rows: input.shape.dimensions[axis]))
       }
     }
     self.members = members
+    for model in others where !members.contains(model) {
+      if try donor(of: model) != nil { self.members.append(model) }
+    }
     if let base = recipe.baseModel { _ = try donor(of: base) }
     for token in plan.requests.values {
       switch token.embedding {
@@ -63,8 +71,11 @@ struct EmbeddingAssembly {
     }
   }
 
-  private static func require(_ shape: Shape, as first: Shape, name: String, model: String, _ other: String) throws(IngotError) {
-    guard shape.rank == first.rank, shape.dimensions.dropFirst() == first.dimensions.dropFirst() else {
+  private static func require(
+    _ shape: Shape, as first: Shape, axis: Int, name: String, model: String, _ other: String
+  ) throws(IngotError) {
+    guard shape.rank == first.rank, shape.dimensions.indices.allSatisfy({ $0 == axis || shape.dimensions[$0] == first.dimensions[$0] })
+    else {
       throw IngotError(
         .shape, "tensor \(name) has shape \(shape) in model \(model) and \(first) in model \(other)",
         hint: "embeddings may differ in rows, not in their width", subject: name)
@@ -78,12 +89,12 @@ struct EmbeddingAssembly {
       let offset = Int(exactly: tensor.fileOffset), models[model].sources.indices.contains(tensor.shard), tensor.dtype.hasArithmetic
     else { return nil }
     try Self.require(
-      tensor.shape, as: first.shape, name: name, model: recipe.models[model].name, recipe.models[first.model].name)
+      tensor.shape, as: first.shape, axis: axis, name: name, model: recipe.models[model].name, recipe.models[first.model].name)
     donorOf[model] = donors.count
     donors.append(
       RowDonor(
         identity: "\(model) \(tensor.name)", source: models[model].sources[tensor.shard], offset: offset, dtype: tensor.dtype,
-        rows: tensor.shape.dimensions[0]))
+        rows: tensor.shape.dimensions[axis]))
     return donors.count - 1
   }
 
@@ -110,7 +121,9 @@ struct EmbeddingAssembly {
         continue
       }
       var assembled = input
-      assembled.shape = Shape([plan.rows] + input.shape.dimensions.dropFirst())
+      var extents = input.shape.dimensions
+      extents[axis] = plan.rows
+      assembled.shape = Shape(extents)
       let origins = rows(of: input.model, defaults)
       let own = donorOf[input.model].map { Int32(truncatingIfNeeded: $0) } ?? 0
       let isStored = origins.enumerated().allSatisfy { $0.element.donor == own && Int($0.element.row) == $0.offset }

@@ -28,6 +28,9 @@ package protocol ByteSource: AnyObject, Sendable {
   /// True for bytes that are computed when they are read, from others that are counted where they are read.
   var isComputed: Bool { get }
 
+  /// Reads of files or callers' memory behind one element, at most.
+  var readsPerElement: Int { get }
+
   /// The source as one run reads it: most are read as they are, some need the run's memory or a place on its disk.
   func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource
 }
@@ -39,6 +42,7 @@ extension ByteSource {
   package func requireUnchanged() throws(IngotError) {}
   package var derivation: String? { nil }
   package var isComputed: Bool { false }
+  package var readsPerElement: Int { 1 }
   package func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource { self }
 }
 

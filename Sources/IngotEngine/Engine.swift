@@ -1,4 +1,6 @@
 package import IngotErrors
+internal import IngotMethods
+internal import IngotRecipes
 internal import IngotStorage
 package import IngotTensors
 
@@ -40,8 +42,8 @@ package final class Engine: @unchecked Sendable {
     self.options = options
     instructionSet = try options.instructionSet.map { (name) throws(IngotError) in try InstructionSet.named(name) } ?? InstructionSet.best
     kernels = Kernels(instructionSet)
-    guard options.threads >= 0, options.threads <= 4096 else {
-      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to 4096")
+    guard options.threads >= 0, options.threads <= Limit.threads else {
+      throw IngotError(.invalidArgument, "threads is \(options.threads), expected 0 (automatic) to \(Limit.threads)")
     }
     guard options.memoryBudget >= 1 << 20 else {
       throw IngotError(
@@ -77,7 +79,8 @@ package final class Engine: @unchecked Sendable {
     let memory = JobMemory(arena)
     // Fewer workers when a block for each does not fit into half the budget: the other half is for what jobs keep. Many workers
     // without it would all run the slower searches that do with little memory.
-    let workerCount = max(1, min(team.size, self.options.memoryBudget / 2 / max(least, 1)))
+    let matrixBytes = plan.largestMatrix?.bytes ?? 0
+    let workerCount = max(1, min(team.size, max(self.options.memoryBudget - matrixBytes, 0) / 2 / max(least, 1)))
     var pieces: [Arena.Piece] = []
     for _ in 0..<workerCount {
       guard let piece = arena.allocate(max(plan.workerSizes.total, 1)) else { break }
@@ -92,6 +95,8 @@ package final class Engine: @unchecked Sendable {
       directories: stored)
     defer { binding.release() }
     let sources = try binding.bind(plan)
+    let region = try Self.matrixRegion(plan, workers: pieces.count, in: arena)
+    defer { if let region { memory.release(region) } }
     if sink.waitsForDevice { areas = Self.moreOutput(plan.workerSizes.outputArea, for: pieces.count, in: arena) }
     let writes = areas.isEmpty ? nil : WriteQueue(sink: sink, slots: pieces.count + areas.count)
     defer { _ = writes?.close() }
@@ -105,10 +110,12 @@ package final class Engine: @unchecked Sendable {
     }
     guard !workers.isEmpty else { throw IngotError(.memory, "the memory budget cannot hold one worker's \(least) bytes") }
     for stage in binding.runs { try settle(stage, watcher) }
-    let context = JobContext(
+    var context = JobContext(
       plan: plan, sources: sources, sink: sink, memory: memory, kernels: kernels, workerCount: workers.count,
       allowsNonfinite: options.allowsNonfinite, skipsFinished: !sink.finished.isEmpty, report: collector, writes: writes,
       checksFinite: options.checksFinite)
+    context.watcher = watcher
+    context.matrices = region.map { MatrixRegion($0, needs: Array(plan.matrixNeeds.values), workers: workers.count) }
     let scheduler = Scheduler(plan: plan, context: context, reservable: self.options.memoryBudget / 8, watcher: watcher)
     let all = workers
     try team.run { index, _ in
@@ -135,6 +142,25 @@ package final class Engine: @unchecked Sendable {
     return report
   }
 
+  /// Runs the rounds of the only job of `plan`, which is one of `method`, and gives what it settled on; nothing is written.
+  func settled<Method: MergeMethod>(_ method: Method, of plan: Plan, watcher: Watcher) throws(IngotError) -> Method.State {
+    try enter()
+    defer { leave() }
+    try requireMemory(for: plan)
+    let memory = JobMemory(try reservedArena())
+    let binding = SourceBinding(
+      .init(
+        workerCount: max(1, min(team.size, options.memoryBudget / 2 / max(plan.workerMemory, 1))), memory: memory, kernels: kernels,
+        allowsNonfinite: false, report: ReportCollector()), directories: [:])
+    defer { binding.release() }
+    let stage = try binding.run(of: plan)
+    try settle(stage, watcher)
+    guard let state = stage.state(of: 0, Method.self) else {
+      throw IngotError(.internalError, "the statistics of \(Method.descriptor.name) are not settled")
+    }
+    return state
+  }
+
   /// Gathers the statistics of a streamed stage's jobs.
   private func settle(_ stage: StageRun, _ watcher: Watcher) throws(IngotError) {
     defer { for worker in stage.workers { worker.forgetNonfinite() } }
@@ -158,6 +184,18 @@ package final class Engine: @unchecked Sendable {
     try team.run { index, _ in body(index) }
   }
 
+  /// The memory of the plan's matrix jobs; nil when it has none.
+  private static func matrixRegion(_ plan: Plan, workers: Int, in arena: Arena) throws(IngotError) -> Arena.Piece? {
+    guard let largest = plan.largestMatrix else { return nil }
+    // Column sums come later and must find their place too.
+    let available = max(arena.largestPiece - plan.columnBytes, 0) / 4096 * 4096
+    let bytes = MatrixRegion.bytes(Array(plan.matrixNeeds.values), workers: workers, available: available)
+    if let piece = arena.allocate(bytes) { return piece }
+    throw IngotError(
+      .memory, "the matrix \(largest.tensor) needs \(largest.bytes) bytes, and \(arena.largestPiece) of the budget are left in one piece",
+      hint: "raise the budget", subject: largest.tensor)
+  }
+
   /// Output areas beside the one that each worker has: as many for each, as long as they take little of the budget.
   private static func moreOutput(_ bytes: Int, for workers: Int, in arena: Arena) -> [Arena.Piece] {
     var areas: [Arena.Piece] = []
@@ -179,7 +217,8 @@ package final class Engine: @unchecked Sendable {
     throw IngotError(
       .memory,
       "the memory budget is \(options.memoryBudget) bytes, but one worker with one block needs \(plan.workerSizes.total)"
-        + (plan.columnBytes > 0 ? " and the sums of a tensor's columns need \(plan.columnBytes)" : ""),
+        + (plan.columnBytes > 0 ? " and the sums of a tensor's columns need \(plan.columnBytes)" : "")
+        + (plan.largestMatrix.map { " and the matrix \($0.tensor) needs \($0.bytes)" } ?? ""),
       hint: "raise the budget, for example --memory \(least / (1 << 20) + 1)MiB")
   }
 

@@ -36,8 +36,6 @@ package struct FileDifference: Sendable, Hashable {
     self.changes = changes
   }
 
-  /// A file that is parsed is at most so long; longer ones are compared byte by byte.
-  private static let parsedBytes: UInt64 = 128 << 20
   private static let pieceBytes = 1 << 20
 
   /// The differences, by file name. Compared are config.json and what a merge carries over: tokenizer, templates, generation settings, code;
@@ -67,7 +65,7 @@ package struct FileDifference: Sendable, Hashable {
   private static func changes(_ name: String, _ a: any ModelFiles, _ b: any ModelFiles) throws(IngotError) -> [Change]? {
     let sizes = (try a.size(of: name) ?? 0, try b.size(of: name) ?? 0)
     if sizes.0 == sizes.1, try hasEqualBytes(name, a, b, count: sizes.0) { return nil }
-    guard name.hasSuffix(".json"), max(sizes.0, sizes.1) <= parsedBytes, let x = try parsed(name, a), let y = try parsed(name, b) else {
+    guard name.hasSuffix(".json"), max(sizes.0, sizes.1) <= Limit.comparedBytes, let x = try parsed(name, a), let y = try parsed(name, b) else {
       return []
     }
     var changes: [Change] = []
@@ -88,7 +86,7 @@ package struct FileDifference: Sendable, Hashable {
 
   /// The file's object; nil when it is something else, or no JSON: then bytes are all there is to compare.
   private static func parsed(_ name: String, _ files: any ModelFiles) throws(IngotError) -> JSONObject? {
-    guard let bytes = try files.readWhole(name, limit: parsedBytes) else { return nil }
+    guard let bytes = try files.readWhole(name, limit: Limit.comparedBytes) else { return nil }
     return (try? JSON.parse(bytes, origin: name, options: .python))?.asObject
   }
 

@@ -42,7 +42,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   }
 
   private var isWorthKeeping: Bool {
-    segments.contains { $0.tensor.inputs.contains { context.sources[$0.source].isCostlyToReread } }
+    segments.contains { $0.inputs.contains { context.sources[$0.source].isCostlyToReread } }
   }
 
   func release() {
@@ -58,7 +58,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       let next = try RoundRun(wanted, segments: segments, context: context)
       round = next
       itemCount = next.itemCount
-      bytesRead = wanted.isComplete && !kept.isFilled ? segments.reduce(0) { $0 + $1.inputBytes } : 0
+      let readsAll = wanted.isComplete && !kept.isFilled
+      bytesRead = segments.reduce(0) { $0 + (readsAll ? $1.inputBytes : wanted.readsOnlySides ? $1.sideBytes : 0) }
     case .emit(let state):
       round = nil
       findFused(state)
@@ -70,7 +71,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   /// Looks for fused output steps; those that read keep bits need bits that are there.
   func findFused(_ state: Method.State) {
     fused = segments.map { segment in
-      guard segment.tensor.dtype.isOutput, let merge = method.fused(state, segment: segment.index) else { return nil }
+      guard segment.tensor.dtype.isOutput, segment.tensor.scaling == nil, let merge = method.fused(state, segment: segment.index) else {
+        return nil
+      }
       return merge.needsMasks && !masks.arePersistent ? nil : merge
     }
   }
@@ -81,7 +84,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     case .gather(let state, let wanted):
       guard let round else { throw IngotError(.internalError, "a round without its statistics") }
       if wanted.isComplete && isFirstLook { try nonfinite.check(segments, context: context) }
-      kept.isFilled = kept.isAllocated
+      if !wanted.readsOnlySides { kept.isFilled = kept.isAllocated }
       phase = try method.settle(state, round.statistics())
       round.release(context.memory)
       self.round = nil
@@ -105,16 +108,17 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   /// Tells the sources what will be read soon: the item that the worker takes up next, as far as one can know, and at the start of a phase
   /// this one too. Workers read far apart in one file, which the system's own read-ahead does not follow.
-  private func announce(_ item: Int, _ range: (Int) -> (segment: Int, elements: Range<Int>)) {
+  private func announce(_ item: Int, onlySides: Bool = false, _ range: (Int) -> (segment: Int, elements: Range<Int>)) {
     if kept.isFilled { return }
     let next = item + context.workerCount
-    if item < context.workerCount { announce(range(item)) }
-    if next < itemCount { announce(range(next)) }
+    if item < context.workerCount { announce(range(item), onlySides: onlySides) }
+    if next < itemCount { announce(range(next), onlySides: onlySides) }
   }
 
-  private func announce(_ range: (segment: Int, elements: Range<Int>)) {
+  private func announce(_ range: (segment: Int, elements: Range<Int>), onlySides: Bool) {
     if range.elements.isEmpty { return }
-    for input in segments[range.segment].inputs {
+    let segment = segments[range.segment]
+    for input in segment.inputs.dropFirst(onlySides ? segment.modelCount : 0) {
       let first = input.offset + range.elements.lowerBound * input.width
       context.sources[input.source].willRead(first..<first + range.elements.count * input.width)
     }
@@ -124,7 +128,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   private func gather(_ state: Method.State, _ wanted: Round, item: Int, worker: Worker) throws(IngotError) {
     guard let round else { return }
-    announce(item) { number in
+    announce(item, onlySides: wanted.readsOnlySides) { number in
       let part = round.item(number)
       let blocking = segments[part.segment].blocking
       guard let first = part.blocks.first, let last = part.blocks.last else { return (part.segment, 0..<0) }
@@ -133,7 +137,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     let part = round.item(item)
     let segment = segments[part.segment]
     let statistic = round.statistic(worker.index)
-    if !wanted.isComplete {
+    try loadSides(segment, worker)
+    if wanted.sampleStride > 0 {
       try sample(state, wanted, segment: segment, blocks: part.blocks, worker: worker)
       // The round that reads everything counts them.
       worker.forgetNonfinite()
@@ -142,25 +147,29 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     for block in part.blocks {
       let range = segment.blocking.block(block)
       round.clearLanes(worker.index)
-      try gatherTiles(state, range, statistic, segment: segment, worker: worker, use: .fill)
+      try gatherTiles(
+        state, range, statistic, segment: segment, worker: worker, use: wanted.readsOnlySides ? .bypass : .fill,
+        onlySides: wanted.readsOnlySides)
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
-    nonfinite.collect(worker, segment: segment.index)
+    // A round that reads the models too will see the side tensors again, and counts both.
+    if wanted.readsOnlySides { worker.forgetNonfinite() } else { nonfinite.collect(worker, segment: segment.index) }
   }
 
   /// Gathers the tiles of one read: straight from storage where the round has such a form, else widened.
   private func gatherTiles(
-    _ state: Method.State, _ range: Range<Int>, _ statistic: BlockStatistic, segment: JobSegment, worker: Worker, use: KeptUse
+    _ state: Method.State, _ range: Range<Int>, _ statistic: BlockStatistic, segment: JobSegment, worker: Worker, use: KeptUse,
+    onlySides: Bool = false
   ) throws(IngotError) {
     guard let round else { return }
-    try read(range, segment: segment, worker: worker, use: use)
-    var isStored = true
+    try read(range, segment: segment, worker: worker, use: use, onlySides: onlySides)
+    var isStored = !onlySides
     var bad = 0
     var start = range.lowerBound
     while isStored && start < range.upperBound {
       let count = min(segment.blocking.tileLength, range.upperBound - start)
       let tile = unsafe StoredTile(
-        unsafe: worker.slices(segment.inputs, distance: start - range.lowerBound, count: count), inputs: segment.inputs.count,
+        unsafe: worker.slices(segment.inputs, distance: start - range.lowerBound, count: count), inputs: segment.modelCount,
         segment: segment.index, firstIndex: UInt64(start), jobIndex: segment.jobBase + UInt64(start), count: count,
         kernels: context.kernels,
         masks: masks.planes(segment, start: start, worker: worker))
@@ -175,7 +184,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       if bad > 0 { countNonfinite(range.count, segment: segment, worker: worker) }
       return
     }
-    try widen(range, segment: segment, worker: worker) { (tile, _) throws(IngotError) in
+    try widen(range, segment: segment, worker: worker, onlySides: onlySides) { (tile, _) throws(IngotError) in
       round.takingTurns(worker.index) { method.gather(state, tile, statistic) }
       round.flushKeys(worker.index)
     }
@@ -242,6 +251,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     _ state: Method.State, _ chunk: Range<Int>, segment: JobSegment, worker: Worker, into area: UnsafeMutableRawPointer
   ) throws(IngotError) {
     let width = segment.outputWidth
+    try loadSides(segment, worker)
     var start = chunk.lowerBound
     while start < chunk.upperBound {
       let range = start..<min(start + segment.blocking.stagingLength, chunk.upperBound)
@@ -254,12 +264,73 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       }
       try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
         method.emit(state, tile, into: result)
+        if let scaling = segment.tensor.scaling {
+          scale(result, scaling, tile, distance: Int(tile.firstIndex) - range.lowerBound, segment, worker)
+        }
         // SAFETY: the area holds the whole chunk in the output's dtype.
         let target = unsafe area + (Int(tile.firstIndex) - chunk.lowerBound) * width
         tile.kernels.store(result, into: unsafe MutableElementSlice(unsafe: target, dtype: segment.tensor.dtype, count: tile.count))
       }
       start = range.upperBound
     }
+  }
+
+  /// The last step of activation-informed merging: base + f · (merged − base), the base read anew since the method may have changed it.
+  private func scale(
+    _ merged: Floats, _ scaling: PlannedScaling, _ tile: Tile, distance: Int, _ segment: JobSegment, _ worker: Worker
+  ) {
+    let access = segment.inputs[scaling.base]
+    let base = tile.inputs[0]
+    // SAFETY: elements of the base are valid for the whole read, of which the tile is a part.
+    let slice = unsafe ElementSlice(
+      unsafe: worker.elements[scaling.base] + distance * access.width, dtype: access.dtype, count: tile.count)
+    _ = context.kernels.load(slice, into: base)
+    context.kernels.scaleChannels(
+      merged, factors: tile.sides[scaling.norms], firstIndex: tile.firstIndex, base: base, into: merged)
+  }
+
+  // MARK: Side tensors
+
+  /// Reads the side tensors of `segment` that are held whole, unless the worker has them already. Throws `.nonFinite` like a merge of them would.
+  private func loadSides(_ segment: JobSegment, _ worker: Worker) throws(IngotError) {
+    guard segment.hasWholeSides, worker.sideOwner != segment.planned else { return }
+    worker.sideOwner = nil
+    for (index, side) in segment.sides.enumerated() {
+      guard case .whole(let access, let offset, let count) = side.place else { continue }
+      let values = worker.wholeSide(at: offset, count: count)
+      let bad = try load(access, count: count, into: values, worker)
+      if bad > 0 && !context.allowsNonfinite {
+        throw IngotError(
+          .nonFinite, "side tensor \(side.name) of \(context.plan.modelName(side.model)): \(bad) values are NaN or infinite",
+          hint: "repair the file, or carry them through with --allow-nonfinite", subject: side.name)
+      }
+      if let scaling = segment.tensor.scaling, scaling.norms == index {
+        ActivationFactors.make(values, omega: scaling.omega)
+      } else {
+        method.prepare(side: index, segment: segment.index, values)
+      }
+    }
+    worker.sideOwner = segment.planned
+  }
+
+  /// Returns how many values are not finite.
+  private func load(_ access: InputAccess, count: Int, into values: Floats, _ worker: Worker) throws(IngotError) -> Int {
+    let source = context.sources[access.source]
+    let staging = unsafe worker.sideStaging
+    let step = staging.count / access.width
+    var bad = 0
+    for start in stride(from: 0, to: count, by: max(step, 1)) {
+      let part = min(step, count - start)
+      let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: staging[..<(part * access.width)])
+      try unsafe source.read(bytes, at: access.offset + start * access.width)
+      if !source.isComputed { worker.bytesRead += bytes.count }
+      guard let address = bytes.baseAddress else { continue }
+      // SAFETY: the elements were just read there.
+      let slice = unsafe ElementSlice(unsafe: UnsafeRawPointer(address), dtype: access.dtype, count: part)
+      bad += context.kernels.load(slice, into: values.slice(from: start, count: part))
+    }
+    worker.decodedBytes += count * access.width
+    return bad
   }
 
   /// Counts again what lies in `range` alone: rows that straddle two items are computed for both.
@@ -335,8 +406,10 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   }
 
   /// Makes the elements `range` of every input the worker's present read.
-  private func read(_ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse) throws(IngotError) {
-    for index in segment.inputs.indices {
+  private func read(
+    _ range: Range<Int>, segment: JobSegment, worker: Worker, use: KeptUse, onlySides: Bool = false
+  ) throws(IngotError) {
+    for index in segment.inputs.indices where !onlySides || index >= segment.modelCount {
       unsafe worker.elements[index] = try kept.elements(
         range, input: index, of: segment, use: use, context: context, worker: worker)
     }
@@ -344,7 +417,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   /// Widens the present read tile by tile and hands the tiles to `body`.
   private func widen(
-    _ range: Range<Int>, segment: JobSegment, worker: Worker, _ body: (Tile, Floats) throws(IngotError) -> Void
+    _ range: Range<Int>, segment: JobSegment, worker: Worker, onlySides: Bool = false, _ body: (Tile, Floats) throws(IngotError) -> Void
   ) throws(IngotError) {
     let inputs = segment.inputs
     let length = segment.blocking.tileLength
@@ -352,7 +425,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     while start < range.upperBound {
       let count = min(length, range.upperBound - start)
       let runs = worker.runs(inputs: inputs.count, scratch: demands.scratchRows, tileLength: length, count: count)
-      for index in inputs.indices {
+      for index in inputs.indices where !onlySides || index >= segment.modelCount {
         let width = inputs[index].width
         // SAFETY: elements[index] is valid for the whole range.
         let slice = unsafe ElementSlice(
@@ -362,7 +435,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
         worker.decodedBytes += count * width
       }
       let tile = Tile(
-        inputs: runs.inputs, scratch: runs.scratch, joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start),
+        inputs: runs.inputs.first(segment.modelCount),
+        sides: segment.sides.isEmpty ? nil : worker.sides(segment.sides, rows: runs.inputs, modelCount: segment.modelCount),
+        scratch: runs.scratch, joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start),
         jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
         masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)

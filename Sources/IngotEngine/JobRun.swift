@@ -36,4 +36,7 @@ struct JobContext: Sendable {
   var writes: WriteQueue?
   /// Looks at the values of copies too.
   var checksFinite = false
+  /// The memory of matrix jobs; nil where the plan has none.
+  var matrices: MatrixRegion?
+  var watcher: Watcher = .none
 }

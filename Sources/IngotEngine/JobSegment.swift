@@ -18,13 +18,31 @@ struct InputAccess: Sendable {
   }
 }
 
+/// Where a side tensor of a job is found.
+struct SideAccess: Sendable {
+  enum Place: Sendable {
+    /// Among the inputs that are read element by element.
+    case stream(Int)
+    /// Loaded whole, at this f32 value of the worker's area for side tensors.
+    case whole(InputAccess, offset: Int, count: Int)
+  }
+  let place: Place
+  /// For messages: the tensor's name and the file's model number.
+  let name: String
+  let model: Int
+}
+
 /// One tensor of a running job and its place among the job's blocks and indices.
 struct JobSegment: Sendable {
   let index: Int
   /// Index into the plan's tensors.
   let planned: Int
   let tensor: PlannedTensor
+  /// All that is read element by element: the models' tensors first, then side tensors.
   let inputs: [InputAccess]
+  /// How many of them are the models'.
+  let modelCount: Int
+  let sides: [SideAccess]
   let blocking: Blocking
   /// Number of blocks of the job before this tensor.
   let firstBlock: Int
@@ -36,7 +54,46 @@ struct JobSegment: Sendable {
   /// Bytes of an output element.
   var outputWidth: Int { max(tensor.dtype.bits / 8, 1) }
 
-  var inputBytes: Int { tensor.inputs.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) } }
+  var inputBytes: Int { inputs.reduce(0) { $0 + blocking.count * $1.width } }
+
+  /// Of those the side tensors alone.
+  var sideBytes: Int { inputs.dropFirst(modelCount).reduce(0) { $0 + blocking.count * $1.width } }
+
+  var hasWholeSides: Bool {
+    sides.contains {
+      if case .whole = $0.place { return true }
+      return false
+    }
+  }
+
+  init(
+    index: Int, planned: Int, tensor: PlannedTensor, blocking: Blocking, firstBlock: Int = 0, jobBase: UInt64 = 0, isWanted: Bool
+  ) {
+    self.index = index
+    self.planned = planned
+    self.tensor = tensor
+    self.blocking = blocking
+    self.firstBlock = firstBlock
+    self.jobBase = jobBase
+    self.isWanted = isWanted
+    inputs = tensor.streams.map(InputAccess.init)
+    modelCount = tensor.inputs.count
+    var stream = tensor.inputs.count
+    var offset = 0
+    var sides: [SideAccess] = []
+    for side in tensor.sides {
+      var place = SideAccess.Place.stream(stream)
+      if side.isStreamed {
+        stream += 1
+      } else {
+        let count = side.elementCount
+        place = .whole(InputAccess(side.source), offset: offset, count: count)
+        offset += WorkerSizes.padded(count * 4) / 4
+      }
+      sides.append(SideAccess(place: place, name: side.source.name, model: side.source.model))
+    }
+    self.sides = sides
+  }
 
   static func make(
     _ job: PlannedJob, plan: Plan, granularity: Granularity, context: JobContext
@@ -50,8 +107,7 @@ struct JobSegment: Sendable {
       let blocking = try Blocking(shape: tensor.shape, granularity: granularity)
       segments.append(
         JobSegment(
-          index: index, planned: planned, tensor: tensor, inputs: tensor.inputs.map(InputAccess.init), blocking: blocking,
-          firstBlock: firstBlock, jobBase: jobBase,
+          index: index, planned: planned, tensor: tensor, blocking: blocking, firstBlock: firstBlock, jobBase: jobBase,
           isWanted: !(context.skipsFinished && context.sink.finished.contains(planned))))
       firstBlock += blocking.blockCount
       jobBase += (UInt64(blocking.count) + unit - 1) / unit * unit
@@ -138,7 +194,7 @@ final class NonfiniteTally: @unchecked Sendable {
 
   private func message(_ segment: JobSegment, _ context: JobContext) -> String {
     let found = counts[segment.index].enumerated().filter { $0.element > 0 }.map { input, count in
-      "\(count) in \(context.plan.modelName(segment.tensor.inputs[input].model))"
+      "\(count) in \(context.plan.modelName(segment.tensor.streams[input].model))"
     }.joined(separator: ", ")
     return "tensor \(segment.tensor.name): values that are NaN or infinite: \(found)"
   }

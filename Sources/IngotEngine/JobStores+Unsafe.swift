@@ -78,9 +78,9 @@ final class KeptInputs: @unchecked Sendable {
     var total = 0
     for segment in segments {
       var own: [Int] = []
-      for input in segment.tensor.inputs {
+      for input in segment.inputs {
         own.append(total)
-        total += WorkerSizes.padded(segment.blocking.count * (input.dtype.bits / 8))
+        total += WorkerSizes.padded(segment.blocking.count * input.width)
       }
       offsets.append(own)
     }

@@ -21,13 +21,13 @@ package struct MergeRecord: Sendable {
     package var path: String
     /// Of the adapter that was applied to it.
     package var adapter: String?
+    /// The task, where that was a pack.
+    package var task: String?
     package var shards: [ShardIdentity]
   }
 
   /// The file's name in the output.
   package static let fileName = "ingot.json"
-  /// More than a record of a million tensors needs.
-  private static let limit = 512 << 20
 
   package let directory: String
   package let tensors: [Tensor]
@@ -50,7 +50,7 @@ package struct MergeRecord: Sendable {
         subject: directory)
     }
     let file = try StoredFile(path)
-    root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Self.limit), origin: path)
+    root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.recordBytes), origin: path)
     let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
     guard schema == 1 else {
       throw IngotError(
@@ -133,7 +133,7 @@ package struct MergeRecord: Sendable {
       models.append(
         Model(
           name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path), adapter: value["adapter"]?.asString,
-          shards: shards))
+          task: value["task"]?.asString, shards: shards))
     }
     return models
   }

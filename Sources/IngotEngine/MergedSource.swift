@@ -59,7 +59,9 @@ final class MergedSource: ByteSource {
 
   func requireUnchanged() throws(IngotError) {
     if isStored { return }
-    for input in plan.tensors[tensor].inputs { try plan.sources[input.source].requireUnchanged() }
+    for input in plan.tensors[tensor].streams + plan.tensors[tensor].wholeSides.map(\.source) {
+      try plan.sources[input.source].requireUnchanged()
+    }
   }
 
   func address(of range: Range<Int>) -> UnsafeRawPointer? {
@@ -101,21 +103,43 @@ package final class SourceBinding {
     var report: ReportCollector
   }
 
-  private let surroundings: Surroundings
+  /// The kernels that computed sources use.
+  let kernels: Kernels
+  /// Nil where no plan runs: nothing is streamed there.
+  private let surroundings: Surroundings?
   /// By plan of the stage.
   private let directories: [ObjectIdentifier: String]
   private var files: [String: any ByteSource] = [:]
+  /// Sources that are read in several places, so that they are bound once.
+  private var known: [ObjectIdentifier: any ByteSource] = [:]
   private var byPlan: [ObjectIdentifier: StageRun] = [:]
   /// Streamed stages, each after those that it reads.
   private(set) var runs: [StageRun] = []
 
   init(_ surroundings: Surroundings, directories: [ObjectIdentifier: String]) {
     self.surroundings = surroundings
+    kernels = surroundings.kernels
     self.directories = directories
+  }
+
+  /// For reads outside of a run.
+  init(kernels: Kernels) {
+    self.kernels = kernels
+    surroundings = nil
+    directories = [:]
+  }
+
+  /// A source as this run reads it.
+  func bound(_ source: any ByteSource) throws(IngotError) -> any ByteSource {
+    if let known = known[ObjectIdentifier(source)] { return known }
+    let made = try source.bound(to: self)
+    known[ObjectIdentifier(source)] = made
+    return made
   }
 
   func run(of plan: Plan) throws(IngotError) -> StageRun {
     if let known = byPlan[ObjectIdentifier(plan)] { return known }
+    guard let surroundings else { throw IngotError(.internalError, "a computed tensor read outside of a run") }
     let sources = try bind(plan)
     let made = try StageRun(plan, sources: sources, surroundings)
     byPlan[ObjectIdentifier(plan)] = made
@@ -126,7 +150,7 @@ package final class SourceBinding {
   func bind(_ plan: Plan) throws(IngotError) -> [any ByteSource] {
     var bound: [any ByteSource] = []
     bound.reserveCapacity(plan.sources.count)
-    for source in plan.sources { bound.append(try source.bound(to: self)) }
+    for source in plan.sources { bound.append(try self.bound(source)) }
     return bound
   }
 

@@ -27,7 +27,7 @@ struct MergekitCheck: Sendable {
     return table
   }()
 
-  static let all: [MergekitCheck] = bugs + differences
+  static let all: [MergekitCheck] = bugs + differences + methods + inputs
 
   // MARK: - Bugs
 
@@ -125,7 +125,7 @@ struct MergekitCheck: Sendable {
       name: "own-parameters", kind: .difference, mergekit: "does not read these keys, and merges by its own rule",
       here: "they are read",
       find: { context throws(IngotError) in
-        var found = ["seed", "preset", "numerics", "missing", "tensors"].filter { context.root.mapping?[$0]?.value.isNull == false }
+        var found = ["seed", "preset", "numerics", "missing", "tensors", "side", "aim"].filter { context.root.mapping?[$0]?.value.isNull == false }
         guard let known = parameters[context.method] else { return present(found) }
         let recipe = context.recipe
         for (index, parameter) in recipe.method.parameters.enumerated() where !known.contains(parameter.name) {
@@ -197,11 +197,11 @@ struct MergekitCheck: Sendable {
 
   // MARK: - Parts
 
-  private static func present(_ subjects: [String]) -> [String]? { subjects.isEmpty ? nil : subjects }
+  static func present(_ subjects: [String]) -> [String]? { subjects.isEmpty ? nil : subjects }
 
   /// The model whose config the output gets.
   private static func donor(_ context: MergekitContext) -> ProvidedModel? {
-    let index = context.recipe.baseModel ?? context.recipe.slices.first?.sources.first?.model ?? 0
+    let index = context.donorIndex
     return context.models.indices.contains(index) ? context.models[index] : nil
   }
 

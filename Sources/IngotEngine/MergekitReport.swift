@@ -20,6 +20,8 @@ package struct MergekitReport: Sendable {
     package var here: String
     /// What of the recipe or the models it is about: keys, tensors, models. May be empty.
     package var subjects: [String]
+    /// The document that it is about, by name; nil for that of the output, and for all.
+    package var document: String?
   }
 
   package let findings: [Finding]
@@ -28,29 +30,40 @@ package struct MergekitReport: Sendable {
 
   /// Checks `recipe` against the table. Opens the models when there is a provider, reads headers and configs, and throws what a plan throws.
   package init(_ recipe: Recipe, models provider: (any ModelProvider)?) throws(IngotError) {
-    guard recipe.stages.isEmpty else {
-      throw IngotError(
-        .unsupported, "the recipe has \(recipe.stages.count + 1) documents, expected one to compare with mergekit",
-        hint: "compare each document in a file of its own", subject: recipe.origin)
-    }
-    var context = MergekitContext(recipe: recipe, root: try Node.load(recipe.text, origin: recipe.origin))
-    if let provider {
-      for reference in recipe.models { context.models.append(try provider.open(reference).readable()) }
-      var finder = OutputTensorFinder(recipe: recipe, models: context.models, missing: recipe.missing)
-      context.outputs = try finder.find()
-    }
+    let roots = try Node.loadAll(recipe.text, origin: recipe.origin)
+    let stages = try provider.map { (provider) throws(IngotError) in try StageModels(recipe, options: PlanOptions(), models: provider) }
     sawModels = provider != nil
     var findings: [Finding] = []
-    for check in MergekitCheck.all {
-      guard let subjects = try check.find(context) else { continue }
-      findings.append(
-        Finding(name: check.name, kind: check.kind, mergekit: check.mergekit, here: check.here, subjects: subjects))
+    for document in recipe.stages + [recipe] {
+      // The output's document has lost its name when it is the last of several that have one.
+      let root = roots.first { $0.mapping?["name"]?.value.scalar?.text == document.name } ?? roots.last
+      guard let root else { continue }
+      var context = MergekitContext(recipe: document, root: root)
+      if let stages { try context.open(stages) }
+      for check in MergekitCheck.all {
+        guard let subjects = try check.find(context) else { continue }
+        findings.append(
+          Finding(
+            name: check.name, kind: check.kind, mergekit: check.mergekit, here: check.here, subjects: subjects,
+            document: document.name))
+      }
     }
+    if !recipe.stages.isEmpty { findings.append(Self.severalDocuments(recipe)) }
     self.findings = findings
   }
 
+  private static func severalDocuments(_ recipe: Recipe) -> Finding {
+    Finding(
+      name: severalDocuments, kind: .difference,
+      mergekit: "reads one document with mergekit-yaml; mergekit-multi writes each document's result to disk before the next reads it",
+      here: "what one document computes, the next reads on the way where that is possible", subjects: recipe.stages.compactMap(\.name),
+      document: nil)
+  }
+
+  private static let severalDocuments = "several-documents"
+
   /// The names of all checks, for the documentation's test.
-  package static var checkNames: [(name: String, kind: Kind)] { MergekitCheck.all.map { ($0.name, $0.kind) } }
+  package static var checkNames: [(name: String, kind: Kind)] { MergekitCheck.all.map { ($0.name, $0.kind) } + [(severalDocuments, .difference)] }
 }
 
 /// What checks look at.
@@ -61,6 +74,36 @@ struct MergekitContext {
   /// Empty when models were not opened.
   var models: [ProvidedModel] = []
   var outputs: [OutputTensor] = []
+  var tokenizer: TokenizerPlan?
+
+  init(recipe: Recipe, root: Node) {
+    self.recipe = recipe
+    self.root = root
+  }
+
+  /// Opens the models, finds the output's tensors and works out its vocabulary.
+  mutating func open(_ provider: any ModelProvider) throws(IngotError) {
+    for reference in recipe.models { models.append(try provider.open(reference).readable()) }
+    models = try recipe.inDonorsLayout(models)
+    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: recipe.missing)
+    outputs = try finder.find()
+    guard let request = recipe.tokenizer else { return }
+    var planner = TokenizerPlanner(recipe: recipe, request: request, models: models)
+    tokenizer = try planner.plan()
+  }
+
+  /// The model whose config the output gets.
+  var donorIndex: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
+
+  /// True when some place of the recipe gives a switch the value false.
+  func turnsOff(_ name: String) -> Bool {
+    guard let index = recipe.method.parameters.firstIndex(where: { $0.name == name }) else { return false }
+    let places = [recipe.settings] + recipe.slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
+    return places.contains { settings in
+      guard case .constant(let value)? = settings[index]?.setting else { return false }
+      return value == .boolean(false) || value.number == 0
+    }
+  }
 
   var method: String { recipe.method.name }
 

@@ -1,7 +1,7 @@
 package import IngotCheckpoints
 package import IngotErrors
 package import IngotRecipes
-internal import IngotStorage
+package import IngotStorage
 internal import Synchronization
 
 /// A model that a recipe named, opened: its description, where its bytes are, and its other files.
@@ -15,7 +15,7 @@ package struct ProvidedModel: Sendable {
   package var files: (any ModelFiles)?
   /// True when it is a path of this machine rather than a name of the hub.
   package var isLocal: Bool
-  /// The adapter that is applied to it.
+  /// The adapter or the pack that is applied to it.
   package var adapter: ProvidedAdapter?
   /// The plan of the document that makes it, where the model is no file's.
   var stage: Plan?
@@ -29,23 +29,40 @@ package struct ProvidedModel: Sendable {
   }
 }
 
-/// Where the adapter of a model was found.
+/// Where the adapter or the pack of a model was found.
 package struct ProvidedAdapter: Sendable {
   package var path: String
   package var isLocal: Bool
+  /// The task, of a pack.
+  package var task: String?
 }
 
 /// Opens the models that recipes name. Called while planning, one model at a time.
 package protocol ModelProvider: Sendable {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+
+  /// A model that was found elsewhere, with the adapter applied that `reference` names behind a `+`.
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
+}
+
+extension ModelProvider {
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    throw IngotError(
+      .unsupported, "the adapter of \(reference.name) cannot be found where these models come from", subject: reference.name,
+      position: reference.position)
+  }
 }
 
 /// Models on this machine: directories, weight files, and names in the local cache of the Hugging Face hub. Opens no network connection.
 package struct LocalModels: ModelProvider {
   private let environment: [String: String]
+  private let system: System
 
-  /// - Parameters: `environment` gives HOME, HF_HOME and HF_HUB_CACHE.
-  package init(environment: [String: String]) { self.environment = environment }
+  /// - Parameters: `environment` gives HOME, HF_HOME and HF_HUB_CACHE; tests make calls of `system` fail.
+  package init(environment: [String: String], system: System = .live) {
+    self.environment = environment
+    self.system = system
+  }
 
   package func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     let parsed = try Self.parse(reference)
@@ -53,12 +70,27 @@ package struct LocalModels: ModelProvider {
       let model = try find(parsed.model, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
         try open(path: path, isDirectory: isDirectory, isLocal: isLocal)
       }
-      guard let part = parsed.adapter else { return model }
+      return try adapting(model, as: reference)
+    } catch {
+      var placed = error
+      if placed.position == nil { placed.position = reference.position }
+      throw placed
+    }
+  }
+
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    let parsed = try Self.parse(reference)
+    guard let part = parsed.adapter else { return model }
+    do throws(IngotError) {
       return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
-        let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory)
-        let fileName = isDirectory ? nil : Self.split(path).name
-        return try model.applying(
-          try Self.adapter(files, fileName, path: path, isLocal: isLocal), files: files, name: parsed.model.description)
+        if let pack = try Self.pack(at: path, isDirectory: isDirectory, isLocal: isLocal) {
+          return try model.applying(pack: pack, task: part.task, name: parsed.model.description)
+        }
+        if let task = part.task {
+          throw IngotError(.invalidArgument, "the task \(task.prefix(60)) is named, and only packs have tasks", subject: path)
+        }
+        let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
+        return try model.applying(opened.model, files: opened.files, name: parsed.model.description)
       }
     } catch {
       var placed = error
@@ -67,30 +99,64 @@ package struct LocalModels: ModelProvider {
     }
   }
 
+  /// Opens a PEFT adapter that stands in no recipe: its directory, its weight file, or a name of the hub's cache.
+  ///
+  /// Throws `.notFound`, `.io`, `.format`, and what reading the config throws.
+  package func openAdapter(named text: String) throws(IngotError) -> OpenedAdapter {
+    let nowhere = SourcePosition(origin: "", line: 0, column: 0)
+    // A path that exists may have any characters.
+    let parsed =
+      try fileStatus(text, system: system) != nil
+      ? IngotCheckpoints.ModelReference(model: .init(path: text)) : try IngotCheckpoints.ModelReference(parsing: text)
+    guard parsed.adapter == nil else {
+      throw IngotError(.invalidArgument, "found a model with an adapter, expected an adapter", subject: text)
+    }
+    do throws(IngotError) {
+      return try find(parsed.model, at: nowhere) { (path, isDirectory, isLocal) throws(IngotError) in
+        let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
+        return try OpenedAdapter(opened.model, files: opened.files, name: text)
+      }
+    } catch {
+      var failure = error
+      if failure.position == nowhere { failure.position = nil }
+      throw failure
+    }
+  }
+
   /// Hands the first place where `part` is to `body`.
-  private func find(
+  private func find<Found>(
     _ part: IngotCheckpoints.ModelReference.Part, at position: SourcePosition,
-    _ body: (_ path: String, _ isDirectory: Bool, _ isLocal: Bool) throws(IngotError) -> ProvidedModel
-  ) throws(IngotError) -> ProvidedModel {
+    _ body: (_ path: String, _ isDirectory: Bool, _ isLocal: Bool) throws(IngotError) -> Found
+  ) throws(IngotError) -> Found {
     let lookup = { (name: String) in environment[name] }
     let candidates = part.candidates(environment: lookup) { path in
-      guard let file = try? StoredFile(path), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
+      guard let file = try? StoredFile(path, system: system), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
         return nil
       }
       return String(decoding: bytes, as: UTF8.self)
     }
     for candidate in candidates {
-      guard let status = try fileStatus(candidate.path) else { continue }
+      guard let status = try fileStatus(candidate.path, system: system) else { continue }
       return try body(candidate.path, status.kind == .directory, candidate.origin == .local)
     }
     throw part.notFound(environment: lookup, position: position)
   }
 
+  /// The pack in a directory or a file; nil where there is none.
+  static func pack(at path: String, isDirectory: Bool, isLocal: Bool) throws(IngotError) -> ProvidedModel? {
+    let parts = isDirectory ? (directory: path, name: DeltaPack.fileName) : split(path)
+    let files = DirectoryFiles(parts.directory)
+    guard parts.name.hasSuffix(".safetensors"), try files.size(of: parts.name) != nil else { return nil }
+    let found = try provide(files, parts.name, path: path, isLocal: isLocal)
+    return DeltaPack.isPack(found.checkpoint) ? found : nil
+  }
+
   /// The weights of an adapter, without its meaning.
-  private static func adapter(
-    _ files: DirectoryFiles, _ fileName: String?, path: String, isLocal: Bool
-  ) throws(IngotError) -> ProvidedModel {
-    var name = fileName
+  private func adapter(
+    _ path: String, isDirectory: Bool, isLocal: Bool
+  ) throws(IngotError) -> (model: ProvidedModel, files: DirectoryFiles) {
+    let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory, system: system)
+    var name = isDirectory ? nil : Self.split(path).name
     for candidate in Adapter.fileNames where name == nil {
       if try files.size(of: candidate) != nil { name = candidate }
     }
@@ -99,7 +165,7 @@ package struct LocalModels: ModelProvider {
         .notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))",
         hint: "is this the adapter's directory, and is its download complete?", subject: path)
     }
-    return try provide(files, name, path: path, isLocal: isLocal)
+    return (try Self.provide(files, name, path: path, isLocal: isLocal), files)
   }
 
   private static func split(_ path: String) -> (directory: String, name: String) {
@@ -110,7 +176,7 @@ package struct LocalModels: ModelProvider {
   /// Opens a directory or one weight file.
   package func open(path: String, isDirectory: Bool, isLocal: Bool = true) throws(IngotError) -> ProvidedModel {
     let parts = isDirectory ? (directory: path, name: nil) : Self.split(path) as (directory: String, name: String?)
-    return try Self.provide(DirectoryFiles(parts.directory), parts.name, path: path, isLocal: isLocal)
+    return try Self.provide(DirectoryFiles(parts.directory, system: system), parts.name, path: path, isLocal: isLocal)
   }
 
   private static func provide(
@@ -121,14 +187,18 @@ package struct LocalModels: ModelProvider {
       return UInt128(digest.high) << 64 | UInt128(digest.low)
     }
     var sources: [any ByteSource] = []
-    for shard in checkpoint.shards { sources.append(try FileSource(files.place(of: shard.name))) }
+    for shard in checkpoint.shards { sources.append(try FileSource(files.place(of: shard.name), system: files.system)) }
     return ProvidedModel(path: path, checkpoint: checkpoint, sources: sources, files: files, isLocal: isLocal)
   }
 
   /// The parts of a reference, from its text or its mapping.
   package static func parse(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> IngotCheckpoints.ModelReference {
     var parsed = try parse(reference.location, at: reference.position)
-    if let adapter = reference.adapter { parsed.adapter = try parse(adapter, at: reference.position).model }
+    switch reference.adapter {
+    case nil: break
+    case .text(let text)?: parsed.adapter = try IngotCheckpoints.ModelReference.adapter(parsing: text, position: reference.position)
+    case .fields(let path, let revision, let task)?: parsed.adapter = .init(path: path, revision: revision, task: task)
+    }
     return parsed
   }
 
@@ -137,7 +207,7 @@ package struct LocalModels: ModelProvider {
   ) throws(IngotError) -> IngotCheckpoints.ModelReference {
     switch location {
     case .text(let text): try IngotCheckpoints.ModelReference(parsing: text, position: position)
-    case .fields(let path, let revision): IngotCheckpoints.ModelReference(model: .init(path: path, revision: revision))
+    case .fields(let path, let revision, _): IngotCheckpoints.ModelReference(model: .init(path: path, revision: revision))
     }
   }
 }
@@ -145,20 +215,24 @@ package struct LocalModels: ModelProvider {
 /// The files of a model directory.
 package struct DirectoryFiles: ModelFiles {
   package let displayPath: String
+  let system: System
 
-  package init(_ path: String) { displayPath = path }
+  package init(_ path: String, system: System = .live) {
+    displayPath = path
+    self.system = system
+  }
 
   /// The path of one of the files.
   package func place(of name: String) -> String { displayPath.hasSuffix("/") ? displayPath + name : displayPath + "/" + name }
 
   package func fileNames() throws(IngotError) -> [String] {
     var names: [String] = []
-    for entry in try DirectoryListing(displayPath).entries {
+    for entry in try DirectoryListing(displayPath, system: system).entries {
       if entry.status.kind == .file {
         names.append(entry.name)
       } else if entry.status.kind == .directory, !entry.name.hasPrefix(".") {
         // One level is enough for what models ship: templates and assets.
-        for inner in try DirectoryListing(displayPath + "/" + entry.name).entries where inner.status.kind == .file {
+        for inner in try DirectoryListing(displayPath + "/" + entry.name, system: system).entries where inner.status.kind == .file {
           names.append(entry.name + "/" + inner.name)
         }
       }
@@ -167,7 +241,7 @@ package struct DirectoryFiles: ModelFiles {
   }
 
   package func size(of name: String) throws(IngotError) -> UInt64? {
-    guard let status = try fileStatus(place(of: name)), status.kind == .file else { return nil }
+    guard let status = try fileStatus(place(of: name), system: system), status.kind == .file else { return nil }
     return UInt64(status.size)
   }
 
@@ -175,10 +249,10 @@ package struct DirectoryFiles: ModelFiles {
     guard let offset = Int(exactly: offset) else {
       throw IngotError(.io, "offset \(offset) is beyond what files have", subject: place(of: name))
     }
-    return try StoredFile(place(of: name)).readBytes(at: offset, count: count, limit: count)
+    return try StoredFile(place(of: name), system: system).readBytes(at: offset, count: count, limit: count)
   }
 
-  package func modificationTime(of name: String) -> Int64 { (try? fileStatus(place(of: name)))?.modified ?? 0 }
+  package func modificationTime(of name: String) -> Int64 { (try? fileStatus(place(of: name), system: system))?.modified ?? 0 }
 }
 
 /// A weight file that is read by position.
@@ -192,7 +266,7 @@ final class FileSource: ByteSource {
   private let file: StoredFile
   private let announcements = Atomic(FileSource.announcements.atFirst)
 
-  init(_ path: String) throws(IngotError) { file = try StoredFile(path) }
+  init(_ path: String, system: System = .live) throws(IngotError) { file = try StoredFile(path, system: system) }
 
   var name: String { file.path }
 

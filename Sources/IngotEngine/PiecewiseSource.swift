@@ -64,13 +64,15 @@ final class PiecewiseSource: ByteSource {
     return text
   }
 
+  var readsPerElement: Int { parts.reduce(1) { max($0, $1.source.readsPerElement) } }
+
   var isComputed: Bool { parts.contains { $0.source.isComputed } }
 
   func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource {
     var hasChanged = false
     var bound: [(source: any ByteSource, offset: Int)] = []
     for part in parts {
-      let source = try part.source.bound(to: run)
+      let source = try run.bound(part.source)
       hasChanged = hasChanged || source !== part.source
       bound.append((source, part.offset))
     }
@@ -230,7 +232,9 @@ extension Recipe {
     var matched: [ProvidedModel] = []
     for (index, model) in models.enumerated() {
       do throws(IngotError) {
-        matched.append(index == lead ? model : try model.matched(to: donor))
+        // Side tensors are called as those of their own model.
+        let isModel = index < modelCount || index == activationScaling?.base
+        matched.append(index == lead || !isModel ? model : try model.matched(to: donor))
       } catch {
         var placed = error
         if placed.position == nil { placed.position = self.models[index].position }

@@ -100,6 +100,25 @@ extension Plan {
         }
       }
     }
+    writeSides(of: tensor, to: &entry)
+  }
+
+  private func writeSides(of tensor: PlannedTensor, to entry: inout JSONDocument) {
+    if !tensor.sides.isEmpty {
+      entry.list("sides") { list in
+        for side in tensor.sides {
+          list.object { entry in
+            entry.field("input", side.tensor.input)
+            if let model = side.tensor.model { entry.field("of", modelName(tensor.inputs[model].model)) }
+            entry.field("part", side.tensor.part.rawValue)
+            entry.field("file", modelName(side.source.model))
+            entry.field("name", side.source.name)
+            entry.field("dtype", side.source.dtype.safetensorsName)
+          }
+        }
+      }
+    }
+    if let scaling = tensor.scaling { entry.field("aim_omega", scaling.omega) }
   }
 
   private func write(_ vocabulary: PlannedVocabulary, to entry: inout JSONDocument) {
@@ -141,9 +160,11 @@ extension Plan {
     let shown = maxRows.map { min($0, tensors.count) } ?? tensors.count
     var rows: [[String]] = [["tensor", "shape", "dtype", "work", "from", "file"]]
     for (index, tensor) in tensors.prefix(shown).enumerated() {
-      let from = tensor.inputs.map { input in
+      var from = tensor.inputs.map { input in
         Self.shortName(modelName(input.model)) + (assembled(input).map { " (from \($0.count))" } ?? "")
       }.joined(separator: " + ")
+      let sides = tensor.sides.map { "\($0.tensor.input) \(Self.shortName(modelName($0.source.model)))" }
+      if !sides.isEmpty { from += "; " + sides.joined(separator: ", ") }
       rows.append([
         tensor.name, tensor.shape.description, tensor.dtype.safetensorsName, work[index], from, files[tensor.file].name,
       ])

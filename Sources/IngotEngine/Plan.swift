@@ -13,13 +13,21 @@ package struct PlannedModel: Sendable {
   package var path: String
   /// True when `path` is a path of this machine, false for a model in a caller's memory.
   package var isOnDisk: Bool
-  /// Where the adapter that is applied to it was found.
+  /// Where the adapter or the pack that is applied to it was found.
   package var adapter: String?
+  /// The task of the pack.
+  package var task: String?
+  /// True for a file of side tensors, or what is read besides the models of the merge.
+  package var isSide = false
   /// Size, time of change and header digest of its weight files: a run that resumes must see the same.
   package var shards: [ShardIdentity]
 
-  package init(name: String, path: String, isOnDisk: Bool, adapter: String? = nil, shards: [ShardIdentity]) {
+  package init(
+    name: String, path: String, isOnDisk: Bool, adapter: String? = nil, task: String? = nil, isSide: Bool = false, shards: [ShardIdentity]
+  ) {
+    self.isSide = isSide
     self.adapter = adapter
+    self.task = task
     self.name = name
     self.path = path
     self.isOnDisk = isOnDisk
@@ -114,6 +122,8 @@ package final class Plan: Sendable {
   let workerSizes: WorkerSizes
   /// The most bytes that the column sums of a tensor take.
   let columnBytes: Int
+  /// What its matrix jobs need, by job.
+  let matrixNeeds: [Int: MatrixNeed]
   /// Bytes of tensor data that the output has, and that one pass over the inputs reads.
   package let bytesWritten: Int
   package let bytesRead: Int
@@ -146,7 +156,17 @@ package final class Plan: Sendable {
     var tables = 0
     var written = 0
     var read = 0
-    for job in jobs {
+    var needs: [Int: MatrixNeed] = [:]
+    for (number, job) in jobs.enumerated() {
+      if case .merge(let method) = job.work, let matrices = method as? any ModelMatrixMethod {
+        needs[number] = try MatrixNeed(matrices, job.tensors.map { tensors[$0] })
+        sizes.includeMatrix()
+        for index in job.tensors {
+          written += tensors[index].byteCount
+          for input in tensors[index].inputs { read += try tensors[index].shape.elementCount() * (input.dtype.bits / 8) }
+        }
+        continue
+      }
       for index in job.tensors {
         let tensor = tensors[index]
         written += tensor.byteCount
@@ -157,7 +177,13 @@ package final class Plan: Sendable {
         case .merge(let method):
           let demands = method.demands
           let blocking = try Blocking(shape: tensor.shape, granularity: demands.granularity)
-          read += tensor.inputs.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
+          read += tensor.streams.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
+          read += tensor.wholeSides.reduce(0) { $0 + $1.elementCount * ($1.source.dtype.bits / 8) }
+          if let matrix = method as? any MatrixMethod, matrix.isMatrix {
+            needs[number] = try MatrixNeed(matrix, tensor)
+            sizes.includeMatrix()
+            continue
+          }
           sizes.include(tensor, blocking, demands)
           let (bytes, isTooMuch) = demands.columnSums.multipliedReportingOverflow(by: 8)
           tables = max(tables, isTooMuch ? .max / 2 : (bytes + 4095) / 4096 * 4096)
@@ -166,6 +192,7 @@ package final class Plan: Sendable {
     }
     workerSizes = sizes
     columnBytes = tables
+    matrixNeeds = needs
     bytesWritten = written
     bytesRead = read
   }
@@ -178,9 +205,16 @@ package final class Plan: Sendable {
   /// Stages that must be stored before this plan runs, in the order in which they can be made.
   package var storedStages: [PlannedStage] { behind.stored }
 
-  /// The least memory that a run needs: one worker with one block, and the largest tensor's column sums.
-  package var leastMemory: Int {
-    behind.stored.reduce(workerMemory + columnBytes) { max($0, $1.plan.workerMemory + $1.plan.columnBytes) }
+  /// The least memory that a run needs: one worker with one block, the largest tensor's column sums, and the largest matrix job.
+  package var leastMemory: Int { behind.stored.reduce(ownLeastMemory) { max($0, $1.plan.ownLeastMemory) } }
+
+  private var ownLeastMemory: Int { workerMemory + columnBytes + (largestMatrix?.bytes ?? 0) }
+
+  /// The matrix job that needs the most memory.
+  package var largestMatrix: (tensor: String, bytes: Int)? {
+    matrixNeeds.max { ($0.value.bytes, $1.key) < ($1.value.bytes, $0.key) }.map { number, need in
+      (jobs[number].tensors.first.map { tensors[$0].name } ?? "", need.bytes)
+    }
   }
 
   /// Bytes that the output takes on disk.

@@ -21,6 +21,13 @@ enum PlanDigest {
         line += "\n\(input.model) \(input.name) \(input.dtype.rawValue) \(input.shape)"
         if sources.indices.contains(input.source), let derivation = sources[input.source].derivation { line += "\n= " + derivation }
       }
+      for side in tensor.sides {
+        let (part, source) = (side.tensor, side.source)
+        line +=
+          "\n+ \(part.input) \(part.model ?? -1) \(part.item) \(part.part.rawValue) \(source.name) \(source.dtype.rawValue) \(source.shape)"
+        if sources.indices.contains(source.source), let derivation = sources[source.source].derivation { line += "\n= " + derivation }
+      }
+      if let scaling = tensor.scaling { line += "\n* \(scaling.omega) \(scaling.base) \(scaling.norms)" }
       digest.add(Array((line + "\n").utf8))
     }
     for job in jobs {

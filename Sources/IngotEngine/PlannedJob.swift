@@ -25,12 +25,37 @@ package struct PlannedInput: Sendable {
   }
 }
 
+/// A side tensor of a job: what it is to the method, and where its bytes lie.
+package struct PlannedSide: Sendable {
+  package var tensor: SideTensor
+  /// Its model is the side file.
+  package var source: PlannedInput
+
+  /// True when it is read element by element with the tensor; else every worker holds all of it.
+  package var isStreamed: Bool { tensor.part == .elements }
+
+  /// Elements as stored; a plan's are known to fit a number.
+  var elementCount: Int { (try? source.shape.elementCount()) ?? 0 }
+}
+
+/// The last step of activation-informed merging for one tensor.
+package struct PlannedScaling: Sendable, Hashable {
+  package var omega: Double
+  /// Where in the tensor's `streams` the base is.
+  package var base: Int
+  /// Where in its `sides` the activation norms are.
+  package var norms: Int
+}
+
 /// One tensor of the output and the inputs it is made of.
 package struct PlannedTensor: Sendable {
   package var name: String
   package var shape: Shape
   package var dtype: DType
   package var inputs: [PlannedInput]
+  /// The method's side tensors in its order, then what only the last step reads.
+  package var sides: [PlannedSide] = []
+  package var scaling: PlannedScaling?
   /// Index into the plan's output files, and the first byte there.
   package var file: Int
   package var offset: Int
@@ -47,6 +72,12 @@ package struct PlannedTensor: Sendable {
     self.offset = offset
     self.byteCount = byteCount
   }
+
+  /// All that is read element by element: the inputs, then side tensors.
+  package var streams: [PlannedInput] { sides.isEmpty ? inputs : inputs + sides.filter(\.isStreamed).map(\.source) }
+
+  /// The side tensors that workers hold whole.
+  package var wholeSides: [PlannedSide] { sides.filter { !$0.isStreamed } }
 }
 
 /// A unit of work: output tensors that are computed together, and how.

@@ -6,59 +6,6 @@ package import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
 
-/// What planning may be told besides the recipe.
-package struct PlanOptions: Sendable {
-  /// Bytes of tensor data in one output file; 0 writes one file.
-  package var shardSize = 5_000_000_000
-  /// Takes the place of the recipe's seed.
-  package var seed: UInt64?
-  /// How results of documents reach the documents that read them.
-  package var stages = StagePlacement.automatic
-  /// Takes the place of the recipe's numerics.
-  package var numerics: Recipe.Numerics?
-  /// Takes the place of the recipe's `missing`.
-  package var missing: Recipe.Missing?
-  /// Copies the donor's tokenizer files.
-  package var carriesTokenizer = true
-  /// Writes README.md and mergekit_config.yml.
-  package var writesModelCard = true
-  /// Files of the output besides those that follow from the recipe.
-  package var extraFiles: [SideFile] = []
-  package init() {}
-}
-
-extension Recipe {
-  /// The model whose names the output has: the base of the first slice or its first source; with modules the recipe's base model, where it has one.
-  var namesModel: Int {
-    let first = slices.first
-    let lead = first?.sources[first?.base ?? 0].model ?? 0
-    return form == .modules ? baseModel ?? lead : lead
-  }
-
-  /// The settings of every place of the recipe.
-  var everySetting: [Setting] {
-    let places =
-      [settings] + modules.map(\.settings) + slices.flatMap { [$0.settings] + $0.sources.map(\.settings) } + rules.map(\.settings)
-    return places.flatMap(\.all)
-  }
-
-  /// True when something depends on which layer a tensor is of.
-  var needsLayers: Bool {
-    if rules.contains(where: { $0.layers != nil || $0.method?.needsLayers == true }) || method.needsLayers { return true }
-    return everySetting.contains { setting in
-      switch setting {
-      case .constant: false
-      case .gradient(let values): values.count > 1
-      case .conditional(let conditions):
-        conditions.contains {
-          if case .gradient(let values) = $0.value { return values.count > 1 }
-          return false
-        }
-      }
-    }
-  }
-}
-
 extension Plan {
   /// Works out everything that headers, configs and the recipe tell; reads no tensor data. Throws what the checks find, before any byte is written.
   package static func make(
@@ -71,9 +18,14 @@ extension Plan {
   static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
-      let model = try stages.open(reference)
+      let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
       do throws(IngotError) {
-        models.append(try model.readable())
+        if !isModel, (try? LocalModels.parse(reference))?.adapter != nil {
+          throw IngotError(.recipe, "a side file with an adapter, expected a side file alone", subject: reference.name)
+        }
+        let model = try stages.open(reference)
+        // What lies beside a side file says nothing of it.
+        models.append(isModel ? try model.readable() : try model.gathered())
       } catch {
         var placed = error
         if placed.position == nil { placed.position = reference.position }
@@ -100,6 +52,7 @@ struct Planner {
   private let ruleMethods: [MethodChoice]
   private var ruleUses: [Int]
   private let sourceOffsets: [Int]
+  private var sideFinder: SideFinder
   /// The models' files, then what is computed from them.
   private var sources: [any ByteSource]
   private var tokenizer: TokenizerPlan?
@@ -135,6 +88,8 @@ struct Planner {
       total += model.sources.count
     }
     sourceOffsets = offsets
+    sideFinder = SideFinder(
+      recipe: recipe, models: models, sourceOffsets: offsets, files: try SideFiles(recipe, models: models))
     sources = models.flatMap(\.sources)
     notices = recipe.notices + models.flatMap { $0.checkpoint.notices + ($0.stage?.notices ?? []) }
   }
@@ -144,7 +99,7 @@ struct Planner {
     let outputs = try finder.find()
     notices += finder.notices + finder.skipped.notices(recipe)
     if let request = recipe.tokenizer {
-      var planner = TokenizerPlanner(recipe: recipe, request: request, models: models)
+      var planner = TokenizerPlanner(recipe: recipe, request: request, models: Array(models.prefix(recipe.modelCount)))
       tokenizer = try planner.plan()
       notices += planner.notices
       vocabularySize = tokenizer?.rows
@@ -157,16 +112,21 @@ struct Planner {
       jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))
     }
     noteUnusedRules()
+    try sideFinder.files.requireUse(recipe, models: models)
+    notices += sideFinder.files.notices
     let files = try layOut(options)
-    let sides = SideFilePlanner(recipe: recipe, models: models, tensors: tensors, options: options, tokenizer: tokenizer)
+    let sides = SideFilePlanner(
+      recipe: recipe, models: Array(models.prefix(recipe.modelCount)), tensors: tensors, options: options, tokenizer: tokenizer)
     let side = try sides.plan(
       index: files.index, ties: finder.tiesEmbeddings, stacks: finder.stacks, vocabularySize: vocabularySize, notices: &notices)
     let digest = try PlanDigest.plan(
       recipe: recipe, tensors: tensors, jobs: jobs, files: files.files, seed: seed, numerics: numerics, cache: cache, sources: sources)
-    let planned = zip(recipe.models, models).map { reference, model in
-      PlannedModel(
-        name: reference.name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
-        shards: model.checkpoint.shards.map { ShardIdentity($0) })
+    let planned = models.indices.map { index in
+      let model = models[index]
+      return PlannedModel(
+        name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
+        task: model.adapter?.task,
+        isSide: index >= recipe.modelCount, shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
       recipe: recipe, models: planned, sources: sources, files: files.files, sideFiles: side, tensors: tensors,
@@ -199,13 +159,21 @@ struct Planner {
       try appendCopy(output.name, first, dtype: named, nominal: stored[0])
       return
     }
-    if let carried = try carriedInput(output.name, inputs, choice) {
+    let agreement = InputAgreement(name: output.name, inputs: inputs, recipe: recipe)
+    if let (carried, notice) = try agreement.carried(by: choice.descriptor, sources) {
+      if let notice { notices.append(notice) }
       append(output.name, carried, dtype: carried.dtype, inputs: [carried], work: .copy(input: 0))
       return
     }
     let base = choice.descriptor.baseIsInput ? nil : slice.base
-    let shape = try commonShape(output.name, inputs, cropsToBase: choice.type.cropsToBase && base != nil)
+    let (shape, cropping) = try agreement.shape(cropsToBase: choice.type.cropsToBase && base != nil)
+    if let cropping {
+      notices.append(cropping)
+      vocabularySize = shape.dimensions.first
+    }
+    let extra = try sides(output, found, inputs, choice, shape: shape)
     var segment = try makeSegment(output, found, shape: shape, rule: rule, cache)
+    segment.sides = extra.method.map(\.tensor)
     if numerics == .stepwise { segment.stepType = recipe.dtype ?? first.dtype.defaultOutput }
     let described = found.map {
       MethodRequest.Input(model: recipe.models[$0.model].name, ordinal: $0.model, isBase: base != nil && $0.source == base)
@@ -214,11 +182,12 @@ struct Planner {
     let dtype = named ?? nominal.defaultOutput
     if choice.type.scope(segment.parameters) == .model {
       let number = append(output.name, first, dtype: dtype, inputs: inputs, work: nil, shape: shape)
+      extra.add(to: &tensors[number])
       addToModelScope(number, segment, described, choice)
       return
     }
     let made = try choice.type.init(MethodRequest(inputs: described, segments: [segment], seed: seed))
-    if let copied = made.demands.copiedInput, inputs.indices.contains(copied) {
+    if let copied = made.demands.copiedInput, inputs.indices.contains(copied), extra.scaling == nil {
       let input = inputs[copied]
       // A copy keeps its dtype unless the recipe names another.
       let kept = named ?? stored[copied]
@@ -229,14 +198,58 @@ struct Planner {
     }
     if let used = made.demands.usedInputs { inputs = used.filter(inputs.indices.contains).map { inputs[$0] } }
     if named == nil { noteNarrowing(nominal, to: dtype) }
-    append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
+    let number = append(output.name, first, dtype: dtype, inputs: inputs, work: .merge(made), shape: shape)
+    var used = extra
+    // What follows the rest rule does without: a Gram matrix would be held whole by every worker.
+    if let matrix = made as? any MatrixMethod, !matrix.isMatrix { used.drop() }
+    used.add(to: &tensors[number])
+  }
+
+  /// What a tensor needs besides its inputs: side tensors of the method, and those of the last step.
+  private struct Extra {
+    var method: [PlannedSide] = []
+    var last: [PlannedSide] = []
+    var scaling: PlannedScaling?
+
+    /// Leaves the last step's side tensors alone. Matrix methods have no side tensors that are read element by element, so the base stays in place.
+    mutating func drop() {
+      scaling?.norms -= method.count
+      method = []
+    }
+
+    func add(to tensor: inout PlannedTensor) {
+      tensor.sides = method + last
+      tensor.scaling = scaling
+    }
+  }
+
+  private mutating func sides(
+    _ output: OutputTensor, _ found: [OutputTensor.Input], _ inputs: [PlannedInput], _ choice: MethodChoice, shape: Shape
+  ) throws(IngotError) -> Extra {
+    var extra = Extra()
+    if choice.descriptor.name == recipe.method.name { extra.method = try sideFinder.sides(of: output, found, inputs, shape: shape) }
+    if let last = try sideFinder.scaling(of: output, found, shape: shape) {
+      extra.last = last.sides
+      var scaling = last.scaling
+      scaling.norms = extra.method.count
+      if last.needsBase { scaling.base = inputs.count + extra.method.count(where: \.isStreamed) }
+      extra.scaling = scaling
+    }
+    let isReordered = tokenizer != nil && TensorNames.vocabularyAxis(output.name, shape) != nil
+    guard isReordered, (extra.method + extra.last).contains(where: { $0.isStreamed || $0.tensor.part == .rowSums }) else { return extra }
+    throw IngotError(
+      .unsupported, "the rows of \(output.name) are put in the order of the output's tokenizer, and its side tensors cannot be",
+      hint: "merge it by a rule with another method, or without tokenizer settings", subject: output.name)
   }
 
   /// The inputs of a tensor that has rows of tokens, with the rows in the order of the output's vocabulary.
-  private mutating func inOutputVocabulary(_ name: String, _ inputs: [PlannedInput]) throws(IngotError) -> [PlannedInput] {
-    guard let tokenizer, let rank = inputs.first?.shape.rank, TensorNames.isVocabulary(name, rank: rank) else { return inputs }
+  /// Rows that none of them has are those of `others`, models that have the tensor, too.
+  private mutating func inOutputVocabulary(
+    _ name: String, _ inputs: [PlannedInput], others: [Int] = []
+  ) throws(IngotError) -> [PlannedInput] {
+    guard let tokenizer, let shape = inputs.first?.shape, let axis = TensorNames.vocabularyAxis(name, shape) else { return inputs }
     var assembly = try EmbeddingAssembly(
-      tokenizer, recipe: recipe, models: models, name: name, inputs: inputs, sourceOffsets: sourceOffsets)
+      tokenizer, recipe: recipe, models: models, name: name, axis: axis, inputs: inputs, others: others, sourceOffsets: sourceOffsets)
     let assembled = try assembly.assemble(firstSource: sources.count)
     sources += assembled.sources
     return assembled.inputs
@@ -272,8 +285,10 @@ struct Planner {
         hint: "narrow the rule's match", subject: output.name, position: position)
     }
     let stored = try planned(OutputTensor.Input(model: model, source: nil, tensor: tensor))
-    let input = try inOutputVocabulary(output.name, [stored])[0]
-    guard output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
+    let input = try inOutputVocabulary(output.name, [stored], others: output.inputs.map(\.model))[0]
+    // Rows of tokens are in the output's order and number by now, however many the model has.
+    let isAssembled = tokenizer != nil && TensorNames.vocabularyAxis(output.name, tensor.shape) != nil
+    guard isAssembled || output.inputs.contains(where: { $0.tensor.shape == tensor.shape }) else {
       throw IngotError(
         .shape,
         "tensor \(output.name), which a rule takes from model \(name), has shape \(tensor.shape) there, expected "
@@ -344,77 +359,6 @@ struct Planner {
       hint: "narrow the rule's match", subject: output.name, position: recipe.rules[rule].position)
   }
 
-  /// The input that a tensor without arithmetic comes from: the base, else the first model. Nil for tensors that can be merged.
-  private mutating func carriedInput(_ name: String, _ inputs: [PlannedInput], _ choice: MethodChoice) throws(IngotError) -> PlannedInput? {
-    guard let first = inputs.first, let other = inputs.first(where: { !$0.dtype.hasArithmetic }) else { return nil }
-    if inputs.count == 1 { return choice.descriptor.name == "passthrough" || !first.dtype.hasArithmetic ? first : nil }
-    guard first.dtype == other.dtype, inputs.allSatisfy({ $0.dtype == first.dtype && $0.shape == first.shape }) else {
-      let found = inputs.map { "\($0.dtype.safetensorsName) \($0.shape) in \(recipe.models[$0.model].name)" }.joined(separator: ", ")
-      throw IngotError(
-        .dtype, "tensor \(name) has types that cannot be combined: \(found)", hint: "the models must agree on it", subject: name)
-    }
-    switch other.dtype {
-    case .i64, .i32, .i16, .i8, .u64, .u32, .u16, .u8, .bool: break
-    default:
-      throw IngotError(
-        .dtype, "tensor \(name) is \(other.dtype.safetensorsName), which has no arithmetic here",
-        hint: "it can only be copied: use passthrough", subject: name)
-    }
-    if try differs(inputs) {
-      notices.append(
-        Notice(
-          .warning, "\(name) holds integers that differ between the models; it is taken from \(recipe.models[first.model].name)",
-          subject: name))
-    }
-    return first
-  }
-
-  /// Compares small integer tensors byte by byte; large ones are left unread while planning.
-  private func differs(_ inputs: [PlannedInput]) throws(IngotError) -> Bool {
-    guard let first = inputs.first else { return false }
-    let count = try first.shape.byteCount(first.dtype)
-    guard count <= 1 << 20 else { return false }
-    let expected = try bytes(first, count)
-    for input in inputs.dropFirst() where try bytes(input, count) != expected { return true }
-    return false
-  }
-
-  private func bytes(_ input: PlannedInput, _ count: Int) throws(IngotError) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: count)
-    var failure: IngotError?
-    let shard = input.source - sourceOffsets[input.model]
-    guard models[input.model].sources.indices.contains(shard) else { return bytes }
-    let source = models[input.model].sources[shard]
-    // SAFETY: the array's storage lives for the closure.
-    unsafe bytes.withUnsafeMutableBytes { buffer in
-      do throws(IngotError) { try unsafe source.read(buffer, at: input.offset) } catch { failure = error }
-    }
-    if let failure { throw failure }
-    return bytes
-  }
-
-  /// The shape of the result. Embeddings may differ in rows; anything else must agree.
-  private mutating func commonShape(_ name: String, _ inputs: [PlannedInput], cropsToBase: Bool) throws(IngotError) -> Shape {
-    guard let first = inputs.first else { return Shape([]) }
-    guard let other = inputs.first(where: { $0.shape != first.shape }) else { return first.shape }
-    let isCroppable =
-      TensorNames.isEmbedding(name) && inputs.allSatisfy { $0.shape.rank == 2 && $0.shape.rowLength == first.shape.rowLength }
-    let rows = inputs.compactMap { $0.shape.dimensions.first }
-    let wanted = cropsToBase ? first.shape.dimensions.first : rows.min()
-    guard isCroppable, let wanted, rows.allSatisfy({ $0 >= wanted }) else {
-      throw IngotError(
-        .shape,
-        "tensor \(name) has shape \(other.shape) in model \(recipe.models[other.model].name) and \(first.shape) in model \(recipe.models[first.model].name)",
-        hint: isCroppable
-          ? "the base has more rows than a model: extend the model's vocabulary" : "the models must have the same architecture",
-        subject: name)
-    }
-    notices.append(
-      Notice(.warning, "\(name) has \(rows.min() ?? 0) to \(rows.max() ?? 0) rows; the first \(wanted) are merged", subject: name))
-    vocabularySize = wanted
-    return Shape([wanted] + first.shape.dimensions.dropFirst())
-  }
-
   private mutating func noteNarrowing(_ found: DType, to dtype: DType) {
     guard found != dtype else { return }
     let message = "tensors of type \(found.safetensorsName) are merged into \(dtype.safetensorsName)"
@@ -443,6 +387,7 @@ struct Planner {
     } else if TensorNames.isEmbedding(output.name) {
       segment.place = .head
     }
+    segment.isVocabulary = TensorNames.vocabularyAxis(output.name, shape) != nil
     return segment
   }
 

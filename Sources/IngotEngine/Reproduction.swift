@@ -7,13 +7,6 @@ internal import IngotStorage
 
 /// What came of computing a merged directory's tensors again from its record and comparing digests. Nothing is written.
 package struct Reproduction: Sendable {
-  /// A tensor that came out otherwise.
-  package struct Difference: Sendable, Hashable {
-    package var tensor: String
-    /// One clause: what was found and what was expected.
-    package var problem: String
-  }
-
   package let directory: String
   /// The version of Ingot that wrote the directory.
   package let version: String
@@ -21,41 +14,26 @@ package struct Reproduction: Sendable {
   package let tensors: Int
   package let bytes: Int
   /// Empty when every tensor came out as recorded.
-  package let differences: [Difference]
+  package let differences: [TensorDifference]
   package let notices: [Notice]
   package let run: RunReport
 
   /// Throws `.stale` with the number of differences and the first of them: a source has other weights under the same header, or another
   /// version computes otherwise.
   package func requireSame() throws(IngotError) {
-    guard let first = differences.first else { return }
-    let more = differences.count > 1 ? " (and \(differences.count - 1) more)" : ""
-    throw IngotError(
-      .stale, "\(first.problem)\(more)",
+    try differences.requireNone(
+      .stale,
       hint: version == Version.text
         ? "a source has changed since the merge, though its header has not"
-        : "the directory was written by ingot \(version), this is \(Version.text); or a source has changed since the merge",
-      subject: first.tensor)
+        : "the directory was written by ingot \(version), this is \(Version.text); or a source has changed since the merge")
   }
 
   /// One JSON document with a schema version.
   package func json() -> String {
     var document = JSONDocument()
     document.object { document in
-      document.field("schema", 1)
-      document.field("directory", directory)
-      document.field("reproduced", differences.isEmpty)
+      differences.write(to: &document, directory: directory, verdict: "reproduced", tensors: tensors, bytes: bytes)
       document.field("written_by", version)
-      document.field("tensors", tensors)
-      document.field("bytes", bytes)
-      document.list("differences") { list in
-        for difference in differences {
-          list.object { entry in
-            entry.field("tensor", difference.tensor)
-            entry.field("problem", difference.problem)
-          }
-        }
-      }
       document.object("run") { run.write(to: &$0) }
       document.list("notices") { list in
         for notice in notices { list.object { notice.write(to: &$0) } }
@@ -102,9 +80,9 @@ extension Engine {
       differences: Self.differences(plan, report, record), notices: notices, run: report)
   }
 
-  private static func differences(_ plan: Plan, _ report: RunReport, _ record: MergeRecord) -> [Reproduction.Difference] {
+  private static func differences(_ plan: Plan, _ report: RunReport, _ record: MergeRecord) -> [TensorDifference] {
     var expected = Dictionary(record.tensors.map { ($0.name, $0.digest) }, uniquingKeysWith: { first, _ in first })
-    var differences: [Reproduction.Difference] = []
+    var differences: [TensorDifference] = []
     for (index, tensor) in plan.tensors.enumerated() {
       guard let digest = expected.removeValue(forKey: tensor.name) else {
         differences.append(.init(tensor: tensor.name, problem: "the record does not have this tensor"))
@@ -114,7 +92,8 @@ extension Engine {
       differences.append(.init(tensor: tensor.name, problem: "the digest is \(found), expected \(digest)"))
     }
     for name in expected.keys { differences.append(.init(tensor: name, problem: "the merge does not give this tensor")) }
-    return differences.sorted { ($0.tensor, $0.problem) < ($1.tensor, $1.problem) }
+    differences.sortByTensor()
+    return differences
   }
 }
 
@@ -142,9 +121,24 @@ struct RecordedModels: ModelProvider {
         hint: "if it was moved: --model '\(model.name)=PATH'; a model that was in memory cannot be read again", subject: model.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil) }, position: reference.position)
+      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) },
+      position: reference.position)
     let found = try LocalModels(environment: [:]).open(placed).readable()
     try requireRecorded(found, model, at: path)
+    return found
+  }
+
+  func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    guard let recorded = models[reference.name], let adapter = recorded.adapter else {
+      throw IngotError(.format, "the record has no adapter of this name", subject: reference.name)
+    }
+    guard try fileStatus(adapter) != nil else {
+      throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter)", subject: recorded.name)
+    }
+    let placed = IngotRecipes.ModelReference(
+      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil), position: reference.position)
+    let found = try LocalModels(environment: [:]).adapting(model, as: placed)
+    try requireRecorded(found, recorded, at: adapter)
     return found
   }
 

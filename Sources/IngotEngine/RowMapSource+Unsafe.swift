@@ -59,7 +59,7 @@ package final class RowMapSource: ByteSource, @unchecked Sendable {
   private let partEnds: [Int]
   /// Rows of tokens: the padding is their mean.
   private let tokenRows: Int
-  private let kernels = Kernels(.best)
+  private let kernels: Kernels
   private let lock = Monitor()
   private var paddingRow: [Float]?
 
@@ -79,6 +79,7 @@ package final class RowMapSource: ByteSource, @unchecked Sendable {
     self.donors = donors
     self.origins = origins
     self.tokenRows = tokenRows
+    kernels = Kernels(.best)
     rows = origins.count
     parts = means.flatMap(\.self)
     var ends: [Int] = []
@@ -92,7 +93,8 @@ package final class RowMapSource: ByteSource, @unchecked Sendable {
     else { throw Self.misplaced(name) }
   }
 
-  private init(_ other: RowMapSource, donors: [RowDonor]) {
+  private init(_ other: RowMapSource, donors: [RowDonor], kernels: Kernels) {
+    self.kernels = kernels
     name = other.name
     dtype = other.dtype
     rows = other.rows
@@ -130,15 +132,15 @@ package final class RowMapSource: ByteSource, @unchecked Sendable {
 
   package var isComputed: Bool { donors.contains { $0.source.isComputed } }
 
+  package var readsPerElement: Int { donors.reduce(1) { max($0, $1.source.readsPerElement) } }
+
   package func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource {
-    var hasChanged = false
     var bound: [RowDonor] = []
     for donor in donors {
-      let source = try donor.source.bound(to: run)
-      hasChanged = hasChanged || source !== donor.source
+      let source = try run.bound(donor.source)
       bound.append(RowDonor(identity: donor.identity, source: source, offset: donor.offset, dtype: donor.dtype, rows: donor.rows))
     }
-    return hasChanged ? RowMapSource(self, donors: bound) : self
+    return RowMapSource(self, donors: bound, kernels: run.kernels)
   }
 
   package var isCostlyToReread: Bool { donors.contains { $0.source.isCostlyToReread } }

@@ -116,7 +116,10 @@ final class Scheduler: @unchecked Sendable {
     }
     switch job.work {
     case .copy: return 0
-    case .merge(let method): return bytes(method)
+    case .merge(let method):
+      // Matrix jobs wait for their memory when they run.
+      if let matrix = method as? any MatrixMethod, matrix.isMatrix { return 0 }
+      return bytes(method)
     }
   }
 
@@ -134,7 +137,7 @@ final class Scheduler: @unchecked Sendable {
     monitor.unlock()
     do throws(IngotError) {
       let run: any JobRun
-      if let special { run = try special(number) } else { run = try makeRun(job) }
+      if let special { run = try special(number) } else { run = try makeRun(job, number) }
       try run.begin()
       let total = run.itemCount
       monitor.lock()
@@ -149,13 +152,20 @@ final class Scheduler: @unchecked Sendable {
     }
   }
 
-  private func makeRun(_ job: PlannedJob) throws(IngotError) -> any JobRun {
+  private func makeRun(_ job: PlannedJob, _ number: Int) throws(IngotError) -> any JobRun {
     func execution<Method: MergeMethod>(_ method: Method) throws(IngotError) -> any JobRun {
       try JobExecution(method, job: job, context: context)
     }
     switch job.work {
     case .copy(let input): return try CopyExecution(job, input: input, context: context)
-    case .merge(let method): return try execution(method)
+    case .merge(let method):
+      if let matrix = method as? any MatrixMethod, let need = context.plan.matrixNeeds[number] {
+        return try MatrixExecution(matrix, job: job, need: need, context: context)
+      }
+      if let matrices = method as? any ModelMatrixMethod, let need = context.plan.matrixNeeds[number] {
+        return try ModelMatrixExecution(matrices, job: job, need: need, context: context)
+      }
+      return try execution(method)
     }
   }
 

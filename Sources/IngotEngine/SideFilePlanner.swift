@@ -12,8 +12,6 @@ struct SideFilePlanner {
   let options: PlanOptions
   let tokenizer: TokenizerPlan?
 
-  /// Bytes of one side file that a plan keeps in memory, for models that are no directory.
-  private static let carriedBytes: UInt64 = 256 << 20
 
   /// The model whose config and side files the output gets: the base, else the first.
   private var donor: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
@@ -55,7 +53,7 @@ struct SideFilePlanner {
       return SideFile(name: name, content: .copy(from: local.place(of: name), byteCount: Int(clamping: size)))
     }
     // A host's own files have no path here: what its model is called must never be opened as one.
-    return try directory.readWhole(name, limit: carriedBytes).map { SideFile(name: name, content: .bytes($0)) }
+    return try directory.readWhole(name, limit: Limit.carriedBytes).map { SideFile(name: name, content: .bytes($0)) }
   }
 
   /// The dtype of the output when all its floating tensors share one and it is not the donor's anyway.
@@ -74,7 +72,7 @@ struct SideFilePlanner {
         continue
       }
       var licence: ModelLicence?
-      if let bytes = try model.files?.readWhole("README.md", limit: 4 << 20) {
+      if let bytes = try model.files?.readWhole("README.md", limit: Limit.readmeBytes) {
         licence = ModelLicence.read(fromREADME: String(decoding: bytes, as: UTF8.self))
       }
       sources.append(

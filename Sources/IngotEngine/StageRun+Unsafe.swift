@@ -100,6 +100,12 @@ final class StageRun: @unchecked Sendable {
     monitor.unlock()
   }
 
+  /// What job `number` has settled on; nil while it gathers, and for another method.
+  func state<Method: MergeMethod>(of number: Int, _ method: Method.Type) -> Method.State? {
+    guard let run = byJob[number] as? JobExecution<Method>, case .emit(let state) = run.phase else { return nil }
+    return state
+  }
+
   func release() {
     for run in byJob.values { run.release() }
     for piece in pieces { context.memory.release(piece) }

@@ -43,10 +43,8 @@ struct StageModels: ModelProvider {
 
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     if let name = reference.bareName, let stage = stages[name] { return try stage.model() }
-    if let parsed = try? LocalModels.parse(reference), parsed.adapter != nil, names.contains(parsed.model.path) {
-      throw IngotError(
-        .unsupported, "\(parsed.model.path) is a document of this recipe, and adapters are applied to models only",
-        hint: "name the adapter with a model that the document reads", subject: reference.name, position: reference.position)
+    if let name = reference.documentNames.first(where: { stages[$0] != nil }), let stage = stages[name] {
+      return try fallback.adapting(try stage.model(), as: reference)
     }
     do throws(IngotError) {
       return try fallback.open(reference)
@@ -61,7 +59,9 @@ struct StageModels: ModelProvider {
   /// The stages that a recipe reads itself, each once.
   func read(by recipe: Recipe) -> [PlannedStage] {
     var seen: Set<String> = []
-    return recipe.models.compactMap { model in model.bareName.flatMap { seen.insert($0).inserted ? stages[$0] : nil } }
+    return recipe.models.compactMap { model in
+      model.documentNames.first { stages[$0] != nil }.flatMap { seen.insert($0).inserted ? stages[$0] : nil }
+    }
   }
 }
 
@@ -135,6 +135,8 @@ extension Plan {
     guard readsPerElement <= Self.mostReads else { return false }
     return jobs.allSatisfy { job in
       guard case .merge(let method) = job.work else { return true }
+      if let matrix = method as? any MatrixMethod, matrix.isMatrix { return false }
+      if method is any ModelMatrixMethod { return false }
       switch method.demands.granularity {
       case .block: return true
       case .row:
@@ -149,9 +151,8 @@ extension Plan {
     tensors.reduce(1) { most, tensor in
       max(
         most,
-        tensor.inputs.reduce(0) { sum, input in
-          let inner = sources.indices.contains(input.source) ? (sources[input.source] as? MergedSource)?.readsPerElement : nil
-          return min(sum + (inner ?? 1), mostReads + 1)
+        tensor.streams.reduce(0) { sum, input in
+          min(sum + (sources.indices.contains(input.source) ? sources[input.source].readsPerElement : 1), mostReads + 1)
         })
     }
   }

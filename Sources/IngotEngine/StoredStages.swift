@@ -59,7 +59,7 @@ extension Engine {
   private func isFinished(_ plan: Plan, at path: String, _ watcher: Watcher) throws(IngotError) -> Bool {
     guard let status = try fileStatus(path), status.kind == .directory else { return false }
     do throws(IngotError) {
-      guard let bytes = try DirectoryFiles(path).readWhole(MergeRecord.fileName, limit: 512 << 20) else { return false }
+      guard let bytes = try DirectoryFiles(path).readWhole(MergeRecord.fileName, limit: Limit.recordBytes) else { return false }
       let record = try JSON.parse(bytes, origin: MergeRecord.fileName)
       guard record["plan_digest"]?.asString == plan.digest.description, record["source_digest"]?.asString == plan.sourceDigest.description
       else { return false }

@@ -134,6 +134,12 @@ package struct MemoryModels: ModelProvider {
     self.fallback = fallback
   }
 
+  package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    if let fallback { return try fallback.adapting(model, as: reference) }
+    throw IngotError(
+      .notFound, "the adapter of \(reference.name) was not given", subject: reference.name, position: reference.position)
+  }
+
   package func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     guard let views = models[reference.name] else {
       if let fallback { return try fallback.open(reference) }

@@ -42,6 +42,8 @@ struct TokenizerPlan {
   let file: TokenizerFile?
   /// Tokens of the donor that are no longer there.
   let removed: [Vocabulary.Token]
+  /// True when the donor has a SentencePiece model and no tokenizer.json.
+  let isOfSentencePiece: Bool
 }
 
 /// Reads the models' tokenizers and merges them as the recipe says.
@@ -81,7 +83,7 @@ struct TokenizerPlanner {
     }
     var vocabularies: [Vocabulary] = []
     for model in models.indices { vocabularies.append(try vocabulary(of: model, donor: donor, kept, &cache)) }
-    var merged = MergedVocabulary(kept, origin: name(donor))
+    var merged = MergedVocabulary(kept)
     if request.source == .union {
       var others: [(name: String, vocabulary: Vocabulary)] = []
       for model in models.indices where model != donor {
@@ -92,7 +94,7 @@ struct TokenizerPlanner {
     }
     var requests: [Int: TokenizerRequest.Token] = [:]
     for token in request.tokens {
-      try merged.add(token.text)
+      merged.add(token.text)
       if let id = merged[token.text] { requests[id] = token }
     }
     let numbers = zip(vocabularies, limits).map { merged.numbers(in: $0, rows: $1) }
@@ -106,7 +108,7 @@ struct TokenizerPlanner {
     return TokenizerPlan(
       vocabulary: merged, planned: planned, rows: rows, numbers: numbers, vocabularies: vocabularies, requests: requests, donor: donor,
       file: file,
-      removed: removed)
+      removed: removed, isOfSentencePiece: found.isOfSentencePiece)
   }
 
   private var sourceName: String {
@@ -118,11 +120,11 @@ struct TokenizerPlanner {
   }
 
   /// The number of tokens that a model has rows for: by its config, and by its embeddings.
-  private static func rowLimit(_ model: ProvidedModel) -> Int {
+  static func rowLimit(_ model: ProvidedModel) -> Int {
     let config = model.checkpoint.config
     var limit = (config?["vocab_size"] ?? config?[path: "text_config.vocab_size"])?.asInt ?? .max
-    for tensor in model.checkpoint.tensors where TensorNames.isVocabulary(tensor.name, rank: tensor.shape.rank) && tensor.shape.rank == 2 {
-      limit = min(limit, tensor.shape.dimensions[0])
+    for tensor in model.checkpoint.tensors where tensor.shape.rank == 2 {
+      if let axis = TensorNames.vocabularyAxis(tensor.name, tensor.shape) { limit = min(limit, tensor.shape.dimensions[axis]) }
     }
     return max(limit, 0)
   }
@@ -155,9 +157,10 @@ struct TokenizerPlanner {
     guard var file = found.file else {
       throw IngotError(
         .unsupported, "the tokenizer is \(found.fileName), expected tokenizer.json: only that can be written with other tokens",
-        hint: "convert it: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes tokenizer.json", subject: name(donor))
+        hint: Vocabulary.conversionHint, subject: name(donor))
     }
     if !removed.isEmpty { file.remove(from: limit) }
+    if merged.newCount > 0 { file.fillGaps(below: merged.base.extent) { merged[$0] != nil } }
     file.add(definitions)
     return file
   }
@@ -165,7 +168,7 @@ struct TokenizerPlanner {
   private func absent(_ model: Int) -> IngotError {
     IngotError(
       .notFound, "the model has no tokenizer that can be read, expected tokenizer.json",
-      hint: "convert it: AutoTokenizer.from_pretrained(…).save_pretrained(…) writes tokenizer.json", subject: name(model),
+      hint: Vocabulary.conversionHint, subject: name(model),
       position: request.position)
   }
 

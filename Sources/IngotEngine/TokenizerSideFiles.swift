@@ -12,7 +12,6 @@ struct TokenizerSideFiles {
   /// The model whose directory the side files are from.
   let donor: Int
 
-  private static let configLimit: UInt64 = 64 << 20
 
   func apply(to files: inout [SideFile], notices: inout [Notice]) throws(IngotError) {
     if let plan { try replaceTokenizer(plan, in: &files, notices: &notices) }
@@ -53,25 +52,27 @@ struct TokenizerSideFiles {
       }
     }
     files.insert(contentsOf: made, at: min(place, files.count))
-    noteConfiguredTokens(plan, &notices)
+    try renumberTokens(plan, in: &files, &notices)
   }
 
-  /// Token numbers of the donor's config mean other tokens when the tokenizer is another model's.
-  private func noteConfiguredTokens(_ plan: TokenizerPlan, _ notices: inout [Notice]) {
-    guard plan.donor != donor, let config = models[donor].checkpoint.config else { return }
-    let own = plan.vocabularies[donor]
-    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
-      guard let id = config[key]?.asInt, let before = own.tokens.first(where: { $0.id == id })?.text, plan.vocabulary[before] != id else {
-        continue
-      }
-      let now = plan.vocabulary[before].map { "is \($0) now" } ?? "is no token of the output"
-      notices.append(
-        Notice(.warning, "\(key) is \(id) in config.json, which was \(quoted(before)) and \(now); check it", subject: "config.json"))
+  /// The files that name tokens by number get the numbers of the output's vocabulary.
+  private func renumberTokens(_ plan: TokenizerPlan, in files: inout [SideFile], _ notices: inout [Notice]) throws(IngotError) {
+    let own = plan.vocabularies[donor].tokens + (plan.donor == donor ? plan.removed : [])
+    for place in files.indices where ["config.json", "generation_config.json"].contains(files[place].name) {
+      let name = files[place].name
+      guard var config = try json(of: files[place], in: donor) else { continue }
+      let other =
+        plan.donor == donor ? nil : try models[plan.donor].files.flatMap { (files) throws(IngotError) in try Self.json(name, in: files) }
+      var numbers = TokenNumbers(of: own, to: plan.vocabulary, other: other)
+      let before = config
+      numbers.renumber(&config, file: name)
+      notices += numbers.notices
+      if config != before { files[place].content = .bytes(JSON.bytes(config, style: .pretty) + [0x0A]) }
     }
   }
 
   private static func json(_ name: String, in directory: any ModelFiles) throws(IngotError) -> JSONValue? {
-    guard let bytes = try directory.readWhole(name, limit: configLimit) else { return nil }
+    guard let bytes = try directory.readWhole(name, limit: Limit.tokenizerConfigBytes) else { return nil }
     let origin = directory.displayPath + "/" + name
     let value = try JSON.parse(bytes, origin: origin, options: .python)
     _ = try value.requireObject(origin, in: origin)
@@ -84,7 +85,7 @@ struct TokenizerSideFiles {
   private static func template(of model: ProvidedModel) throws(IngotError) -> String? {
     guard let files = model.files else { return nil }
     var text: String?
-    if let bytes = try files.readWhole("chat_template.jinja", limit: configLimit) { text = String(decoding: bytes, as: UTF8.self) }
+    if let bytes = try files.readWhole("chat_template.jinja", limit: Limit.tokenizerConfigBytes) { text = String(decoding: bytes, as: UTF8.self) }
     for name in ["tokenizer_config.json", "chat_template.json"] where text == nil {
       if let config = try json(name, in: files) { text = TokenizerConfig.chatTemplate(in: config) }
     }
@@ -111,7 +112,8 @@ struct TokenizerSideFiles {
       isWritten = true
     }
     for name in ["chat_template.json", "tokenizer_config.json"] {
-      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place]) else { continue }
+      guard let place = files.firstIndex(where: { $0.name == name }), var config = try json(of: files[place], in: plan?.donor ?? donor)
+      else { continue }
       guard config["chat_template"] != nil || (!isWritten && name == "tokenizer_config.json") else { continue }
       config["chat_template"] = .string(text)
       files[place].content = .bytes(JSON.bytes(config, style: .pretty) + [0x0A])
@@ -121,11 +123,11 @@ struct TokenizerSideFiles {
   }
 
   /// The content of a planned file: its bytes, or those that the model it is copied from has.
-  private func json(of file: SideFile) throws(IngotError) -> JSONValue? {
+  private func json(of file: SideFile, in model: Int) throws(IngotError) -> JSONValue? {
     switch file.content {
     case .bytes(let bytes): return try JSON.parse(bytes, origin: file.name, options: .python)
     case .copy:
-      guard let directory = models[plan?.donor ?? donor].files else { return nil }
+      guard let directory = models[model].files else { return nil }
       return try Self.json(file.name, in: directory)
     }
   }

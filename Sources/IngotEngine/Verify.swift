@@ -5,20 +5,12 @@ internal import IngotStorage
 
 /// What came of comparing a directory that Ingot wrote with the digests in its `ingot.json`.
 package struct Verification: Sendable {
-  /// A tensor that is not what was written.
-  package struct Difference: Sendable, Hashable {
-    package var tensor: String
-    package var file: String
-    /// One clause: what was found and what was expected.
-    package var problem: String
-  }
-
   package let directory: String
   /// Tensors and bytes that were read and compared.
   package private(set) var tensors = 0
   package private(set) var bytes = 0
   /// Empty when every tensor is as it was written.
-  package private(set) var differences: [Difference] = []
+  package private(set) var differences: [TensorDifference] = []
 
   private static let bufferBytes = 4 << 20
 
@@ -30,7 +22,9 @@ package struct Verification: Sendable {
   package init(directory: String, watcher: Watcher = .none) throws(IngotError) {
     self.directory = directory
     let record = try MergeRecord(directory: directory)
-    let model = try LocalModels(environment: [:]).open(path: directory, isDirectory: true)
+    let isAdapter = record.tensors.contains { $0.file == Engine.adapterWeights }
+    let model = try LocalModels(environment: [:]).open(
+      path: isAdapter ? DirectoryFiles(directory).place(of: Engine.adapterWeights) : directory, isDirectory: !isAdapter)
     let expected = compare(record.tensors, with: model.checkpoint)
     var progress = Progress(
       bytesDone: 0, bytesTotal: expected.reduce(0) { $0 + $1.bytes }, tensorsDone: 0, tensorsTotal: expected.count, tensor: nil)
@@ -40,43 +34,27 @@ package struct Verification: Sendable {
       progress.tensor = entry.name
       let found = try digest(of: entry, from: model.sources[entry.shard], &buffer, &progress, watcher)
       if found != entry.digest {
-        differences.append(Difference(tensor: entry.name, file: entry.file, problem: "the digest is \(found), expected \(entry.digest)"))
+        differences.append(TensorDifference(tensor: entry.name, file: entry.file, problem: "the digest is \(found), expected \(entry.digest)"))
       }
       tensors += 1
       bytes += entry.bytes
       progress.tensorsDone += 1
     }
     watcher.look(progress, isFinal: true)
-    differences.sort { ($0.tensor, $0.problem) < ($1.tensor, $1.problem) }
+    differences.sortByTensor()
   }
 
   /// Throws `.format` with the number of differences and the first of them.
   package func requireIntact() throws(IngotError) {
-    guard let first = differences.first else { return }
-    let more = differences.count > 1 ? " (and \(differences.count - 1) more)" : ""
-    throw IngotError(
-      .format, "in \(first.file) \(first.problem)\(more)", hint: "the directory was changed or damaged after the merge: merge again",
-      subject: first.tensor)
+    try differences.requireNone(.format, hint: "the directory was changed or damaged after the merge: merge again")
   }
 
-  /// One JSON document with a schema version.
-  package func json() -> String {
+  /// One JSON document with a schema version; with what was computed again, where that was asked for.
+  package func json(recomputed: Recomputation? = nil) -> String {
     var document = JSONDocument()
     document.object { document in
-      document.field("schema", 1)
-      document.field("directory", directory)
-      document.field("intact", differences.isEmpty)
-      document.field("tensors", tensors)
-      document.field("bytes", bytes)
-      document.list("differences") { list in
-        for difference in differences {
-          list.object { entry in
-            entry.field("tensor", difference.tensor)
-            entry.field("file", difference.file)
-            entry.field("problem", difference.problem)
-          }
-        }
-      }
+      differences.write(to: &document, directory: directory, verdict: "intact", tensors: tensors, bytes: bytes)
+      if let recomputed { document.object("recomputed") { recomputed.write(to: &$0) } }
     }
     return document.line()
   }
@@ -104,14 +82,14 @@ extension Verification {
       let (name, file, offset, bytes) = (expected.name, expected.file, expected.offset, expected.bytes)
       known.insert(name)
       guard let tensor = checkpoint[name] else {
-        differences.append(Difference(tensor: name, file: file, problem: "the tensor is not there"))
+        differences.append(TensorDifference(tensor: name, file: file, problem: "the tensor is not there"))
         continue
       }
       let shard = checkpoint.shards[tensor.shard].name
       // The place in the file is the header's, which was checked against the file's size: the record's is only compared.
       guard shard == file, Int(exactly: tensor.fileOffset) == offset, tensor.byteCount == bytes else {
         differences.append(
-          Difference(
+          TensorDifference(
             tensor: name, file: shard,
             problem:
               "the tensor has \(tensor.byteCount) bytes at offset \(tensor.fileOffset) of \(shard), expected \(bytes) at \(offset) of \(file)"
@@ -122,7 +100,7 @@ extension Verification {
     }
     for tensor in checkpoint.tensors where !known.contains(tensor.name) {
       differences.append(
-        Difference(tensor: tensor.name, file: checkpoint.shards[tensor.shard].name, problem: "\(origin) does not have this tensor"))
+        TensorDifference(tensor: tensor.name, file: checkpoint.shards[tensor.shard].name, problem: "\(origin) does not have this tensor"))
     }
     return entries
   }

@@ -17,8 +17,11 @@ struct WorkerSizes: Sendable, Hashable {
   var masks = 0
   /// The most inputs any job has.
   var inputs = 0
+  /// f32 values of side tensors that are held whole, and the most side tensors any job has.
+  var sides = 0
+  var sideCount = 0
 
-  var total: Int { [staging, floats, masks].reduce(outputArea) { $0 + WorkerSizes.pages($1) } }
+  var total: Int { [staging, floats, masks, sides].reduce(outputArea) { $0 + WorkerSizes.pages($1) } }
 
   /// One output area: a page more than the elements, so that they can begin where the place in the file does within its page.
   var outputArea: Int { WorkerSizes.pages(output) + WorkerSizes.pageBytes }
@@ -28,9 +31,14 @@ struct WorkerSizes: Sendable, Hashable {
 
   mutating func include(_ tensor: PlannedTensor, _ blocking: Blocking, _ demands: Demands?) {
     var stage = 0
-    for input in tensor.inputs { stage += WorkerSizes.padded(blocking.stagingLength * max(input.dtype.bits / 8, 1)) }
+    let streams = tensor.streams
+    for input in streams { stage += WorkerSizes.padded(blocking.stagingLength * max(input.dtype.bits / 8, 1)) }
     staging = max(staging, stage)
-    inputs = max(inputs, tensor.inputs.count)
+    inputs = max(inputs, streams.count)
+    let whole = tensor.wholeSides
+    if !whole.isEmpty { staging = max(staging, WorkerSizes.sideStaging) }
+    sides = max(sides, whole.reduce(0) { $0 + WorkerSizes.padded($1.elementCount * 4) })
+    sideCount = max(sideCount, tensor.sides.count)
     guard let demands else {
       // A tile of f32, for copies whose values are looked at.
       staging = max(staging, WorkerSizes.padded(Blocking.tileElements * 4))
@@ -43,9 +51,21 @@ struct WorkerSizes: Sendable, Hashable {
     let item = blocking.cover(blocking.item(0, bytesPerElement: width)).count + rowLength
     let isBounded = blocking.granularity != .tensor && rowLength * width <= Blocking.pieceBytes
     output = max(output, max(blocking.stagingLength, isBounded ? item : 0) * width)
-    let runs = tensor.inputs.count + demands.scratchRows + 1
+    let runs = streams.count + demands.scratchRows + 1
     floats = max(floats, runs * WorkerSizes.padded(blocking.tileLength * 4) + runs * pointerBytes + 64)
     masks = max(masks, demands.maskPlanes * MaskLayout(blocking).bytes(elements: blocking.tileLength))
+  }
+
+  /// Bytes of a side tensor that are read at once, when all of it is wanted.
+  static let sideStaging = 1 << 16
+
+  /// Bytes of an input of a matrix job that are read at once.
+  static let matrixStaging = 1 << 20
+
+  /// A matrix job has its matrices elsewhere; of its worker it needs staging and an output area.
+  mutating func includeMatrix() {
+    staging = max(staging, WorkerSizes.matrixStaging)
+    output = max(output, Blocking.pieceBytes)
   }
 
   static func padded(_ bytes: Int) -> Int { (bytes + 63) / 64 * 64 + 64 }
@@ -85,6 +105,10 @@ final class Worker: @unchecked Sendable {
   /// Where each input's elements of the present read begin.
   let elements: UnsafeMutablePointer<UnsafeRawPointer>
   private let inputSlices: UnsafeMutablePointer<ElementSlice>
+  private let sideValues: UnsafeMutablePointer<Float>
+  private let sideRuns: UnsafeMutablePointer<Floats>
+  /// The plan's tensor whose side tensors the worker holds whole.
+  var sideOwner: Int?
   /// Non-finite values seen per input during the present item.
   let nonfinite: UnsafeMutablePointer<Int>
   /// Bytes of input that were decoded to f32.
@@ -104,6 +128,9 @@ final class Worker: @unchecked Sendable {
     unsafe floats = memory + WorkerSizes.pages(sizes.staging)
     let output = unsafe floats + WorkerSizes.pages(sizes.floats)
     unsafe masks = (output + sizes.outputArea).assumingMemoryBound(to: UInt8.self)
+    unsafe sideValues = (output + sizes.outputArea + WorkerSizes.pages(sizes.masks)).assumingMemoryBound(to: Float.self)
+    unsafe sideRuns = .allocate(capacity: max(sizes.sideCount, 1))
+    unsafe sideRuns.initialize(repeating: .empty, count: max(sizes.sideCount, 1))
     unsafe areas = [output] + more
     firstSlot = unsafe index * areas.count
     unsafe lanes = .allocate(capacity: Lanes.width)
@@ -121,6 +148,7 @@ final class Worker: @unchecked Sendable {
     unsafe elements.deallocate()
     unsafe nonfinite.deallocate()
     unsafe inputSlices.deallocate()
+    unsafe sideRuns.deallocate()
   }
 
   /// `count` elements of each input of the present read, from `distance` elements behind its start on.
@@ -183,6 +211,31 @@ final class Worker: @unchecked Sendable {
       return kernels.mergeDeltas(
         base: slice(0), terms, combination, scale: scale, firstIndex: firstIndex, ties: merge.ties, into: output)
     }
+  }
+
+  /// The place of a side tensor that is held whole.
+  func wholeSide(at offset: Int, count: Int) -> Floats {
+    // SAFETY: the area holds the whole side tensors of the plan's hungriest tensor.
+    unsafe Floats(unsafe: sideValues + offset, count: count)
+  }
+
+  /// Room to read a part of a side tensor into; it is part of the staging area, so no read may be present.
+  var wholeStaging: UnsafeMutableRawBufferPointer { unsafe UnsafeMutableRawBufferPointer(start: staging, count: sizes.staging) }
+
+  var sideStaging: UnsafeMutableRawBufferPointer {
+    unsafe UnsafeMutableRawBufferPointer(start: staging, count: min(sizes.staging, WorkerSizes.sideStaging))
+  }
+
+  /// The side tensors of a tile whose rows are `rows`, the models' first.
+  func sides(_ sides: [SideAccess], rows: FloatTable, modelCount: Int) -> SideTensors {
+    for (index, side) in sides.enumerated() {
+      // SAFETY: there are as many runs as any tensor of the plan has side tensors.
+      switch side.place {
+      case .stream(let row): unsafe sideRuns[index] = rows[row]
+      case .whole(_, let offset, let count): unsafe sideRuns[index] = wholeSide(at: offset, count: count)
+      }
+    }
+    return unsafe SideTensors(unsafe: sideRuns, count: sides.count, streamed: rows.dropFirst(modelCount))
   }
 
   /// Tables over the f32 runs of a tile of `length` elements: inputs, scratch, output.

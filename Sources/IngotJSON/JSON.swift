@@ -2,11 +2,6 @@ package import IngotErrors
 
 /// JSON texts (RFC 8259) to values with positions, and back.
 package enum JSON {
-  /// Limits in one place. Parsing does not recurse; writing, comparing and freeing a tree do, once per level.
-  package enum Limit {
-    package static let nesting = 128
-  }
-
   /// What a parser takes beyond the standard.
   package struct Options: Sendable {
     /// Python writes NaN, Infinity and -Infinity; they are kept as numbers.
@@ -27,7 +22,7 @@ package enum JSON {
   /// Parses one JSON text. `origin` is the name that positions carry (a path, usually).
   ///
   /// Throws `.format` with line and column: bad syntax, invalid UTF-8, a lone surrogate, a duplicate key, nesting deeper than
-  /// `Limit.nesting`, or anything but white space after the value. A byte order mark is skipped. Linear in the length.
+  /// `Limit.jsonNesting` (parsing does not recurse; writing, comparing and freeing a tree do, once per level), or anything but white space after the value. A byte order mark is skipped. Linear in the length.
   package static func parse(_ bytes: [UInt8], origin: String, options: Options = .strict) throws(IngotError) -> JSONValue {
     var scanner = JSONScanner(bytes, origin: origin, options: options)
     scanner.skipByteOrderMark()

@@ -43,8 +43,8 @@ extension JSONScanner {
     let kind: JSONValue.Kind
     switch first {
     case UInt8(ascii: "{"), UInt8(ascii: "["):
-      guard depth + open.count < JSON.Limit.nesting else {
-        throw failure("nested deeper than \(JSON.Limit.nesting) levels", at: offset)
+      guard depth + open.count < Limit.jsonNesting else {
+        throw failure("nested deeper than \(Limit.jsonNesting) levels", at: offset)
       }
       offset += 1
       let isObject = first == UInt8(ascii: "{")

@@ -49,8 +49,10 @@ package struct ArceeFusion: MergeMethod {
     let ascending = [last / 4, last / 2, last / 4 * 3 + last % 4 * 3 / 4]
     let population = UInt64(count)
     initial = MagnitudeSearches(
-      ascending.map {
-        MagnitudeSearch(population: population, rank: last - $0, ties: .hash, blocks: (population + 65_535) / 65_536)
+      ascending.map { [rowLength] in
+        // Rows that are measured again each time are known as a whole only, which a sample's runs are not.
+        MagnitudeSearch(
+          population: population, rank: last - $0, ties: .hash, blocks: (population + 65_535) / 65_536, samples: rowLength >= Self.shortRow)
       })
   }
 
@@ -97,12 +99,16 @@ package struct ArceeFusion: MergeMethod {
   private func importance(_ state: State, _ tile: Tile) -> Floats {
     let importance = tile.scratch[0]
     tile.kernels.subtract(tile.inputs[1], tile.inputs[0], into: importance)
-    let first = Int(tile.firstIndex) / rowLength
-    for row in 0..<tile.count / rowLength {
+    // The runs of a sample begin and end anywhere in a row.
+    var start = 0
+    while start < tile.count {
+      let place = Int(tile.firstIndex) + start
+      let row = place / rowLength
+      let part = importance.slice(from: start, count: min(rowLength - place % rowLength, tile.count - start))
       let divergence =
-        state.divergences.indices.contains(first + row) ? state.divergences[first + row] : Float(divergence(ofRow: row, tile))
-      let part = importance.slice(from: row * rowLength, count: rowLength)
+        state.divergences.indices.contains(row) ? state.divergences[row] : Float(divergence(ofRow: start / rowLength, tile))
       tile.kernels.scale(part, by: divergence, into: part)
+      start += part.count
     }
     return importance
   }

@@ -61,30 +61,36 @@ package struct Karcher: MergeMethod {
     } else {
       c = c.map { $0 / length }
     }
+    var tangent = c
     for _ in 0..<steps {
-      guard let next = step(c, gram, norms, valid, share) else { break }
-      c = next
+      guard step(&c, &tangent, gram, norms, valid, share) else { break }
     }
     let scale = norms.reduce(0, +) / Double(count)
     return .emit(State(coefficients: c.map { Float($0 * scale) }))
   }
 
-  /// One step of the iteration, or nil when it would be shorter than the tolerance.
-  private func step(_ c: [Double], _ gram: GramMatrix, _ norms: [Double], _ valid: [Int], _ share: Double) -> [Double]? {
-    var tangent = [Double](repeating: 0, count: count)
+  /// One step of the iteration, or false when it would be shorter than the tolerance. `tangent` is overwritten: how many steps a tensor
+  /// takes must not show in the number of allocations.
+  private func step(
+    _ c: inout [Double], _ tangent: inout [Double], _ gram: GramMatrix, _ norms: [Double], _ valid: [Int], _ share: Double
+  ) -> Bool {
+    for j in tangent.indices { tangent[j] = 0 }
     for i in valid {
       let cosine = min(max(gram.product(c, with: i) / norms[i], -1), 1)
       let angle = min(acos(cosine), Double.pi - 1e-4)
       if angle < tolerance { continue }
       let factor = share * angle / sin(angle)
       tangent[i] += factor / norms[i]
-      for j in 0..<count { tangent[j] -= factor * cosine * c[j] }
+      for j in tangent.indices { tangent[j] -= factor * cosine * c[j] }
     }
     let length = gram.quadratic(tangent).squareRoot()
-    if length < tolerance { return nil }
-    let next = (0..<count).map { cos(length) * c[$0] + sin(length) * tangent[$0] / length }
-    let norm = gram.quadratic(next).squareRoot()
-    return norm > tolerance ? next.map { $0 / norm } : next
+    if length < tolerance { return false }
+    for j in c.indices { c[j] = cos(length) * c[j] + sin(length) * tangent[j] / length }
+    let norm = gram.quadratic(c).squareRoot()
+    if norm > tolerance {
+      for j in c.indices { c[j] /= norm }
+    }
+    return true
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -73,13 +73,16 @@ package struct MagnitudeSearch: Sendable {
   }
 
   /// Finds the value of the given rank, counted from the largest (rank 0), as the threshold of a cut that keeps it and all larger ones.
-  package init(population: UInt64, rank: UInt64, ties: TieRule, blocks: UInt64) {
+  ///
+  /// - Parameters: `samples` is false where the values of a sample's short runs cannot be had; the range is then narrowed down at once.
+  package init(population: UInt64, rank: UInt64, ties: TieRule, blocks: UInt64, samples: Bool = true) {
     room = Self.poolLimit
     self.population = population
     self.ties = ties
     share = nil
     keep = min(rank, max(population, 1) - 1) + 1
     stage = population == 0 ? .done(.nothing) : Self.firstStage(population: population, blocks: blocks, least: 0)
+    if sampleStride != nil && !samples { stage = .narrow(low: 0, high: .max) }
   }
 
   /// Keeps ⌊nz · share⌋ of the nz values that are not zero, the product in f32. `settle` must be told nz after every round.

@@ -38,6 +38,10 @@ package protocol MergeMethod: Sendable {
   /// may be NaN or infinite, which the engine then looks for itself. Adds what `gather` would, bit for bit.
   func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int?
 
+  /// Turns a side tensor that is held whole into what `gather` and `emit` want of it, in place: called once for each worker and tensor, before
+  /// the worker's first tile of that tensor, with every value as stored. What it makes may depend on nothing else.
+  func prepare(side: Int, segment: Int, _ values: Floats)
+
   /// Decides the next phase from the folded statistics. Runs on one thread.
   func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State>
 
@@ -56,6 +60,7 @@ extension MergeMethod {
   package static var cropsToBase: Bool { false }
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {}
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? { nil }
+  package func prepare(side: Int, segment: Int, _ values: Floats) {}
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> { .emit(state) }
   package func fused(_ state: State, segment: Int) -> FusedMerge? { nil }
   package func findings(_ state: State) -> [Finding] { [] }
@@ -130,14 +135,17 @@ package struct Round: Sendable {
   package var columnSums: Int
   /// 0 visits every element. n > 0 takes a sample: of every n-th tile one run of `sampleRun` elements, at a place that differs from tile to tile.
   package var sampleStride: Int
+  /// True for a round that looks at side tensors only: the models are not read, and a tile's `inputs` hold nothing.
+  package var readsOnlySides: Bool
 
   /// Elements of one run of a sample: short, because neighbours in a row resemble each other.
   package static let sampleRun = 32
 
   package init(
     sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], columnSums: Int = 0,
-    sampleStride: Int = 0
+    sampleStride: Int = 0, readsOnlySides: Bool = false
   ) {
+    self.readsOnlySides = readsOnlySides
     self.sums = sums
     self.tallies = tallies
     self.histograms = histograms
@@ -147,8 +155,8 @@ package struct Round: Sendable {
     self.sampleStride = sampleStride
   }
 
-  /// True when the round reads every element.
-  package var isComplete: Bool { sampleStride == 0 }
+  /// True when the round reads every element of every model.
+  package var isComplete: Bool { sampleStride == 0 && !readsOnlySides }
 }
 
 /// One line of a job's report.

@@ -44,10 +44,16 @@ package struct MethodRequest: Sendable {
     package var stepType: DType?
     package var place = Place.elsewhere
 
+    /// True for tensors with one row for each token of the vocabulary: embeddings and output heads.
+    package var isVocabulary = false
+    /// The side tensors that the tiles of this tensor come with.
+    package var sides: [SideTensor]
+
     package init(
       name: String, shape: Shape, parameters: [String: ParameterValue], modelParameters: [[String: ParameterValue]], streams: [UInt64],
-      stepType: DType? = nil
+      stepType: DType? = nil, sides: [SideTensor] = []
     ) {
+      self.sides = sides
       self.name = name
       self.shape = shape
       self.parameters = parameters

@@ -45,6 +45,18 @@ package enum MethodRegistry {
     VaRM.self,
     EvoMerging.self,
     MergeChain.self,
+    IsoC.self,
+    IsoCTS.self,
+    TSVM.self,
+    WUDI.self,
+    OptMerge.self,
+    RTSVM.self,
+    RegMean.self,
+    Fisher.self,
+    OTA.self,
+    RCP.self,
+    OPCM.self,
+    DOP.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.

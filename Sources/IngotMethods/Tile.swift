@@ -7,6 +7,8 @@ package import IngotTensors
 package struct Tile {
   /// The inputs in job order (base first when there is one), `count` elements each.
   package var inputs: FloatTable
+  /// The side tensors, in the order of `MethodRequest.Segment.sides`.
+  package var sides: SideTensors
   /// Worker-local scratch, `Demands.scratchRows` runs of `count` elements; contents are undefined on entry.
   package var scratch: FloatTable
   /// Which tensor of the job.
@@ -29,10 +31,11 @@ package struct Tile {
   package var joinedScratch: Floats
 
   package init(
-    inputs: FloatTable, scratch: FloatTable, joinedScratch: Floats, segment: Int, firstIndex: UInt64, jobIndex: UInt64, count: Int,
-    rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
+    inputs: FloatTable, sides: SideTensors? = nil, scratch: FloatTable, joinedScratch: Floats, segment: Int, firstIndex: UInt64,
+    jobIndex: UInt64, count: Int, rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
   ) {
     self.inputs = inputs
+    self.sides = unsafe sides ?? SideTensors(unsafe: nil, count: 0, streamed: inputs.first(0))
     self.scratch = scratch
     self.joinedScratch = joinedScratch
     self.segment = segment

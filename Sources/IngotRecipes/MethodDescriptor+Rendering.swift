@@ -11,6 +11,7 @@ extension MethodDescriptor {
     fields.append("\"scopes\": [" + scopes.map { jsonText($0.rawValue) }.joined(separator: ", ") + "]")
     fields.append("\"stepwise\": \(hasStepwiseNumerics)")
     fields.append("\"parameters\": [" + parameters.map(\.json).joined(separator: ", ") + "]")
+    fields.append("\"side_inputs\": [" + sideInputs.map(\.json).joined(separator: ", ") + "]")
     fields.append("\"notes\": [" + notes.map { jsonText($0) }.joined(separator: ", ") + "]")
     return "{" + fields.joined(separator: ", ") + "}"
   }
@@ -36,6 +37,10 @@ extension MethodDescriptor {
     if hasStepwiseNumerics { lines += folded("Numerics: once (default) or stepwise", width: width, indent: 2) }
     lines += ["", parameters.isEmpty ? "  No parameters" : "  Parameters"]
     for parameter in parameters { lines += parameter.help(width: width) }
+    if !sideInputs.isEmpty {
+      lines += ["", "  Side inputs"]
+      for input in sideInputs { lines += input.help(width: width) }
+    }
     if !notes.isEmpty {
       lines += ["", "  Notes"]
       for note in notes { lines += folded("- " + note, width: width, indent: 4, hanging: 2) }
@@ -80,6 +85,22 @@ extension ParameterDescriptor {
     if isRequired { traits.append("required") } else if let value = `default` { traits.append("default \(value)") }
     if let paperDefault { traits.append("\(paperDefault) under preset: paper") }
     if isPerModel { traits.append("per model") }
+    return folded("\(name): " + traits.joined(separator: "; "), width: width, indent: 4) + folded(summary, width: width, indent: 8)
+  }
+}
+
+extension SideInputDescriptor {
+  /// The side input as one JSON object.
+  package var json: String {
+    "{\"name\": \(jsonText(name)), \"summary\": \(jsonText(summary)), \"form\": \(jsonText(form.rawValue)), \"required\": \(isRequired), "
+      + "\"per_model\": \(isPerModel), \"list\": \(isList)}"
+  }
+
+  func help(width: Int) -> [String] {
+    var traits = [form.words]
+    traits.append(isRequired ? "required" : "optional")
+    if isPerModel { traits.append("per model") }
+    if isList { traits.append("one file or a list") }
     return folded("\(name): " + traits.joined(separator: "; "), width: width, indent: 4) + folded(summary, width: width, indent: 8)
   }
 }

@@ -153,6 +153,8 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var models: ClosedRange<Int>
   package var parameters: [ParameterDescriptor]
   package var scopes: [Scope]
+  /// Tensors that it needs besides those of the models.
+  package var sideInputs: [SideInputDescriptor]
   /// True when the method can round to the tensors' type after every step (`numerics: stepwise`).
   package var hasStepwiseNumerics: Bool
   /// True when the result depends on which layer a tensor is of.
@@ -164,10 +166,10 @@ package struct MethodDescriptor: Sendable, Hashable {
 
   package init(
     name: String, title: String, summary: String, formula: String? = nil, reference: Reference? = nil, base: BaseRole,
-    models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], hasStepwiseNumerics: Bool = false,
-    needsLayers: Bool = false, notes: [String] = [],
-    example: String? = nil
+    models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], sideInputs: [SideInputDescriptor] = [],
+    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, notes: [String] = [], example: String? = nil
   ) {
+    self.sideInputs = sideInputs
     self.name = name
     self.title = title
     self.summary = summary

@@ -3,13 +3,13 @@ package import IngotErrors
 /// Bounds that keep a hostile recipe from costing more than a few hundred milliseconds and megabytes.
 package struct RecipeLimits: Sendable {
   /// Length of the text in bytes.
-  package var bytes = 4 << 20
+  package var bytes = Limit.recipeBytes
   /// Values after aliases are expanded.
-  package var nodes = 250_000
+  package var nodes = Limit.recipeValues
   /// Sequences and mappings inside each other, aliases expanded.
-  package var depth = 64
+  package var depth = Limit.recipeNesting
   /// Documents of one text.
-  package var documents = 256
+  package var documents = Limit.recipeDocuments
 
   package init() {}
 }
@@ -66,9 +66,9 @@ extension Node {
     for (offset, byte) in text.enumerated() {
       if isLineStart, byte == UInt8(ascii: "%") {
         directives += 1
-        guard directives <= 64 else {
+        guard directives <= Limit.recipeDirectives else {
           throw IngotError(
-            .recipe, "more than 64 lines begin with %", hint: "a recipe needs no YAML directives",
+            .recipe, "more than \(Limit.recipeDirectives) lines begin with %", hint: "a recipe needs no YAML directives",
             position: sourcePosition(of: offset, in: text, origin: origin))
         }
       }

@@ -6,8 +6,8 @@ package struct ModelReference: Sendable {
   package enum Location: Sendable, Hashable {
     /// `PATH[@REVISION][+ADAPTER[@REVISION]]`, unsplit.
     case text(String)
-    /// The mapping form `{path: , revision: }`: the path is taken as it stands.
-    case fields(path: String, revision: String?)
+    /// The mapping form `{path: , revision: , task: }`: the path is taken as it stands. A task is of a pack in the place of an adapter.
+    case fields(path: String, revision: String?, task: String? = nil)
   }
   package var location: Location
   /// The adapter of the mapping form's `lora`; in a text it stands behind a `+`, unsplit.
@@ -29,7 +29,7 @@ package struct ModelReference: Sendable {
   private static func name(_ location: Location) -> String {
     switch location {
     case .text(let text): text
-    case .fields(let path, let revision): path + (revision.map { "@" + $0 } ?? "")
+    case .fields(let path, let revision, let task): path + (revision.map { "@" + $0 } ?? "") + (task.map { "#" + $0 } ?? "")
     }
   }
 
@@ -39,9 +39,31 @@ package struct ModelReference: Sendable {
     if adapter != nil { return nil }
     return switch location {
     case .text(let text): text
-    case .fields(let path, nil): path
+    case .fields(let path, nil, nil): path
     case .fields: nil
     }
+  }
+
+  /// The names of documents that it may mean: the bare name, else what stands before an adapter.
+  package var documentNames: [String] { [bareName, adapted?.stem].compactMap(\.self) }
+
+  /// What stands before an adapter, where that may be a document's name, and the adapter alone.
+  private var adapted: (stem: String, adapter: Location)? {
+    switch (location, adapter) {
+    case (.text(let text), let adapter?): return text.contains("+") ? nil : (text, adapter)
+    case (.fields(let path, nil, nil), let adapter?): return (path, adapter)
+    case (.text(let text), nil):
+      guard let plus = text.firstIndex(of: "+") else { return nil }
+      return (String(text[..<plus]), .text(String(text[text.index(after: plus)...])))
+    default: return nil
+    }
+  }
+
+  /// What of it must be there before a merge whose documents have these names: nothing of a document, of an adapter on one the adapter.
+  func external(beside documents: Set<String>) -> ModelReference? {
+    if let name = bareName, documents.contains(name) { return nil }
+    guard let adapted, documents.contains(adapted.stem) else { return self }
+    return ModelReference(adapted.adapter, position: position)
   }
 
   /// Equal for two references that are the same model to a recipe. Structural, as in mergekit: `./m` and `m` differ.
@@ -49,13 +71,14 @@ package struct ModelReference: Sendable {
     func place(_ location: Location) -> [String]? {
       switch location {
       case .text(let text): [text]
-      case .fields(let path, let revision): path.contains("@") || path.contains("+") ? ["", path, revision ?? ""] : nil
+      case .fields(let path, let revision, let task):
+        path.utf8.contains(where: "@+#".utf8.contains) ? ["", path, revision ?? "", task ?? ""] : nil
       }
     }
     let architecture = overrideArchitecture.map { ["", $0] } ?? []
     guard let adapter else { return (place(location) ?? [name]) + architecture }
     // The mapping form of plain parts is the same model as their text.
-    if place(location)?.count != 3, place(adapter)?.count != 3 { return [name] + architecture }
+    if place(location)?.count != 4, place(adapter)?.count != 4 { return [name] + architecture }
     return (place(location) ?? [Self.name(location)]) + ["+"] + (place(adapter) ?? [Self.name(adapter)]) + architecture
   }
 }
@@ -92,6 +115,8 @@ package struct Recipe: Sendable {
     package var isBase: Bool
     /// True for a base model that the recipe names only under `base_model`.
     package var isImplicit: Bool
+    /// The side inputs that belong to this model.
+    package var sides: [Side] = []
     package var position: SourcePosition
   }
 
@@ -125,9 +150,11 @@ package struct Recipe: Sendable {
   package let methodPosition: SourcePosition
   package let form: Form
   /// Every model once, in the order of first mention among the sources; then a base model that is no source, then models that only the
-  /// tokenizer names. The index is the model's
+  /// tokenizer names; then what is no model of the merge: the base of `aim` and the side files. The index is the model's
   /// ordinal, which random draws depend on.
   package let models: [ModelReference]
+  /// How many of `models` are models of the merge.
+  package let modelCount: Int
   /// Index into `models` of the global `base_model`.
   package let baseModel: Int?
   /// At least one, those of one module together.
@@ -144,6 +171,9 @@ package struct Recipe: Sendable {
   package let chatTemplate: ChatTemplateRequest?
   package let numerics: Numerics
   package let missing: Missing
+  /// The side inputs of the whole merge.
+  package let sides: [Side]
+  package let activationScaling: ActivationScaling?
   /// What is different for single tensors.
   package let rules: [TensorRule]
   /// What the person should know: ignored keys and the like, in the order of the text.
@@ -162,8 +192,8 @@ package struct Recipe: Sendable {
   package var externalModels: [ModelReference] {
     let names = Set(stages.compactMap(\.name))
     var seen: Set<[String]> = []
-    return (stages + [self]).flatMap(\.models).filter { model in
-      !(model.bareName.map(names.contains) ?? false) && seen.insert(model.identity).inserted
+    return (stages + [self]).flatMap(\.models).compactMap { model in
+      model.external(beside: names).flatMap { seen.insert($0.identity).inserted ? $0 : nil }
     }
   }
 }

@@ -12,8 +12,6 @@ struct RecipeGraph {
   /// By name, the place in `documents`.
   private var places: [String: Int] = [:]
 
-  /// Longest name, in bytes.
-  private static let nameLimit = 256
 
   /// Throws `.recipe` with a position for what is wrong with one document, a name given twice, and a second document without a name.
   init(_ roots: [Node], text: [UInt8], origin: String, catalog: MethodCatalog, strict: Bool) throws(IngotError) {
@@ -44,9 +42,9 @@ struct RecipeGraph {
 
   private static func name(of root: Node) throws(IngotError) -> (text: String, position: SourcePosition)? {
     guard let node = root.mapping?["name"]?.value, !node.isNull else { return nil }
-    guard let text = node.scalar?.text, !text.isEmpty, text.utf8.count <= nameLimit, !text.utf8.contains(0) else {
+    guard let text = node.scalar?.text, !text.isEmpty, text.utf8.count <= Limit.documentNameBytes, !text.utf8.contains(0) else {
       throw IngotError(
-        .recipe, "name is \(node.found), expected a text of 1 to \(nameLimit) bytes", hint: "other documents name it as their model",
+        .recipe, "name is \(node.found), expected a text of 1 to \(Limit.documentNameBytes) bytes", hint: "other documents name it as their model",
         subject: "name", position: node.position)
     }
     return (text, node.position)
@@ -87,7 +85,9 @@ struct RecipeGraph {
   private func visit(_ index: Int, _ order: inout [Int], _ open: inout Set<Int>) throws(IngotError) {
     open.insert(index)
     for model in documents[index].recipe.models {
-      guard let name = model.bareName, let place = places[name], !order.contains(place) else { continue }
+      guard let name = model.documentNames.first(where: { places[$0] != nil }), let place = places[name], !order.contains(place) else {
+        continue
+      }
       guard !open.contains(place) else {
         throw IngotError(
           .recipe, "the documents need one another in a circle: \(excerpt(name)) is read here, and is itself made from this document",

@@ -9,7 +9,7 @@ extension RecipeParser {
     for (number, node) in try elements(of: entry.value, subject: list).enumerated() {
       let place = "\(list)[\(number)]"
       let fields = try fields(of: node, subject: place, hint: "write '- model: PATH'")
-      try check(fields, at: place, valid: ["model", "parameters"], explaining: { Self.misplaced($0, of: method) })
+      try check(fields, at: place, valid: ["model", "parameters", "side"], explaining: { Self.misplaced($0, of: method) })
       try append(
         try source(fields, at: place, in: node.position, layers: nil, base: base, method: method), to: &sources, at: place)
     }
@@ -51,7 +51,7 @@ extension RecipeParser {
       let inner = "\(place).sources[\(number)]"
       let source = try self.fields(of: node, subject: inner, hint: "write '- model: PATH' and 'layer_range: [FIRST, END]'")
       try check(
-        source, at: inner, valid: ["model", "layer_range", "parameters"], immaterial: ["residual_weight"],
+        source, at: inner, valid: ["model", "layer_range", "parameters", "side"], immaterial: ["residual_weight"],
         explaining: { Self.misplaced($0, of: method) })
       let layers = try layerRange(
         try required("layer_range", of: source, at: inner, in: node.position), subject: path(inner, "layer_range"))
@@ -89,7 +89,7 @@ extension RecipeParser {
     let settings = try settings(fields, at: place, of: method, isPerModel: true)
     return Recipe.Source(
       model: ordinal(of: model), layers: layers, settings: settings, isBase: model.identity == base?.identity, isImplicit: false,
-      position: position)
+      sides: try sides(fields, at: place, of: method, isPerModel: true), position: position)
   }
 
   /// mergekit takes a model that is listed twice once, with the settings of the first; so do we, and say so.
@@ -169,10 +169,10 @@ extension RecipeParser {
     }
     try check(fields, at: subject, valid: ["model", "lora", "override_architecture"])
     let model = try required("model", of: fields, at: subject, in: node.position)
-    let location = try location(model, subject: path(subject, "model"))
+    let location = try location(model, subject: path(subject, "model"), takesTask: false)
     var adapter: ModelReference.Location?
     if let node = optional("lora", of: fields) {
-      adapter = try self.location(node, subject: path(subject, "lora"))
+      adapter = try self.location(node, subject: path(subject, "lora"), takesTask: true)
       for part in [location, adapter] {
         guard case .text(let text)? = part, text.utf8.contains(UInt8(ascii: "+")) else { continue }
         throw IngotError(
@@ -202,14 +202,17 @@ extension RecipeParser {
     return text
   }
 
-  /// A text, or `{path, revision}`.
-  private mutating func location(_ node: Node, subject: String) throws(IngotError) -> ModelReference.Location {
+  /// A text, or `{path, revision}`; of a pack with several tasks `{path, revision, task}`.
+  mutating func location(_ node: Node, subject: String, takesTask: Bool = false) throws(IngotError) -> ModelReference.Location {
     guard let parts = node.mapping else { return .text(try plainPath(node, subject: subject)) }
-    try check(parts, at: subject, valid: ["path", "revision"])
+    try check(parts, at: subject, valid: ["path", "revision"] + (takesTask ? ["task"] : []))
     let pathNode = try required("path", of: parts, at: subject, in: node.position)
     let revision = try optional("revision", of: parts).map { (node) throws(IngotError) in
       try self.text(of: node, subject: path(subject, "revision"), expected: "a revision")
     }
-    return .fields(path: try plainPath(pathNode, subject: path(subject, "path")), revision: revision)
+    let task = try optional("task", of: parts).map { (node) throws(IngotError) in
+      try self.text(of: node, subject: path(subject, "task"), expected: "a task of the pack, by name or number")
+    }
+    return .fields(path: try plainPath(pathNode, subject: path(subject, "path")), revision: revision, task: takesTask ? task : nil)
   }
 }

@@ -37,7 +37,7 @@ struct RecipeParser {
 
   static let topKeys = [
     "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
-    "chat_template", "seed", "preset", "numerics", "missing", "tensors",
+    "chat_template", "seed", "preset", "numerics", "missing", "tensors", "side", "aim",
   ]
 
   /// mergekit's keys that change nothing here, besides the name of the only document.
@@ -59,6 +59,7 @@ struct RecipeParser {
     let base = try optional("base_model", of: top).map { (node) throws(IngotError) in try reference(node, subject: "base_model") }
     if method.base == .required, base == nil, form == .models { throw missingBase(method, at: methodNode.position) }
     let settings = try self.settings(top, at: "", of: method, isPerModel: false)
+    var sides = try self.sides(top, at: "", of: method, isPerModel: false)
     var slices: [Recipe.Slice]
     var modules: [Recipe.Module] = []
     switch form {
@@ -75,13 +76,32 @@ struct RecipeParser {
     // After all others: a model that only the tokenizer names must not change their ordinals.
     let tokenizer = try tokenizer(top)
     try checkRequired(slices, modules, settings, of: method, at: formEntry)
+    try checkRequiredSides(slices, sides, of: method, at: formEntry)
+    let modelCount = models.count
+    let scaling = try placeSides(&slices, &sides, top, base: base)
     noteUnusedBaseSettings(&slices, of: method)
     return Recipe(
-      origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, baseModel: baseOrdinal,
+      origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, modelCount: modelCount,
+      baseModel: baseOrdinal,
       slices: slices, modules: modules, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
       seed: try seed(top),
       preset: try preset(top), tokenizer: tokenizer, chatTemplate: try chatTemplate(top), numerics: try numerics(top, method),
-      missing: try missing(top), rules: rules, notices: notices.inTextOrder)
+      missing: try missing(top), sides: sides, activationScaling: scaling, rules: rules, notices: notices.inTextOrder)
+  }
+
+  /// Side files stand behind all models, so that they change nobody's ordinal.
+  private mutating func placeSides(
+    _ slices: inout [Recipe.Slice], _ sides: inout [Recipe.Side], _ top: Node.Mapping, base: ModelReference?
+  ) throws(IngotError) -> Recipe.ActivationScaling? {
+    place(&sides)
+    for slice in slices.indices {
+      for source in slices[slice].sources.indices { place(&slices[slice].sources[source].sides) }
+    }
+    guard let (found, side, base) = try activationScaling(top, base: base) else { return nil }
+    var scaling = found
+    scaling.base = ordinal(of: base)
+    scaling.side = ordinal(of: side)
+    return scaling
   }
 
   /// The place of a model among the recipe's models, at its end when it is new.

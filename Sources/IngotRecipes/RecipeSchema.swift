@@ -9,11 +9,16 @@ extension MethodCatalog {
   package var recipeSchema: JSONValue {
     var definitions = JSONObject()
     definitions["reference"] = Schema.reference
+    definitions["side_file"] = Schema.sideFile
     definitions["layer_range"] = .object([
       "type": "array", "items": ["type": "integer", "minimum": 0], "minItems": 2, "maxItems": 2,
     ])
+    definitions["token"] = Schema.token
+    definitions["tensor_rule"] = Schema.tensorRule(methods)
     for method in methods {
       definitions["\(method.name).parameters"] = Schema.parameters(method.parameters)
+      definitions["\(method.name).side"] = Schema.sides(method, isPerModel: false)
+      definitions["\(method.name).model_side"] = Schema.sides(method, isPerModel: true)
       definitions["\(method.name).model_parameters"] = Schema.parameters(method.parameters.filter(\.isPerModel))
     }
     var properties = JSONObject()
@@ -26,32 +31,51 @@ extension MethodCatalog {
     properties["preset"] = .object(["enum": .array(Recipe.Preset.allCases.map { .string($0.rawValue) })])
     properties["numerics"] = .object(["enum": .array(Recipe.Numerics.allCases.map { .string($0.rawValue) })])
     properties["missing"] = .object(["enum": .array(Recipe.Missing.allCases.map { .string($0.rawValue) })])
-    properties["models"] = Schema.list(of: Schema.source(parameters: .bool(true), hasLayers: false))
+    properties["models"] = Schema.list(of: Schema.source(parameters: .bool(true), side: .bool(true), hasLayers: false))
+    properties["aim"] = Schema.activationScaling
     properties["slices"] = Schema.list(of: Schema.slice(sources: .bool(true), parameters: .bool(true)))
+    properties["modules"] = Schema.modules(sources: .bool(true), models: .bool(true), parameters: .bool(true))
+    properties["tensors"] = .object(["type": ["array", "null"], "items": ["$ref": "#/$defs/tensor_rule"]])
+    properties["tokenizer_source"] = Schema.tokenizerSource
+    properties["tokenizer"] = Schema.tokenizer
+    properties["chat_template"] = Schema.chatTemplate
     return .object([
       "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe of a model merge",
       "description": "mergekit's recipe language as Ingot reads it.", "type": "object", "required": ["merge_method"],
       "properties": .object(properties), "additionalProperties": false,
       "oneOf": .array(["models", "slices", "modules"].map { .object(["required": [.string($0)]]) }),
-      "allOf": .array(methods.map(Schema.rule)), "$defs": .object(definitions),
+      "allOf": .array([Schema.oneTokenizer] + methods.map(Schema.rule)), "$defs": .object(definitions),
     ])
   }
 }
 
 /// The parts of the schema.
-private enum Schema {
-  static var reference: JSONValue {
-    let parts: JSONValue = [
-      "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
-      "additionalProperties": false,
+enum Schema {
+  /// A side file takes no adapter.
+  static let sideFile: JSONValue = [
+    "anyOf": [
+      ["type": "string", "minLength": 1],
+      [
+        "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
+        "additionalProperties": false,
+      ],
     ]
-    let place: JSONValue = ["anyOf": [["type": "string", "minLength": 1], parts]]
+  ]
+
+  static var reference: JSONValue {
+    let text: JSONValue = ["type": "string"]
+    func place(_ properties: JSONValue) -> JSONValue {
+      let parts: JSONValue = ["type": "object", "required": ["path"], "properties": properties, "additionalProperties": false]
+      return ["anyOf": [["type": "string", "minLength": 1], parts]]
+    }
+    let model = place(["path": text, "revision": text])
+    let adapter = place(["path": text, "revision": text, "task": ["type": ["string", "integer"]]])
     return [
       "anyOf": [
         ["type": "string", "minLength": 1],
         [
           "type": "object", "required": ["model"],
-          "properties": ["model": place, "lora": place, "override_architecture": ["type": "string"]], "additionalProperties": false,
+          "properties": ["model": model, "lora": adapter, "override_architecture": ["type": "string"]], "additionalProperties": false,
         ],
       ]
     ]
@@ -63,10 +87,40 @@ private enum Schema {
 
   static func list(of item: JSONValue) -> JSONValue { .object(["type": "array", "minItems": 1, "items": item]) }
 
-  static func source(parameters: JSONValue, hasLayers: Bool) -> JSONValue {
+  /// The side inputs that belong to models, or to the merge.
+  static func sides(_ method: MethodDescriptor, isPerModel: Bool) -> JSONValue {
+    let one: JSONValue = ["$ref": "#/$defs/side_file"]
+    var properties = JSONObject()
+    for input in method.sideInputs where input.isPerModel == isPerModel {
+      var schema = JSONObject()
+      schema["description"] = .string(input.summary)
+      schema["anyOf"] = .array(input.isList ? [one, list(of: one)] : [one])
+      properties[input.name] = .object(schema)
+    }
+    return .object(["type": ["object", "null"], "properties": .object(properties), "additionalProperties": false])
+  }
+
+  static var activationScaling: JSONValue {
+    [
+      "anyOf": [
+        ["type": "null"],
+        [
+          "type": "object", "required": ["side"],
+          "properties": [
+            "side": ["$ref": "#/$defs/side_file"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
+            "base_model": ["$ref": "#/$defs/reference"],
+          ],
+          "additionalProperties": false,
+        ],
+      ]
+    ]
+  }
+
+  static func source(parameters: JSONValue, side: JSONValue, hasLayers: Bool) -> JSONValue {
     var properties = JSONObject()
     properties["model"] = ["$ref": "#/$defs/reference"]
     properties["parameters"] = parameters
+    properties["side"] = side
     if hasLayers {
       properties["layer_range"] = ["$ref": "#/$defs/layer_range"]
       properties["residual_weight"] = .bool(true)
@@ -91,14 +145,22 @@ private enum Schema {
   static func rule(_ method: MethodDescriptor) -> JSONValue {
     let all: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).parameters")])
     let ofModels: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).model_parameters")])
-    let sources = list(of: source(parameters: ofModels, hasLayers: true))
+    let side: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).side")])
+    let sideOfModels: JSONValue = .object(["$ref": .string("#/$defs/\(method.name).model_side")])
+    let sources = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: true))
+    let models = list(of: source(parameters: ofModels, side: sideOfModels, hasLayers: false))
     var consequence = JSONObject()
     consequence["properties"] = .object([
-      "parameters": all, "models": list(of: source(parameters: ofModels, hasLayers: false)),
-      "slices": list(of: slice(sources: sources, parameters: all)),
+      "parameters": all, "side": side, "models": models, "slices": list(of: slice(sources: sources, parameters: all)),
+      "modules": modules(sources: sources, models: models, parameters: all), "tensors": tensorRules(of: all),
     ])
     // A slice may name its own.
-    if method.base == .required { consequence["anyOf"] = [["required": ["base_model"]], ["required": ["slices"]]] }
+    if method.base == .required {
+      consequence["anyOf"] = [
+        ["required": ["base_model"]], ["required": ["slices"]],
+        ["required": ["modules"], "properties": ["modules": ["additionalProperties": ["required": ["slices"]]]]],
+      ]
+    }
     return .object([
       "if": .object(["properties": .object(["merge_method": .object(["const": .string(method.name)])]), "required": ["merge_method"]]),
       "then": .object(consequence),

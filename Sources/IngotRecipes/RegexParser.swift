@@ -1,3 +1,5 @@
+internal import IngotErrors
+
 /// Reads a regular expression between slashes into a tree.
 struct RegexParser {
   let bytes: [UInt8]
@@ -6,11 +8,6 @@ struct RegexParser {
   /// The offset of the next byte; the pattern begins behind the opening slash.
   var at = 1
   private var depth = 0
-
-  /// Deepest nesting of groups.
-  private static let depthLimit = 40
-  /// Largest count in braces.
-  private static let countLimit = 1000
 
   init(bytes: [UInt8], end: Int) {
     self.bytes = bytes
@@ -65,7 +62,7 @@ struct RegexParser {
         return tree
       }
       // Each sign nests the tree once more, and the compiler follows it.
-      if at - start > 4 * Self.depthLimit, case .repeated(.repeated(.repeated, _, _), _, _) = tree {
+      if at - start > 4 * Limit.patternNesting, case .repeated(.repeated(.repeated, _, _), _, _) = tree {
         throw fault("too many repetitions of one another", at: start)
       }
     }
@@ -87,7 +84,7 @@ struct RegexParser {
     var value: Int?
     while let byte = next, byte >= 0x30, byte <= 0x39 {
       let sum = (value ?? 0) * 10 + Int(byte - 0x30)
-      guard sum <= Self.countLimit else { throw fault("a repetition of more than \(Self.countLimit)", at: start) }
+      guard sum <= Limit.patternRepeats else { throw fault("a repetition of more than \(Limit.patternRepeats)", at: start) }
       value = sum
       at += 1
     }
@@ -108,7 +105,7 @@ struct RegexParser {
     case UInt8(ascii: "("):
       depth += 1
       defer { depth -= 1 }
-      guard depth <= Self.depthLimit else { throw fault("groups nested more than \(Self.depthLimit) deep", at: start) }
+      guard depth <= Limit.patternNesting else { throw fault("groups nested more than \(Limit.patternNesting) deep", at: start) }
       if take("?"), !take(":") { throw fault("groups with (? other than (?: ) are not known here", at: start) }
       let tree = try alternatives()
       guard take(")") else { throw fault("a parenthesis is not closed", at: start) }

@@ -1,3 +1,5 @@
+internal import IngotErrors
+
 /// A pattern of tensor names: `*.mlp.*` (a glob, of the whole name) or `/mlp\.(up|down)_proj/` (a regular expression, anywhere in the name).
 ///
 /// Globs: `*` any characters, dots too, `?` one, `[a-z]` and `[!a-z]` one of a set, `\` before a character takes it as it is. Regular expressions:
@@ -13,14 +15,11 @@ package struct TensorPattern: Sendable, Hashable {
   package let text: String
   private let program: [PatternProgram.Instruction]
 
-  /// Longest pattern, in bytes.
-  package static let limit = 1000
-
   package init(_ text: String) throws(Fault) {
     let bytes = Array(text.utf8)
     guard !bytes.isEmpty else { throw Fault(message: "the pattern is empty", offset: 0) }
-    guard bytes.count <= Self.limit else {
-      throw Fault(message: "the pattern has \(bytes.count) bytes, more than \(Self.limit)", offset: Self.limit)
+    guard bytes.count <= Limit.patternBytes else {
+      throw Fault(message: "the pattern has \(bytes.count) bytes, more than \(Limit.patternBytes)", offset: Limit.patternBytes)
     }
     var compiler = PatternProgram()
     let slash = UInt8(ascii: "/")
@@ -134,12 +133,9 @@ struct PatternProgram {
   private(set) var instructions: [Instruction] = []
   private var work = 0
 
-  /// Bounds what counted repetitions may unfold to.
-  private static let limit = 10_000
-
   private mutating func add(_ instruction: Instruction) throws(TensorPattern.Fault) {
-    guard instructions.count < Self.limit else {
-      throw TensorPattern.Fault(message: "the pattern unfolds to more than \(Self.limit) steps", offset: 0)
+    guard instructions.count < Limit.patternSteps else {
+      throw TensorPattern.Fault(message: "the pattern unfolds to more than \(Limit.patternSteps) steps", offset: 0)
     }
     instructions.append(instruction)
   }
@@ -148,8 +144,8 @@ struct PatternProgram {
 
   mutating func emit(_ tree: PatternTree) throws(TensorPattern.Fault) {
     work += 1
-    guard work <= 4 * Self.limit else {
-      throw TensorPattern.Fault(message: "the pattern unfolds to more than \(Self.limit) steps", offset: 0)
+    guard work <= 4 * Limit.patternSteps else {
+      throw TensorPattern.Fault(message: "the pattern unfolds to more than \(Limit.patternSteps) steps", offset: 0)
     }
     switch tree {
     case .set(let set): try add(.set(set))

@@ -60,6 +60,12 @@ extension RecipeParser {
       method = try catalog.require("passthrough", position: node.position)
     } else if let method, let methodNode {
       try checkArity(of: method, at: methodNode.position, place: place, slices)
+      if method.name != recipeMethod.name, let input = method.sideInputs.first(where: \.isRequired) {
+        throw IngotError(
+          .recipe, "\(method.name) needs the side input \(input.name), which only the recipe's own method has",
+          hint: "make \(method.name) the recipe's merge_method and give the other tensors rules", subject: path(place, "method"),
+          position: methodNode.position)
+      }
     }
     let settings = try settings(fields, at: place, of: method ?? recipeMethod, isPerModel: false)
     let dtype = try dtype("dtype", of: fields)

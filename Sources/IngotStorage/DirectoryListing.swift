@@ -14,14 +14,11 @@ package struct DirectoryListing: Sendable {
   /// Names that are not UTF-8 are left out; this is how many.
   package var unreadableNames: Int
 
-  /// A directory with more names than this is refused.
-  package static let nameLimit = 1_000_000
-
   /// Throws `.notFound` if there is no such directory and `.io` otherwise.
   package init(_ path: String, system: System = .live) throws(IngotError) {
     do throws(SystemError) {
       let directory = try system.open(path, .directory)
-      let (names, unreadable) = try system.list(directory, limit: Self.nameLimit)
+      let (names, unreadable) = try system.list(directory, limit: Limit.directoryNames)
       var entries: [Entry] = []
       entries.reserveCapacity(names.count)
       for name in names {

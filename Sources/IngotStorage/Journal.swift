@@ -24,8 +24,6 @@ package struct RunIdentity: Hashable, Sendable {
 /// a reader hashes those bytes again before it believes them. Lines that do not parse are skipped: their tensors are redone.
 struct Journal: Sendable {
   static let fileName = ".ingot-journal"
-  /// A longer journal than this is not ours: 100 bytes a line and ten million tensors.
-  static let sizeLimit = 1 << 30
 
   var identity: RunIdentity?
   /// Process and host of the last run that wrote here.

@@ -134,7 +134,7 @@ extension OutputRequest {
       }
       // Killed before its first line, or a directory that no run of ours made.
       let others = try output(destination.partialPath, "list the partial output") { () throws(SystemError) in
-        try system.list(directory, limit: DirectoryListing.nameLimit).names.filter { $0 != Journal.fileName }
+        try system.list(directory, limit: Limit.directoryNames).names.filter { $0 != Journal.fileName }
       }
       guard others.isEmpty else {
         throw IngotError(

@@ -50,7 +50,7 @@ extension OutputRequest {
         .exists, "the destination exists", hint: "choose another destination, or replace it with --force", subject: destination.path)
     }
     let names = try output(destination.path, "list the destination") { () throws(SystemError) in
-      try system.list(system.open(destination.name, in: parent, .directoryWithoutLink), limit: DirectoryListing.nameLimit).names
+      try system.list(system.open(destination.name, in: parent, .directoryWithoutLink), limit: Limit.directoryNames).names
     }
     guard names.isEmpty || replaceableMarkers.isEmpty || names.contains(where: replaceableMarkers.contains) else {
       throw IngotError(
@@ -93,14 +93,15 @@ extension OutputRequest {
   func partialExists() -> IngotError {
     IngotError(
       .exists, "a partial output of an interrupted run exists",
-      hint: "--resume goes on with it, --force discards it and starts again", subject: destination.partialPath)
+      hint: canResume ? "--resume goes on with it, --force discards it and starts again" : "--force discards it",
+      subject: destination.partialPath)
   }
 
   func readJournal(_ file: Descriptor) throws(IngotError) -> Journal {
     let size = try output(destination.partialPath, "read the journal") { () throws(SystemError) in try system.status(file).size }
-    guard size <= Journal.sizeLimit else {
+    guard size <= Limit.journalBytes else {
       throw IngotError(
-        .stale, "found a journal of \(size) bytes, expected at most \(Journal.sizeLimit)",
+        .stale, "found a journal of \(size) bytes, expected at most \(Limit.journalBytes)",
         hint: "--force discards the partial output and starts again", subject: destination.partialPath)
     }
     var bytes = [UInt8](repeating: 0, count: size)

@@ -1,10 +1,7 @@
 import Glibc
+internal import IngotErrors
 
 extension System {
-  /// Directories nested deeper than this are not descended into (ELOOP).
-  private static let depthLimit = 256
-  private static let nameLimit = 1_000_000
-
   /// Removes everything in `directory` except the names in `keeping`. Symbolic links are removed, never followed, and another
   /// file system mounted inside is not entered (EXDEV).
   func removeContents(of directory: Descriptor, keeping: Set<String> = []) throws(SystemError) {
@@ -20,8 +17,8 @@ extension System {
   }
 
   private func removeContents(of directory: Descriptor, keeping: Set<String>, device: UInt64, depth: Int) throws(SystemError) {
-    guard depth < Self.depthLimit else { throw SystemError(call: .remove, code: ELOOP) }
-    for name in try list(directory, limit: Self.nameLimit).names where !keeping.contains(name) {
+    guard depth < Limit.removedNesting else { throw SystemError(call: .remove, code: ELOOP) }
+    for name in try list(directory, limit: Limit.directoryNames).names where !keeping.contains(name) {
       guard let entry = try status(name, in: directory, followingLink: false) else { continue }
       guard entry.kind == .directory else {
         try remove(name, in: directory, isDirectory: false)

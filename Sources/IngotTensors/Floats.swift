@@ -14,6 +14,9 @@ import CKernels
     self.count = max(count, 0)
   }
 
+  /// Where the values lie, for LAPACK; whoever uses it keeps to `count`.
+  package var address: UnsafeMutablePointer<Float> { unsafe base }
+
   /// A run of no values.
   package static var empty: Floats {
     // SAFETY: a static address that no run of 0 elements touches.
@@ -58,10 +61,16 @@ import CKernels
     return unsafe Floats(unsafe: pointers[row], count: count)
   }
 
-  /// All rows but the first: the fine-tuned models, where row 0 is the base.
-  package func dropFirst() -> FloatTable {
-    // SAFETY: one past the first of at least one pointer.
-    rows > 0 ? unsafe FloatTable(unsafe: pointers + 1, rows: rows - 1, count: count) : self
+  /// All rows but the first, or the first `length`: the fine-tuned models, where row 0 is the base.
+  package func dropFirst(_ length: Int = 1) -> FloatTable {
+    let dropped = min(max(length, 0), rows)
+    // SAFETY: as many pointers there are.
+    return unsafe FloatTable(unsafe: pointers + dropped, rows: rows - dropped, count: count)
+  }
+
+  /// The first rows.
+  package func first(_ length: Int) -> FloatTable {
+    unsafe FloatTable(unsafe: pointers, rows: min(max(length, 0), rows), count: count)
   }
 
   /// The same rows, each cut to its first `length` values.

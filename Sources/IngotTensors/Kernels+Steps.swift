@@ -68,7 +68,7 @@ extension Kernels {
   /// Values of scratch that `divergence` needs for a row.
   package static func divergenceScratch(rowLength: Int) -> Int { 4 * max(rowLength, 0) }
 
-  /// Σ P ln(P/Q) over one row, P and Q the softmaxes of `other` and `base` plus 1e-8, in f64; 0 for equal rows, where a value is not finite,
+  /// Σ P ln(P/Q) over one row, P and Q the softmaxes of `other` and `base` plus 1e-8, in f64; 0 for equal rows, where a value is infinite,
   /// and when `scratch` is shorter than `divergenceScratch` says.
   package func divergence(_ base: Floats, _ other: Floats, scratch: Floats) -> Double {
     let n = min(base.count, other.count)

@@ -15,13 +15,18 @@ struct Ingot: ParsableCommand {
       """,
     version: "ingot \(Version.text)",
     groupedSubcommands: [
-      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self, RollCommand.self, MergekitYamlCommand.self]),
+      CommandGroup(
+        name: "Merging",
+        subcommands: [
+          MergeCommand.self, PlanCommand.self, CheckCommand.self, RollCommand.self, LoRACommand.self, MergekitYamlCommand.self,
+        ]),
       CommandGroup(
         name: "Looking",
         subcommands: [
           InspectCommand.self, DiffCommand.self, VerifyCommand.self, ReproduceCommand.self, MethodsCommand.self, SchemaCommand.self,
           DoctorCommand.self,
         ]),
+      CommandGroup(name: "Packing", subcommands: [DeltaCommand.self]),
       CommandGroup(name: "Setting up", subcommands: [CompletionsCommand.self]),
     ])
 }

@@ -114,8 +114,8 @@ static void struct_sizes(void) {
   ingot_context_destroy(c);
   newer.more[1] = 1;
   CHECK_ERROR(INGOT_E_UNSUPPORTED, "72 bytes", ingot_context_create(&c, &newer.known, &error));
-  const uint32_t bad[] = {0, 7, 4097, 0xFFFFFFFFu};
-  for (int i = 0; i < 4; ++i) {
+  const uint32_t bad[] = {0, 7, 28, 57, 4097, 0xFFFFFFFFu};
+  for (int i = 0; i < 6; ++i) {
     newer.known.struct_size = bad[i];
     CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "struct_size", ingot_context_create(&c, &newer.known, &error));
     CHECK(c == NULL);
@@ -151,6 +151,16 @@ static void struct_sizes(void) {
   options.model_count = 1;
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "models", ingot_plan_create(context, recipe, &p, &options, &error));
   options.model_count = 0;
+  options.numerics = 3;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "numerics is 3", ingot_plan_create(context, recipe, &p, &options, &error));
+  options.numerics = 0;
+  options.missing = 4;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "missing is 4", ingot_plan_create(context, recipe, &p, &options, &error));
+  /* What an older caller's struct does not have is not read. */
+  options.struct_size = offsetof(ingot_plan_options, numerics);
+  options.model_count = 1;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "models", ingot_plan_create(context, recipe, &p, &options, &error));
+  options = (ingot_plan_options)INGOT_PLAN_OPTIONS_INIT;
   ingot_resolver resolver = INGOT_RESOLVER_INIT;
   options.resolver = &resolver;
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "open", ingot_plan_create(context, recipe, &p, &options, &error));

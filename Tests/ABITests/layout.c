@@ -45,12 +45,14 @@ AT(ingot_resolver, release, 32);
 
 SIZE(ingot_recipe_options, 8);
 
-SIZE(ingot_plan_options, 48);
+SIZE(ingot_plan_options, 56);
 AT(ingot_plan_options, shard_size_bytes, 8);
 AT(ingot_plan_options, seed, 16);
 AT(ingot_plan_options, models, 24);
 AT(ingot_plan_options, model_count, 32);
 AT(ingot_plan_options, resolver, 40);
+AT(ingot_plan_options, numerics, 48);
+AT(ingot_plan_options, missing, 52);
 
 SIZE(ingot_progress, 56);
 AT(ingot_progress, bytes_done, 8);

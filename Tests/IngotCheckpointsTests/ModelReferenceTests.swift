@@ -13,6 +13,8 @@ struct ModelReferenceTests {
       ("./m+./lora", Part(path: "./m"), Part(path: "./lora")),
       ("a@1+b/c@2", Part(path: "a", revision: "1"), Part(path: "b/c", revision: "2")),
       ("C:\\models\\x", Part(path: "C:\\models\\x"), nil), ("m@refs/pr/1", Part(path: "m", revision: "refs/pr/1"), nil),
+      ("m+p#b", Part(path: "m"), Part(path: "p", task: "b")), ("m#1+p", Part(path: "m#1"), Part(path: "p")),
+      ("m+a#b@r#2", Part(path: "m"), Part(path: "a#b", revision: "r", task: "2")),
     ])
   func parsing(_ text: String, _ model: Part, _ adapter: Part?) throws {
     let reference = try ModelReference(parsing: text)
@@ -20,7 +22,8 @@ struct ModelReferenceTests {
     #expect(reference.description == text)
   }
 
-  @Test("what does not parse", arguments: ["", "a+b+c", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b"])
+  @Test(
+    "what does not parse", arguments: ["", "a+b+c", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b", "a+b#", "a+#t"])
   func refused(_ text: String) throws {
     let position = SourcePosition(origin: "r.yml", line: 3, column: 5)
     let error = try #require(throws: IngotError.self) { try ModelReference(parsing: text, position: position) }

@@ -1,6 +1,7 @@
 import IngotCheckpoints
 import IngotErrors
 import IngotJSON
+import IngotTensors
 import Testing
 
 @Suite struct VocabularyTests {
@@ -24,7 +25,7 @@ import Testing
     let first = try vocabulary(
       ["x", "b", "a", "y"], added: [(4, AddedToken("<s>", isNormalized: true)), (5, AddedToken("<p>", isSpecial: true))])
     let second = try vocabulary(["z", "<p>", "x"], added: [(3, AddedToken("c", isSpecial: true))])
-    var merged = MergedVocabulary(base, origin: "base")
+    var merged = MergedVocabulary(base)
     try merged.unite([("first", first), ("second", second)])
     // <p> is an ordinary token of the second, so it comes before the added ones; its definition is the first's.
     #expect(merged.tokens.map(\.text) == ["a", "b", "c", "<s>", "x", "y", "z", "<p>"])
@@ -36,24 +37,96 @@ import Testing
     #expect(merged.notices.first?.message.contains("1 added tokens are defined otherwise") == true)
     #expect(merged.numbers(in: first, rows: 100) == [2, 1, -1, 4, 0, 3, -1, 5])
     #expect(merged.numbers(in: first, rows: 4) == [2, 1, -1, -1, 0, 3, -1, -1])
-    try merged.add("new")
-    try merged.add("x")
+    merged.add("new")
+    merged.add("x")
     #expect(merged.tokens.last?.text == "new")
     #expect(merged.extent == 9)
   }
 
   @Test func kindsHaveNoUnion() throws {
-    var merged = MergedVocabulary(try vocabulary(["a"]), origin: "base")
+    var merged = MergedVocabulary(try vocabulary(["a"]))
     #expect { try merged.unite([("other", try vocabulary(["b"], model: .wordPiece))]) } throws: { error in
       (error as? IngotError)?.status == .unsupported && (error as? IngotError)?.subject == "other"
     }
   }
 
-  @Test func gapsTakeNoNewToken() throws {
+  @Test func newTokensComeBehindGaps() throws {
     let gap = try Vocabulary(model: .bpe, isByteLevel: false, ordinary: [(0, "a"), (5, "b")], added: [], origin: "test")
-    var merged = MergedVocabulary(gap, origin: "base")
-    try merged.add("a")
-    #expect(throws: IngotError.self) { try merged.add("c") }
+    var merged = MergedVocabulary(gap)
+    merged.add("a")
+    merged.add("c")
+    #expect(merged["c"] == 6 && merged.extent == 7 && merged.tokens.count == 3)
+    #expect(merged.numbers(in: gap, rows: 10) == [0, -1, -1, -1, -1, 5, -1])
+  }
+
+  /// The field's library numbers tokens by how many there are, so every gap gets a token, where the library takes its number from.
+  @Test(arguments: [
+    (#"{"a": 0, "b": 4}"#, #"[{"id": 2, "content": "<s>"}, {"id": 7, "content": "<e>"}]"#, 5, [2, 5, 6, 7]),
+    (#"{"a": 0, "b": 1}"#, #"[{"id": 5, "content": "<e>"}]"#, 2, [2, 3, 4, 5]),
+    (#"{"a": 0, "<|unused_1|>": 2}"#, "[]", 3, []),
+    (#"{"a": 0, "b": 1}"#, "[]", 2, []),
+  ])
+  func gapsAreFilled(_ vocabulary: String, _ added: String, _ size: Int, _ numbers: [Int]) throws {
+    let text = #"{"added_tokens": \#(added), "model": {"type": "WordLevel", "vocab": \#(vocabulary)}}"#
+    var file = try TokenizerFile(Array(text.utf8), origin: "tokenizer.json")
+    let before = file.vocabulary
+    file.fillGaps(below: before.extent) { $0 == "<|unused_3|>" }
+    let again = try TokenizerFile(file.bytes, origin: "again").vocabulary
+    #expect(again.tokens.map(\.id) == Array(0..<before.extent))
+    #expect(again.modelCount == size)
+    #expect(again.added.map(\.id) == numbers)
+    #expect(again["<|unused_3|>"] == nil)
+    for token in before.tokens { #expect(again[token.text] == token.id) }
+  }
+
+  // MARK: - SentencePiece
+
+  /// A field of a protocol buffer that holds bytes.
+  private static func field(_ number: UInt8, _ bytes: [UInt8]) -> [UInt8] { [number << 3 | 2, UInt8(bytes.count)] + bytes }
+
+  private static func pieces(_ texts: [String], kind: UInt8 = 2) -> [UInt8] {
+    // Text, score (a float), kind of piece; then the trainer's description with a field before the kind, and a normalizer's.
+    texts.flatMap { field(1, field(1, Array($0.utf8)) + [2 << 3 | 5, 0, 0, 128, 63, 3 << 3, 1]) }
+      + field(2, field(1, Array("corpus".utf8)) + [3 << 3, kind]) + field(3, field(1, Array("identity".utf8)))
+  }
+
+  @Test func piecesOfSentencePiece() throws {
+    let bytes = Self.pieces(["<unk>", "<s>", "▁a", "b"])
+    let config = #"{"added_tokens_decoder": {"1": {"content": "<s>", "special": true}, "4": {"content": "<|x|>", "special": true}}}"#
+    let made = try Vocabulary(
+      sentencePiece: bytes, config: Array(config.utf8), added: Array(#"{"<|x|>": 4, "<|y|>": 5}"#.utf8), origin: "tokenizer.model")
+    #expect(made.tokens.map(\.text) == ["<unk>", "<s>", "▁a", "b", "<|x|>", "<|y|>"])
+    #expect(made.model == .bpe && made.modelCount == 4 && made.added.map(\.id) == [1, 4, 5])
+    #expect(try Vocabulary(sentencePiece: Self.pieces(["a"], kind: 1), config: nil, added: nil, origin: "t").model == .unigram)
+  }
+
+  @Test func whatIsNoSentencePieceModel() throws {
+    let whole = Self.pieces(["<unk>", "<s>", "▁a", "b"])
+    for count in whole.indices {
+      #expect(throws: IngotError.self) {
+        try Vocabulary(sentencePiece: Array(whole.prefix(count / 2)), config: nil, added: nil, origin: "t")
+      }
+    }
+    var random = SplitMix(11)
+    for _ in 0..<2000 {
+      var bytes = whole
+      for _ in 0..<Int.random(in: 1...4, using: &random) {
+        bytes[Int.random(in: bytes.indices, using: &random)] = UInt8.random(in: 0...255, using: &random)
+      }
+      // Either tokens or an error, and no trap.
+      _ = try? Vocabulary(sentencePiece: bytes, config: nil, added: nil, origin: "t")
+    }
+    let tiktoken = Array("IQ== 0\nIg== 1\n".utf8)
+    for (bytes, config) in [
+      (tiktoken, nil), (Self.pieces(["a"], kind: 3), nil), ([], nil), (Self.pieces(["a"]), #"{"extra_ids": 100}"#),
+      (Self.pieces(["a", "b"]), #"{"added_tokens_decoder": {"1": {"content": "c"}}}"#),
+      (Self.pieces(["a", "b"]), #"{"added_tokens_decoder": {"-1": {"content": "c"}}}"#),
+      (Self.pieces(["a", "b"]), #"{"added_tokens_decoder": {"x": {"content": "c"}}}"#), (Self.pieces(["a", "a"]), nil),
+    ] as [([UInt8], String?)] {
+      #expect(throws: IngotError.self) {
+        try Vocabulary(sentencePiece: bytes, config: config.map { Array($0.utf8) }, added: nil, origin: "t")
+      }
+    }
   }
 
   @Test func limits() throws {
@@ -66,8 +139,8 @@ import Testing
     #expect(deep.tokens.map(\.text) == ["a", "<s>"])
     #expect(deep.modelCount == 2)
     #expect(deep.added.map(\.id) == [1])
-    var merged = MergedVocabulary(deep, origin: "test")
-    try merged.add("new")
+    var merged = MergedVocabulary(deep)
+    merged.add("new")
     #expect(merged["new"] == 2)
   }
 
@@ -155,11 +228,17 @@ import Testing
   }
 
   @Test func vocabularyTensors() {
-    for (name, rank) in [("lm_head.weight", 2), ("model.embed_tokens.weight", 2), ("cls.predictions.bias", 1), ("lm_head.bias", 1)] {
-      #expect(TensorNames.isVocabulary(name, rank: rank))
-      #expect(!TensorNames.isVocabulary(name, rank: 3 - rank))
+    for (name, shape, axis) in [
+      ("lm_head.weight", [9, 4], 0), ("model.embed_tokens.weight", [9, 4], 0), ("cls.predictions.bias", [9], 0), ("lm_head.bias", [9], 0),
+      ("final_logits_bias", [1, 9], 1), ("model.final_logits_bias", [1, 9], 1),
+    ] {
+      #expect(TensorNames.vocabularyAxis(name, Shape(shape)) == axis)
     }
-    #expect(!TensorNames.isVocabulary("model.visual.pos_embed.weight", rank: 2))
-    #expect(!TensorNames.isVocabulary("model.layers.0.mlp.down_proj.bias", rank: 1))
+    for (name, shape) in [
+      ("lm_head.weight", [9]), ("lm_head.bias", [9, 4]), ("final_logits_bias", [2, 9]), ("final_logits_bias", [9]),
+      ("model.visual.pos_embed.weight", [9, 4]), ("model.layers.0.mlp.down_proj.bias", [9]), ("lm_head.weight", []),
+    ] {
+      #expect(TensorNames.vocabularyAxis(name, Shape(shape)) == nil)
+    }
   }
 }

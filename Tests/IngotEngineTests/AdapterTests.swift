@@ -8,7 +8,7 @@ import IngotTensors
 import Testing
 
 /// The files of an adapter that exist only in memory.
-private struct AdapterFiles: ModelFiles {
+struct AdapterFiles: ModelFiles {
   let displayPath = "lora"
   let config: [UInt8]
   func fileNames() throws(IngotError) -> [String] { [Adapter.configName] }

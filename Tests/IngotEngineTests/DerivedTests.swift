@@ -4,6 +4,7 @@ import IngotEngine
 import IngotErrors
 import IngotJSON
 import IngotRecipes
+import IngotStorage
 import IngotTensors
 import Testing
 
@@ -212,5 +213,46 @@ struct DerivedTests {
       if readable.checkpoint.shards.count > 1 { decoded += 1 }
     }
     #expect(decoded > 100)
+  }
+
+  private struct OneModel: ModelProvider {
+    let model: ProvidedModel
+    func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel { model }
+  }
+
+  /// Decoded, adapted and gathered inputs are computed with the kernels that were asked for, and give the same bytes with all of them.
+  @Test func instructionSetsGiveTheSame() throws {
+    let rank = 3
+    var tensors: [CheckpointTensor] = []
+    var bytes: [UInt8] = []
+    for (name, shape) in [("lora_A.weight", [rank, 500]), ("lora_B.weight", [300, rank]), ("lora_magnitude_vector", [300])] {
+      let count = shape.reduce(1, *)
+      tensors.append(
+        CheckpointTensor(
+          name: "base_model.model.a.\(name)", dtype: .f32, shape: Shape(shape), shard: 0, fileOffset: UInt64(bytes.count),
+          byteCount: 4 * count))
+      for index in 0..<count { unsafe withUnsafeBytes(of: Float(index * 7 % 23 - 11) / 37) { unsafe bytes += Array($0) } }
+    }
+    let config = #"{"peft_type": "LORA", "r": 3, "lora_alpha": 5, "use_dora": true}"#
+    let adapted = try Self.quantised(300, 500).applying(
+      try model(bytes, tensors), files: AdapterFiles(config: Array(config.utf8)), name: "m")
+    let recipe = try Recipe("{merge_method: linear, dtype: bfloat16, models: [{model: m, parameters: {weight: 0.7}}]}")
+    let copy = try Recipe("{merge_method: passthrough, dtype: float32, models: [{model: m}]}")
+    var expected: [[Int: Digest128]]?
+    for set in InstructionSet.available {
+      var options = EngineOptions()
+      options.threads = 2
+      options.instructionSet = set.name
+      let engine = try Engine(options)
+      var digests: [[Int: Digest128]] = []
+      for recipe in [recipe, copy] {
+        // Nothing but the derived tensors needs kernels for the copy.
+        let calls = set.callCount
+        digests.append(try engine.run(try Plan.make(recipe, models: OneModel(model: adapted)), into: NullSink()).digests)
+        #expect(set.callCount > calls, "\(set)")
+      }
+      if let expected { #expect(digests == expected, "\(set)") } else { expected = digests }
+    }
+    #expect(InstructionSet.available.count > 1)
   }
 }

@@ -63,6 +63,34 @@ import Testing
       check: "float64",
       recipe: "{merge_method: linear, base_model: '@double', parameters: {weight: 1}, models: [{model: '@double'}]}",
       subjects: ["w"]),
+    Meeting(
+      check: "float32-fusion", recipe: "{merge_method: arcee_fusion, base_model: '@base', dtype: bfloat16, models: [{model: '@a'}]}"),
+    Meeting(
+      check: "nothing-selected",
+      recipe:
+        "{merge_method: sce, base_model: '@base', dtype: float32, parameters: {select_topk: 0.1}, models: [{model: '@a'}, {model: '@b'}]}",
+      subjects: ["model.scale"]),
+    Meeting(
+      check: "leading-one",
+      recipe:
+        "{merge_method: nuslerp, dtype: float32, parameters: {weight: 1, nuslerp_flatten: false}, models: [{model: '@a'}, {model: '@b'}]}",
+      subjects: ["model.row.weight"]),
+    Meeting(
+      check: "zero-rows", recipe: vectors("task_arithmetic", more: ", tokenizer: {source: base, tokens: {x: {source: {kind: zero}}}}"),
+      subjects: ["x"]),
+    Meeting(check: "token-beyond-rows", recipe: vectors("task_arithmetic", more: ", tokenizer_source: base"), subjects: ["@a"]),
+    Meeting(check: "numbers-by-chance", recipe: vectors("task_arithmetic", more: ", tokenizer_source: union")),
+    Meeting(check: "configured-tokens", recipe: vectors("task_arithmetic", more: ", tokenizer_source: '@b'"), subjects: ["@b"]),
+    Meeting(check: "sentencepiece", recipe: vectors("task_arithmetic", more: ", tokenizer_source: '@piece'"), subjects: ["@piece"]),
+    Meeting(
+      check: "adapter-cache",
+      recipe: "{merge_method: linear, dtype: float32, parameters: {weight: 1}, models: [{model: '@base+@lora'}]}",
+      subjects: ["@base+@lora"]),
+    Meeting(
+      check: "unnamed-modules",
+      recipe:
+        "{merge_method: linear, base_model: '@seeing', dtype: float32, parameters: {weight: 1}, modules: {text_decoder: {models: [{model: '@seeing'}]}}}",
+      subjects: ["vision_tower.blocks.0.w.weight"]),
   ]
 
   /// The models of the meetings.
@@ -70,7 +98,7 @@ import Testing
     func more(_ value: Double) -> [TestTensor] {
       [
         TestTensor("model.scale", .f32, [3, 1], [value, 1, 2]), TestTensor("model.conv.weight", .f32, [2, 3, 4], [value]),
-        TestTensor("model.position_ids", .i64, [2], [0, 1]),
+        TestTensor("model.position_ids", .i64, [2], [0, 1]), TestTensor("model.row.weight", .f32, [1, 4], [value, 1, 3, 2]),
       ]
     }
     let types = #", "layer_types": ["full_attention", "full_attention"]"#
@@ -84,6 +112,19 @@ import Testing
       config: languageConfig(layers: 2).replacingOccurrences(of: "\"llama\"", with: "\"bert\""))
     try scratch.model("half", languageModel(layers: 2, value: 1, dtype: .bf16), config: languageConfig(layers: 2))
     try scratch.model("double", [TestTensor("w", .f64, [2], [1, 2])], config: "{}")
+    func tokenizer(_ tokens: String) -> String.UTF8View { #"{"model": {"type": "BPE", "vocab": {\#(tokens)}, "merges": []}}"#.utf8 }
+    try scratch.write("base/tokenizer.json", tokenizer(#""a": 0, "b": 1, "far": 2"#))
+    try scratch.write("a/tokenizer.json", tokenizer(#""a": 0, "c": 1, "d": 2, "far": 12"#))
+    try scratch.write("b/tokenizer.json", tokenizer(#""b": 0, "a": 1"#))
+    try scratch.model("piece", languageModel(layers: 2, value: 1) + more(1), config: languageConfig(layers: 2))
+    // A piece "a", and a trainer's description that says BPE.
+    try scratch.write("piece/tokenizer.model", [10, 3, 10, 1, 0x61, 18, 2, 24, 2] as [UInt8])
+    let lora = ["A", "B"].map { TestTensor("base_model.model.model.layers.0.mlp.lora_\($0).weight", .f32, $0 == "A" ? [1, 8] : [8, 1], [1]) }
+    try scratch.model("lora", lora)
+    try scratch.write("lora/adapter_model.safetensors", try #require(scratch.read("lora/model.safetensors")))
+    try scratch.write("lora/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#.utf8)
+    let parts = ["language_model.model.layers.0.w.weight", "vision_tower.blocks.0.w.weight"]
+    try scratch.model("seeing", parts.map { TestTensor($0, .f32, [2], [1, 2]) }, config: "{}")
   }
 
   private func report(_ scratch: Scratch, _ text: String, sawModels: Bool = true) throws -> [MergekitReport.Finding] {
@@ -102,7 +143,36 @@ import Testing
   @Test func everyCheckIsMet() {
     let met = Set(Self.meetings.map(\.check))
     // Methods that mergekit lacks are named by their own names: `ownMethods` has the test.
-    #expect(Set(MergekitReport.checkNames.map(\.name)) == met.union(["own-methods"]))
+    #expect(Set(MergekitReport.checkNames.map(\.name)) == met.union(["own-methods", "sampled-quartiles", "several-documents"]))
+  }
+
+  @Test func largeTensorsAreSampledThere() throws {
+    let scratch = try Scratch()
+    let header = #"{"w": {"dtype": "BF16", "shape": [1001, 1000], "data_offsets": [0, 2002000]}}"#
+    let count = UInt8(header.utf8.count)
+    let bytes = [count, 0, 0, 0, 0, 0, 0, 0] + Array(header.utf8) + [UInt8](repeating: 0, count: 2_002_000)
+    for name in ["m", "n"] {
+      try scratch.model(name, [TestTensor("w", .f32, [1], [1])], config: "{}")
+      try scratch.write("\(name)/model.safetensors", bytes)
+    }
+    let findings = try report(scratch, "{merge_method: arcee_fusion, base_model: '@m', dtype: float32, models: [{model: '@n'}]}")
+    #expect(findings.first { $0.name == "sampled-quartiles" }?.subjects == ["w"])
+  }
+
+  @Test func everyDocumentIsChecked() throws {
+    let scratch = try Scratch()
+    try Self.write(scratch)
+    let text = """
+      {name: first, merge_method: ties, base_model: '@base', dtype: float32, parameters: {weight: 1, density: 0.5}, models: [{model: '@a'}]}
+      ---
+      {merge_method: slerp, base_model: '@base', dtype: float32, seed: 4, parameters: {t: 0.5}, models: [{model: first}]}
+      """
+    for sawModels in [true, false] {
+      let findings = try report(scratch, text, sawModels: sawModels)
+      #expect(findings.first { $0.name == "equal-magnitudes" }?.document == "first")
+      #expect(findings.first { $0.name == "own-parameters" }.map { $0.document == nil && $0.subjects == ["seed"] } == true)
+      #expect(findings.first { $0.name == "several-documents" }?.subjects == ["first"])
+    }
   }
 
   /// A recipe about which there is nothing to say.

@@ -60,6 +60,20 @@ import Testing
     #expect(agree(found, expected, 0))
   }
 
+  /// Rows too short to keep their divergences, and more of them than are collected whole: found without a sample.
+  @Test func arceeFusionOfShortRows() throws {
+    let rows = 100_000
+    var source = SplitMix(31)
+    let base = (0..<rows * 3).map { _ in Double(Float(source.normal())) }
+    let other = base.map { Double(Float($0 + source.normal() * 0.25)) }
+    let found = try output("arcee_fusion", ["base": tensor([rows, 3], base), "a": tensor([rows, 3], other)], inputs: ["a"])
+    let expected = Reference(item: MethodCase(method: "arcee_fusion")).arceeFusion(
+      ReferenceTensor(name: "w", rowLength: 3, axes: 2, stride: 3, base: base, models: [other]))
+    for (index, value) in found.values.enumerated() where value != expected.values[index] {
+      #expect(value == expected.alternatives[index], "element \(index)")
+    }
+  }
+
   @Test func nuSlerp() throws {
     let golden = try ElementwiseGolden()
     var models = ["a": tensor([2, 3], [1, 0, 0, 0, 2, 0]), "b": tensor([2, 3], [0, 1, 0, 0, 2, 2])]

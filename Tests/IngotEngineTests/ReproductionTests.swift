@@ -1,3 +1,4 @@
+import Foundation
 import IngotEngine
 import IngotErrors
 import IngotJSON
@@ -162,5 +163,66 @@ import Testing
     try scratch.remove("lora")
     let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
     #expect(error?.status == .notFound && error?.message.contains(scratch("lora")) == true)
+  }
+
+  // MARK: Against a recipe
+
+  private func plan(_ scratch: Scratch, _ recipe: String = Self.recipe, shardSize: Int? = nil) throws -> Plan {
+    try scratch.plan(recipe, shardSize: shardSize)
+  }
+
+  @Test(arguments: [1, 2, 3]) func recomputesTheSame(_ threads: Int) throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let before = scratch.files("OUT")
+    let engine = try DirectoryMergeTests.engine(threads: threads)
+    let plan = try plan(scratch, shardSize: 300)
+    let all = try engine.recompute(scratch("OUT"), against: plan, share: 1)
+    #expect(all.differences.isEmpty && all.tensors == 7 && all.bytes == plan.bytesWritten)
+    let part = try engine.recompute(scratch("OUT"), against: plan, share: 0.3)
+    #expect(part.differences.isEmpty && part.tensors < 7 && part.tensors > 0 && part.bytes * 10 >= plan.bytesWritten * 3)
+    #expect(part.run.bytesWritten == part.bytes)
+    try part.requireSame()
+    #expect(scratch.files("OUT") == before)
+    // A sample is of one plan: the same each time.
+    #expect(try engine.recompute(scratch("OUT"), against: plan, share: 0.3).bytes == part.bytes)
+  }
+
+  /// One bit of one tensor, with a digest in the record that fits it: only computing again can tell.
+  @Test func recomputingFindsWhatDigestsCannot() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let plan = try plan(scratch)
+    let victim = try #require(plan.tensors.first { $0.name.contains("mlp") })
+    var bytes = try #require(scratch.read("OUT/model.safetensors"))
+    bytes[victim.offset + 9] ^= 1
+    try scratch.write("OUT/model.safetensors", bytes)
+    let found = try Engine().recompute(scratch("OUT"), against: plan, share: 1)
+    #expect(found.differences.map(\.tensor) == [victim.name])
+    #expect(found.differences.first?.problem.contains("byte 9 ") == true)
+    let error = #expect(throws: IngotError.self) { try found.requireSame() }
+    #expect(error?.status == .stale && error?.subject == victim.name)
+  }
+
+  @Test func recomputingFindsAnotherRecipeAndOtherTensors() throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let other = Self.recipe.replacingOccurrences(of: "density: 0.6", with: "density: 0.5")
+    #expect(try !Engine().recompute(scratch("OUT"), against: plan(scratch, other), share: 1).differences.isEmpty)
+    try scratch.model("OUT2", languageModel(layers: 1, value: 1), config: languageConfig(layers: 1))
+    let found = try Engine().recompute(scratch("OUT2"), against: plan(scratch), share: 1)
+    #expect(found.differences.contains { $0.problem.contains("is not there") })
+    let narrow = languageModel(layers: 3, value: 1).map { TestTensor($0.name, $0.name.contains("norm") ? .f16 : $0.dtype, $0.shape) }
+    try scratch.model("OUT3", narrow, config: languageConfig(layers: 3))
+    let problems = try Engine().recompute(scratch("OUT3"), against: plan(scratch), share: 1).differences.map(\.problem)
+    #expect(problems.contains { $0.contains("does not give this tensor") } && problems.contains { $0.contains("expected F32") })
+  }
+
+  @Test(arguments: [0, -1, 1.01, .nan]) func impossibleSamples(_ share: Double) throws {
+    let scratch = try Scratch()
+    try merged(scratch)
+    let plan = try plan(scratch)
+    let error = #expect(throws: IngotError.self) { try Engine().recompute(scratch("OUT"), against: plan, share: share) }
+    #expect(error?.status == .invalidArgument)
   }
 }

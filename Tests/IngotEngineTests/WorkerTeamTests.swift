@@ -104,7 +104,8 @@ private final class Tally: Sendable {
     let standard: UInt64
     let odd: UInt64
     #if arch(x86_64)
-      (standard, odd) = (0x1F80, 0x1F80 | 0x8000 | 0x0040 | 0x4000)  // FTZ, DAZ, round up
+      // FTZ, DAZ, round up; the x87 too.
+      (standard, odd) = (0x037F_0000_1F80, 0x0B7F_0000_0000 | 0x1F80 | 0x8000 | 0x0040 | 0x4000)
     #else
       (standard, odd) = (0, 1 << 24 | 1 << 22)  // FZ, round up
     #endif

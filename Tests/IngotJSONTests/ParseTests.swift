@@ -129,8 +129,8 @@ struct ParseTests {
   func nesting(_ open: String) throws {
     let deep = String(repeating: open, count: 100_000)
     let error = try #require(throws: IngotError.self) { try JSON.parse(deep, origin: "t") }
-    #expect(error.message.contains("nested deeper than \(JSON.Limit.nesting)"))
-    let most = String(repeating: "[", count: JSON.Limit.nesting) + String(repeating: "]", count: JSON.Limit.nesting)
+    #expect(error.message.contains("nested deeper than \(Limit.jsonNesting)"))
+    let most = String(repeating: "[", count: Limit.jsonNesting) + String(repeating: "]", count: Limit.jsonNesting)
     #expect(JSON.text(try JSON.parse(most, origin: "t")) == most)
   }
 

@@ -131,9 +131,29 @@ import Testing
       let rows = Rows([base, other], shift: 1), scratch = Memory(count: Kernels.divergenceScratch(rowLength: count), shift: 1)
       let found = Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats)
       #expect(abs(found - max(expected, 0)) <= 1e-6 * expected, "\(count): \(found), \(expected)")
+      let plain = Kernels(.scalar).divergence(rows.table[0], rows.table[1], scratch: scratch.floats)
+      #expect(plain.bitPattern == found.bitPattern)
       #expect(Kernels(set).divergence(rows.table[0], rows.table[0], scratch: scratch.floats) == 0)
       #expect(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats.prefix(4 * count - 1)) == 0)
     }
+  }
+
+  /// Rows within 2^-5 of each other take shorter series: at that border both agree far beyond what f32 can tell.
+  @Test(arguments: InstructionSet.available) func divergenceOfNearRows(_ set: InstructionSet) {
+    var source = Source(seed: 77)
+    let base = (0..<1003).map { _ in source.normal() }
+    let scratch = Memory(count: Kernels.divergenceScratch(rowLength: base.count))
+    var found: [Double] = []
+    for last: Float in [0.03125, 0.031250004] {
+      var other = base.enumerated().map { $1 + ($0 % 2 == 0 ? 1 : -1) * Float($0 % 30) / 1024 }
+      other[1002] = base[1002] + last
+      let rows = Rows([base, other], shift: 3)
+      found.append(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats))
+      #expect(found.last?.bitPattern == Kernels(.scalar).divergence(rows.table[0], rows.table[1], scratch: scratch.floats).bitPattern)
+    }
+    #expect(abs(found[0] - found[1]) <= 1e-6 * found[1])
+    let rows = Rows([base, base.map { $0 + 0.001 }.dropLast() + [.infinity]], shift: 3)
+    #expect(Kernels(set).divergence(rows.table[0], rows.table[1], scratch: scratch.floats) == 0)
   }
 
   /// From the paper's definition in f64; three models of which two are equal, and models that all are.

@@ -175,12 +175,16 @@ def test_what_does_not_fit_is_refused(ingot: Command, folder: Path) -> None:
         (base, names, {"init_lora_weights": "pissa"}, "initialised by pissa"),
         (base, names, {"target_parameters": ["experts.w"]}, "uses target_parameters"),
         (base, names, {"trainable_token_indices": [1]}, "uses trainable_token_indices"),
-        (base, names, {"rank_pattern": {"(q|k)_proj": 8}}, "is a regular expression"),
+        (base, names, {"rank_pattern": {"(?=q)q_proj": 8}}, "the pattern \"(?=q)q_proj\" cannot be read"),
+        (base, names, {"alpha_pattern": {"[q_proj": 8}}, "cannot be read"),
+        (base, names, {"rank_pattern": {"(q|k)_proj": 4}}, "expected the rank 4"),
         (base, names, {"use_dora": True}, "magnitude vector is absent"),
         (base, absent, {}, "does not have"),
         (base, wide, {}, "is this the model that the adapter was trained on?"),
         (base, {f"{Q}.lora_A.weight": a}, {}, "expected A and B"),
-        (base, {f"{Q}.lora_A.weight": a.reshape(8, 500, 1, 1), f"{Q}.lora_B.weight": b.reshape(300, 8, 1, 1)}, {}, "convolution"),
+        (base, {f"{Q}.lora_A.weight": a.reshape(8, 500, 1, 1), f"{Q}.lora_B.weight": b.reshape(300, 8, 1, 1)}, {}, "[8, 500, 1, 1]"),
+        (base, {f"{Q}.lora_A.weight": a.reshape(8, 500, 1), f"{Q}.lora_B.weight": b}, {}, "or a convolution"),
+        (base, {f"{Q}.lora_A.weight": a.reshape(8, 500, 1), f"{Q}.lora_B.weight": b.reshape(150, 8, 2)}, {}, "or a convolution"),
         (base, {f"{HEAD}.modules_to_save.weight": torch.zeros(91, 500)}, {}, "[91, 500]"),
         (base, {f"{Q}.lora_X.weight": a}, {}, "of a kind that is not known"),
         (tied, head, {}, "which the base ties to"),
@@ -217,13 +221,28 @@ LLAMA = {
     "num_key_value_heads": 2, "tie_word_embeddings": False,
 }  # fmt: skip
 GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+VIT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 16, "patch_size": 4}
+WHISPER = {
+    "vocab_size": 96, "num_mel_bins": 10, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_source_positions": 20, "max_target_positions": 20,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}  # fmt: skip
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("llama", {"target_modules": ["q_proj", "v_proj", "down_proj"]}),
     "patterns": (
         "llama",
         {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 5}},
     ),
+    "expressions": (
+        "llama",
+        {"target_modules": "all-linear", "rank_pattern": {r"layers\.[01]\..*\.(q|k)_proj": 2, "(self_)?attn": 9, r"^model\.layers\.\d+\.mlp\.u.*": 3,
+                                                          "proj": 7}, "alpha_pattern": {"[a-k]_proj": 5, "model.layers.2.mlp.(up|down)_proj": 4}},
+    ),
     "dora": ("llama", {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"], "use_dora": True}),
+    "convolutions": ("vit", {"target_modules": ["projection", "classifier"], "rank_pattern": {"projection": 3}}),
+    "convolutions-dora": ("vit", {"target_modules": ["projection"], "use_dora": True}),
+    "convolutions-1d": ("whisper", {"target_modules": ["conv1", "conv2"], "use_rslora": True}),
     # Its layers keep weights as [in, out], have biases, and the head is tied.
     "turned": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "lora_bias": True}),
     "turned-dora": ("gpt2", {"target_modules": ["c_fc", "c_proj"], "fan_in_fan_out": True, "use_dora": True, "bias": "all"}),
@@ -238,20 +257,63 @@ def test_as_peft_merges(ingot: Command, folder: Path, kind: str, config: dict[st
     torch.manual_seed(5)
     if kind == "llama":
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    elif kind == "vit":
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**VIT))
+    elif kind == "whisper":
+        model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**WHISPER))
     else:
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
     # A base is also saved without the prefix that the full model has.
-    (model if prefixed or kind == "llama" else model.transformer).save_pretrained(folder / "base")
+    (model if prefixed or kind != "gpt2" else model.transformer).save_pretrained(folder / "base")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=6, lora_alpha=9, **config))
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     adapted.save_pretrained(folder / "lora", safe_serialization=prefixed)
-    wanted = adapted.merge_and_unload().state_dict()
+    merged = adapted.merge_and_unload()
+    wanted = merged.state_dict()
+    if kind == "vit":
+        # Its names in files are others than in memory.
+        merged.save_pretrained(folder / "wanted")
+        wanted = safetensors_torch.load_file(folder / "wanted" / "model.safetensors")
     found = passthrough(ingot, folder, f"{folder / 'base'}+{folder / 'lora'}", dtype=None)
-    start = "" if prefixed or kind == "llama" else "transformer."
-    tied = {"lm_head.weight"} if kind == "gpt2" else set()
+    start = "" if prefixed or kind != "gpt2" else "transformer."
+    tied = {"gpt2": {"lm_head.weight"}, "whisper": {"proj_out.weight"}}.get(kind, set())
     assert {start + name for name in found} == wanted.keys() - tied
     for name, tensor in found.items():
         assert torch.allclose(tensor, wanted[start + name], rtol=1e-5, atol=1e-6), name
+
+
+def test_adapter_on_a_document(ingot: Command, folder: Path) -> None:
+    """`document+adapter` is the adapter on the document's result, as if that had been merged first; and the merge can be run again."""
+    tensors = base_tensors()
+    one = write_base(folder / "one", tensors)
+    two = write_base(folder / "two", {name: tensor + torch.randn_like(tensor) * 0.1 for name, tensor in tensors.items()})
+    a, b = pair(300, 500)
+    magnitude = torch.rand(300) + 0.5
+    content = {f"{Q}.lora_A.weight": a, f"{Q}.lora_B.weight": b, f"{Q}.lora_magnitude_vector": magnitude}
+    adapter = write_adapter(folder / "lora", content, use_dora=True)
+    mean = {"merge_method": "linear", "dtype": "float32", "models": [{"model": str(m), "parameters": {"weight": 1}} for m in (one, two)]}
+    last: dict[str, Any] = {"merge_method": "linear", "dtype": "float32"}
+
+    def final(model: object) -> dict[str, Any]:
+        return {**last, "models": [{"model": model, "parameters": {"weight": 0.75}}, {"model": str(one), "parameters": {"weight": 0.25}}]}
+
+    (folder / "mean.yml").write_text(json.dumps(mean))
+    ingot.merge(folder / "mean.yml", folder / "mean")
+    (folder / "apart.yml").write_text(json.dumps(final(f"{folder / 'mean'}+{adapter}")))
+    wanted = ingot.merge(folder / "apart.yml", folder / "wanted")
+    weight = (tensors[f"{Q}.weight"] + safetensors_torch.load_file(two / "model.safetensors")[f"{Q}.weight"]).double() / 2
+    adapted = dora(weight, 2 * (b.double() @ a.double()), magnitude, 1)
+    found = safetensors_torch.load_file(folder / "wanted" / "model.safetensors")[f"{Q}.weight"]
+    assert close(found, 0.75 * adapted + 0.25 * tensors[f"{Q}.weight"])
+    for number, model in enumerate([f"mean+{adapter}", {"model": "mean", "lora": str(adapter)}]):
+        text = f"{json.dumps({'name': 'mean', **mean})}\n---\n{json.dumps(final(model))}\n"
+        (folder / "graph.yml").write_text(text)
+        out = folder / f"out{number}"
+        assert ingot.merge(folder / "graph.yml", out, "--threads", number + 1).digests == wanted.digests
+        assert "reproduced: 7 tensors" in ingot("reproduce", out).stdout
+    assert "lora" in (folder / "out0" / "README.md").read_text()
+    plan = json.loads(ingot("plan", folder / "graph.yml", "--json").stdout)
+    assert [stage["name"] for stage in plan["stages"]] == ["mean"]

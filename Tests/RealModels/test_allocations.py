@@ -32,11 +32,7 @@ def models(session_folder: Path) -> dict[int, list[Path]]:
     return made
 
 
-# One allocation for each block, not found yet: mended when this fails.
-KNOWN = {"arcee_fusion": pytest.mark.xfail(strict=True, reason="allocates once for each block")}
-
-
-@pytest.mark.parametrize("method", [pytest.param(method, marks=KNOWN.get(method, ())) for method in synthetic.METHODS])
+@pytest.mark.parametrize("method", synthetic.METHODS)
 @pytest.mark.parametrize("threads", SLACK)
 def test_twice_the_tiles_the_same_allocations(
     ingot: Command, counter: Preload, models: dict[int, list[Path]], folder: Path, method: str, threads: int

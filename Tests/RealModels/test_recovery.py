@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -103,8 +104,19 @@ def resume(ingot: Command, method: str, models: list[Path], out: Path, settings:
     return record
 
 
+@pytest.fixture(scope="module")
+def kills() -> Iterator[list[tuple[int, int]]]:
+    """For each kill at random: how many tensors the journal had, and how many there are."""
+    seen: list[tuple[int, int]] = []
+    yield seen
+    between = sum(1 for done, count in seen if 0 < done < count)
+    print(f"\n{len(seen)} kills, {between} of them between the first and the last tensor of the journal")
+
+
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: int) -> None:
+def test_killed_at_random(
+    ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, kills: list[tuple[int, int]], number: int
+) -> None:
     choices = random.Random(number)
     method = METHODS[number % len(METHODS)]
     expected, out = whole(method), folder / "out"
@@ -119,6 +131,8 @@ def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[s
         process.kill()
         code, _, stderr = end(process)
         assert code in (-signal.SIGKILL, 0), stderr
+        if code == -signal.SIGKILL:
+            kills.append((len(journalled(journal.parent)), len(SHAPES)))
         if assert_absent_or_whole(out, expected):
             break
     else:
@@ -126,6 +140,80 @@ def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[s
     assert weights.output_files(out) == expected
     assert_nothing_left_beside(out)
     ingot("verify", out)
+
+
+def derived_models(folder: Path) -> tuple[Path, Path]:
+    """An FP8 checkpoint and an adapter on it: everything that a merge of them reads is computed."""
+    torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+    files = pytest.importorskip("safetensors.torch")
+    torch.manual_seed(2)
+    tensors, adapter = {}, {}
+    for layer in range(12):
+        name = f"model.layers.{layer}.mlp.up_proj"
+        tensors[f"{name}.weight"] = (torch.randn(384, 512) * 0.5).to(torch.float8_e4m3fn)
+        tensors[f"{name}.weight_scale_inv"] = torch.rand(3, 4) + 0.1
+        adapter[f"base_model.model.{name}.lora_A.weight"] = torch.randn(4, 512)
+        adapter[f"base_model.model.{name}.lora_B.weight"] = torch.randn(384, 4)
+    base, lora = folder / "fp8", folder / "lora"
+    for place in (base, lora):
+        place.mkdir()
+    files.save_file(tensors, base / "model.safetensors")
+    quantisation = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (base / "config.json").write_text(json.dumps({"model_type": "test", "quantization_config": quantisation}))
+    files.save_file(adapter, lora / "adapter_model.safetensors")
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    return base, lora
+
+
+def test_killed_with_decoded_and_adapted_inputs(ingot: Command, folder: Path) -> None:
+    """What finished before the kill is used again, the rest is computed under other settings: the bytes are those of one run."""
+    base, lora = derived_models(folder)
+    entries = [{"model": f"{base}+{lora}", "parameters": {"weight": 0.5}}, {"model": str(base), "parameters": {"weight": 0.75}}]
+    recipe = folder / "r.yml"
+    recipe.write_text(json.dumps({"merge_method": "linear", "models": entries, "parameters": {"normalize": False}}))
+    ingot("merge", recipe, folder / "whole", "--sync", "none", "--threads", 3)
+    expected = weights.output_files(folder / "whole")
+    out, partial = folder / "out", folder / "out.partial"
+    for lines in (1, 5):
+        process = ingot.start("merge", "--resume", recipe, out, "--threads", 1, "--memory", "2MiB", "--sync", "none")
+        if wait_for_lines(process, partial / ".ingot-journal", lines):
+            process.kill()
+        code, _, stderr = end(process)
+        assert code in (-signal.SIGKILL, 0), stderr
+    if not out.exists():
+        finished = journalled(partial)
+        assert finished
+        ingot("merge", "--resume", recipe, out, "--sync", "none", "--isa", "scalar")
+        assert Record(out).run["resumed_tensors"] == len(finished)
+    assert weights.output_files(out) == expected
+    ingot("verify", out)
+
+
+def test_an_adapter_that_changed_does_not_resume(ingot: Command, folder: Path) -> None:
+    base, lora = derived_models(folder)
+    # The last tensor is not finite: the run stops there, and leaves what it has.
+    content = weights.read_file(lora / "adapter_model.safetensors", writable=True)
+    last = content["base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"].data
+    last[:4] = (0, 0, 0xC0, 0x7F)
+    recipe = folder / "r.yml"
+    entries = [{"model": f"{base}+{lora}", "parameters": {"weight": 1}}]
+    recipe.write_text(json.dumps({"merge_method": "linear", "dtype": "float32", "models": entries}))
+    assert "NaN" in ingot("merge", recipe, folder / "out", "--sync", "none", exit_code=None).stderr
+    assert (folder / "out.partial").exists()
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 9}))
+    refused = ingot("merge", "--resume", recipe, folder / "out", "--sync", "none", exit_code=None)
+    assert refused.returncode != 0
+    assert "the sources" in refused.stderr or "changed" in refused.stderr, refused.stderr
+    assert "NaN" not in refused.stderr
+    assert not (folder / "out").exists()
+
+
+def test_most_kills_came_in_the_middle(kills: list[tuple[int, int]]) -> None:
+    """Else the test above would show little: kills before the first tensor and after the last are the easy ones."""
+    if len(kills) < KILLS:
+        pytest.skip("runs behind the kills at random")
+    between = sum(1 for done, count in kills if 0 < done < count)
+    assert between >= KILLS * (0.6 if KILLS >= 100 else 0.4), f"{between} of {len(kills)}"
 
 
 # Every step

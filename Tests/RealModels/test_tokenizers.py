@@ -384,7 +384,6 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "beyond": ("expected an integer", lambda m: edited(m, lambda t: t["model"]["vocab"].update(zzz=10**30))),
     "shared number": ("have one number, 300", lambda m: edited(m, lambda t: t["model"]["vocab"].update(zzz=300))),
     "twice": ("is there twice", lambda m: edited(m, lambda t: t["added_tokens"].append(t["added_tokens"][0]))),
-    "gap": ("leave gaps", lambda m: edited(m, lambda t: t["model"]["vocab"].update(zzz=390))),
     "twice in the text": (
         "is there twice",
         lambda m: (m / "tokenizer.json").write_text(
@@ -458,3 +457,256 @@ def test_every_thread_count_gives_the_same(ingot: Command, make: Make, folder: P
     digests = [ingot.merge(path, folder / f"out{threads}", "--threads", threads).digests for threads in (1, 3, 8)]
     assert digests[0] == digests[1] == digests[2]
     ingot("verify", folder / "out1")
+
+
+def test_gaps_take_new_tokens(ingot: Command, make: Make, folder: Path) -> None:
+    """Numbers that nobody uses: new tokens come behind the highest, and the library gives every token the number that its row has."""
+    first, second = train("bpe", 1, 380, SPECIAL), train("bpe", 2, 380, SPECIAL)
+    a, b = make("a", 1, first, rows=400), make("b", 2, second)
+    edited(a, lambda t: t["model"]["vocab"].update(zzz=389, zzzz=394))
+    ingot.merge(recipe(folder, {a: 1.0, b: 0.0}, tokenizer_source="union"), folder / "out")
+    merged = tokenizers.Tokenizer.from_file(str(folder / "out" / "tokenizer.json"))
+    vocabulary = merged.get_vocab()
+    for token, number in first.get_vocab().items():
+        assert vocabulary[token] == number
+    assert vocabulary["zzz"] == 389
+    assert vocabulary["zzzz"] == 394
+    new = [token for token in second.get_vocab() if token not in first.get_vocab()]
+    assert new
+    assert sorted(vocabulary[token] for token in new) == list(range(395, 395 + len(new)))
+    assert sorted(vocabulary.values()) == list(range(395 + len(new)))
+    load(folder / "out")
+    rows, donor = weights_of(folder / "out")["model.embed_tokens.weight"], weights_of(b)["model.embed_tokens.weight"]
+    for token in new:
+        assert np.array_equal(rows[vocabulary[token]], donor[second.get_vocab()[token]])
+    # Rows of gaps stay what they are.
+    assert np.array_equal(rows[380:395], weights_of(a)["model.embed_tokens.weight"][380:395])
+
+
+def test_numbers_in_configs_follow_their_tokens(ingot: Command, make: Make, folder: Path) -> None:
+    """A tokenizer from another model: config.json and generation_config.json name the same tokens by their new numbers."""
+    first, second = train("bpe", 1, 380, SPECIAL), train("bpe", 2, 380, ["<pad>", "<odd>", *reversed(SPECIAL)])
+    first.add_special_tokens(["<only here>"])
+    a, b = make("a", 1, first), make("b", 2, second)
+    old, new = first.get_vocab(), second.get_vocab()
+    only = old["<only here>"]
+    config = json.loads((a / "config.json").read_text())
+    config |= {"bos_token_id": old["<s>"], "eos_token_id": [old["</s>"], old["<s>"]], "pad_token_id": None, "image_token_index": only}
+    config |= {"text_config": {"eos_token_id": old["</s>"]}, "vision_config": {"bos_token_id": old["<s>"]}, "sep_token_id": only}
+    (a / "config.json").write_text(json.dumps(config))
+    said = {"eos_token_id": old["</s>"], "suppress_tokens": [old["<s>"]], "forced_decoder_ids": [[1, old["</s>"]]], "top_k": old["<s>"]}
+    (a / "generation_config.json").write_text(json.dumps(said))
+    other = json.loads((b / "config.json").read_text()) | {"sep_token_id": new["<odd>"]}
+    (b / "config.json").write_text(json.dumps(other))
+    path = recipe(folder, {a: 1.0, b: 0.0}, base_model=str(a), tokenizer_source=str(b))
+    result = ingot("merge", path, folder / "out", "--sync", "none")
+    written = json.loads((folder / "out" / "config.json").read_text())
+    assert written["bos_token_id"] == new["<s>"] != old["<s>"]
+    assert written["eos_token_id"] == [new["</s>"], new["<s>"]]
+    assert written["pad_token_id"] is None
+    assert written["text_config"]["eos_token_id"] == new["</s>"]
+    assert written["vision_config"]["bos_token_id"] == old["<s>"], "a tower has numbers of its own"
+    # A token that the output lacks: the tokenizer's own model knows, or nobody does and that is said.
+    assert written["sep_token_id"] == new["<odd>"]
+    assert written["image_token_index"] == only
+    assert "image_token_index is" in result.stderr
+    assert "check it" in result.stderr
+    generation = json.loads((folder / "out" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == new["</s>"]
+    assert generation["suppress_tokens"] == [new["<s>"]]
+    assert generation["forced_decoder_ids"] == [[1, new["</s>"]]]
+    assert generation["top_k"] == old["<s>"]
+    # The base's own tokenizer moves nothing.
+    ingot.merge(recipe(folder, {a: 1.0, b: 0.0}, base_model=str(a), tokenizer_source="union"), folder / "same")
+    assert (folder / "same" / "generation_config.json").read_bytes() == (a / "generation_config.json").read_bytes()
+    kept = json.loads((folder / "same" / "config.json").read_text())
+    assert {key: kept[key] for key in config if key.endswith(("_id", "_index"))} == {
+        key: config[key] for key in config if key.endswith(("_id", "_index"))
+    }
+
+
+# SentencePiece alone
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
+    return out + bytes([value])
+
+
+def message(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def pieces(texts: list[str], kind: int = 2) -> bytes:
+    """A SentencePiece model, as its protocol buffer says."""
+    made = b""
+    for number, text in enumerate(texts):
+        made += message(1, message(1, text.encode()) + varint(2 << 3 | 5) + np.float32(-number).tobytes() + varint(3 << 3) + varint(1))
+    return made + message(2, varint(3 << 3) + varint(kind) + varint(4 << 3) + varint(len(texts))) + message(3, message(1, b"identity"))
+
+
+def sentence_piece(model: Path, texts: list[str], added: dict[str, int] | None = None, kind: int = 2) -> None:
+    """Gives a model a tokenizer of SentencePiece's alone."""
+    for file in [*model.glob("*token*"), *model.glob("chat_template*")]:
+        file.unlink()
+    (model / "tokenizer.model").write_bytes(pieces(texts, kind))
+    decoder = {str(number): {"content": text, "special": True} for text, number in (added or {}).items()}
+    (model / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": decoder}))
+
+
+@pytest.fixture
+def pieced(make: Make) -> tuple[Path, Path]:
+    """Two models with SentencePiece tokenizers of which each knows tokens that the other lacks."""
+    made = train("bpe", 1, 300, SPECIAL)
+    a, b = make("a", 1, made, rows=64), make("b", 2, made, rows=80)
+    first = ["<unk>", "<s>", "</s>", *(f"▁w{i}" for i in range(60))]
+    sentence_piece(a, first, {"<s>": 1, "<|x|>": 63})
+    sentence_piece(b, [*first[:3], *(f"▁w{59 - i}" for i in range(40))], {"<|x|>": 43, "<|y|>": 44})
+    return a, b
+
+
+def test_a_sentence_piece_tokenizer_is_carried(ingot: Command, pieced: tuple[Path, Path], folder: Path) -> None:
+    a, b = pieced
+    for source in ["base", str(a)]:
+        ingot.merge(recipe(folder, {a: 0.5, b: 0.5}, base_model=str(a), tokenizer_source=source), folder / "out", "--force")
+        for name in ["tokenizer.model", "tokenizer_config.json"]:
+            assert (folder / "out" / name).read_bytes() == (a / name).read_bytes()
+        rows = weights_of(folder / "out")["model.embed_tokens.weight"]
+        one, two = (weights_of(model)["model.embed_tokens.weight"] for model in (a, b))
+        assert rows.shape == (64, 32)
+        # By text: w0 is piece 3 of a and 62 of b, which has only 43 pieces; w59 is piece 62 of a and 3 of b.
+        assert np.array_equal(rows[3], one[3])
+        assert np.allclose(rows[62], (one[62] + two[3]) / 2, rtol=1e-6)
+        assert np.allclose(rows[63], (one[63] + two[43]) / 2, rtol=1e-6)
+        assert json.loads((folder / "out" / "config.json").read_text())["vocab_size"] == 64
+
+
+def test_union_with_sentence_piece(ingot: Command, make: Make, pieced: tuple[Path, Path], folder: Path) -> None:
+    a, b = pieced
+    result = ingot("merge", recipe(folder, {a: 0.5, b: 0.5}, tokenizer_source="union"), folder / "out", exit_code=None)
+    assert result.returncode != 0
+    assert "the tokenizer is tokenizer.model, expected tokenizer.json" in result.stderr
+    assert "save_pretrained" in result.stderr
+    assert not (folder / "out.partial").exists()
+    # The same tokenizer in both: nothing is new.
+    sentence_piece(b, ["<unk>", "<s>", "</s>", *(f"▁w{i}" for i in range(60))], {"<s>": 1, "<|x|>": 63})
+    ingot.merge(recipe(folder, {a: 1.0, b: 0.0}, tokenizer_source="union"), folder / "out")
+    assert np.array_equal(*(weights_of(model)["model.embed_tokens.weight"] for model in (folder / "out", a)))
+    # A tokenizer.json of the same kind takes the pieces as new tokens.
+    c = make("c", 3, train("bpe", 3, 300, SPECIAL))
+    ingot.merge(recipe(folder, {c: 1.0, a: 0.0}, tokenizer_source="union"), folder / "mixed")
+    merged = tokenizers.Tokenizer.from_file(str(folder / "mixed" / "tokenizer.json")).get_vocab()
+    rows, donor = (weights_of(model)["model.embed_tokens.weight"] for model in (folder / "mixed", a))
+    assert np.array_equal(rows[merged["▁w7"]], donor[10])
+    assert np.array_equal(rows[merged["<|x|>"]], donor[63])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "no SentencePiece model"),
+        ("tokenizer.model", pieces(["a", "b"], 4), "of the kind 4"),
+        ("tekken.json", b"{}", "tekken.json alone"),
+        ("sentencepiece.bpe.model", pieces(["a"]), "sentencepiece.bpe.model alone"),
+    ],
+)
+def test_other_tokenizers_alone(ingot: Command, make: Make, folder: Path, name: str, content: bytes, found: str) -> None:
+    a = make("a", 1, train("bpe", 1, 300, SPECIAL))
+    for file in a.glob("*token*"):
+        file.unlink()
+    (a / name).write_bytes(content)
+    result = ingot("plan", recipe(folder, {a: 1.0}, tokenizer_source="base"), exit_code=None)
+    assert result.returncode not in (0, 70)
+    assert found in result.stderr
+    assert "save_pretrained" in result.stderr
+
+
+# With other parts of a recipe
+
+
+def test_rule_takes_an_embedding_of_another_size(ingot: Command, make: Make, folder: Path) -> None:
+    """`from:` gives one model's rows in the output's order, however many it has."""
+    first, second = train("bpe", 1, 400, SPECIAL), train("bpe", 2, 380, SPECIAL)
+    a, b = make("a", 1, first), make("b", 2, second)
+    rules = [{"match": "*embed_tokens*", "from": str(b)}]
+    ingot.merge(recipe(folder, {a: 1.0, b: 0.0}, tokenizer_source="union", tensors=rules), folder / "out")
+    merged = tokenizers.Tokenizer.from_file(str(folder / "out" / "tokenizer.json")).get_vocab()
+    rows, donor, base = (weights_of(model)["model.embed_tokens.weight"] for model in (folder / "out", b, a))
+    for token, number in merged.items():
+        own = second.get_vocab().get(token)
+        assert np.array_equal(rows[number], base[first.get_vocab()[token]] if own is None else donor[own]), token
+    heads = [weights_of(model)["lm_head.weight"] for model in (folder / "out", a)]
+    assert np.array_equal(heads[0][: len(heads[1])], heads[1])
+
+
+def test_documents_with_tokenizers(ingot: Command, make: Make, folder: Path) -> None:
+    """A document's merged vocabulary is that of its result, for the document that reads it as for a model on disk."""
+    first, second, third = train("bpe", 1, 400, SPECIAL), train("bpe", 2, 380, SPECIAL), train("bpe", 3, 390, SPECIAL)
+    a, b, c = make("a", 1, first), make("b", 2, second), make("c", 3, third)
+    stage = {"merge_method": "linear", "tokenizer_source": "union"}
+    stage["models"] = [{"model": str(a), "parameters": {"weight": 0.5}}, {"model": str(b), "parameters": {"weight": 0.5}}]
+    last = {"merge_method": "linear", "tokenizer": {"source": "union", "pad_to_multiple_of": 64}}
+
+    def final(name: object) -> dict[str, Any]:
+        entries = [{"model": str(name), "parameters": {"weight": 0.25}}, {"model": str(c), "parameters": {"weight": 0.75}}]
+        return {**last, "models": entries}
+
+    for number, content in enumerate([stage, final(folder / "one")]):
+        write_recipe(folder / f"{number}.yml", **content)
+    ingot.merge(folder / "0.yml", folder / "one")
+    apart = ingot.merge(folder / "1.yml", folder / "two")
+    documents = [{"name": "both", **stage}, final("both")]
+    (folder / "graph.yml").write_text("\n---\n".join(json.dumps(document) for document in documents))
+    for index, more in enumerate([(), ("--stage-placement", "stored")][:1]):
+        together = ingot.merge(folder / "graph.yml", folder / f"graph{index}", *more)
+        assert together.digests == apart.digests
+        for file in ["tokenizer.json", "config.json", "tokenizer_config.json"]:
+            assert (folder / f"graph{index}" / file).read_bytes() == (folder / "two" / file).read_bytes()
+    load(folder / "graph0")
+
+
+@pytest.mark.parametrize("kind", ["bart", "phi"])
+def test_biases_of_tokens(ingot: Command, make: Make, folder: Path, kind: str) -> None:
+    """`final_logits_bias` [1, V] and `lm_head.bias` [V] move along with the rows."""
+    first, second = train("bpe", 1, 400, SPECIAL), train("bpe", 2, 380, SPECIAL)
+    paths = []
+    for seed, made in enumerate([first, second]):
+        torch.manual_seed(seed)
+        size = made.get_vocab_size()
+        if kind == "bart":
+            config = transformers.BartConfig(
+                vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+                forced_eos_token_id=1, decoder_start_token_id=1,
+            )  # fmt: skip
+            model: Any = transformers.BartForConditionalGeneration(config)
+            model.final_logits_bias.copy_(torch.randn(1, size))
+            bias = "final_logits_bias"
+        else:
+            config = transformers.PhiConfig(
+                vocab_size=size, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0,
+                eos_token_id=1,
+            )  # fmt: skip
+            model = transformers.PhiForCausalLM(config)
+            bias = "lm_head.bias"
+            torch.nn.init.normal_(model.lm_head.bias)
+        path = folder / f"m{seed}"
+        model.save_pretrained(path)
+        transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>").save_pretrained(path)
+        paths.append(path)
+    a, b = paths
+    ingot.merge(recipe(folder, {a: 0.25, b: 0.75}, tokenizer={"pad_to_multiple_of": 64}), folder / "out")
+    merged = tokenizers.Tokenizer.from_file(str(folder / "out" / "tokenizer.json")).get_vocab()
+    found, one, two = (weights_of(model)[bias].reshape(-1) for model in (folder / "out", a, b))
+    assert found.size == json.loads((folder / "out" / "config.json").read_text())["vocab_size"]
+    assert found.size % 64 == 0
+    for token, number in merged.items():
+        places = [one[first.get_vocab()[token]] if token in first.get_vocab() else None]
+        places.append(two[second.get_vocab()[token]] if token in second.get_vocab() else None)
+        own, other = (value if value is not None else next(v for v in places if v is not None) for value in places)
+        assert np.isclose(found[number], 0.25 * own + 0.75 * other, rtol=1e-5, atol=1e-7), token
+    loaded = getattr(transformers, json.loads((a / "config.json").read_text())["architectures"][0])
+    _, problems = loaded.from_pretrained(folder / "out", output_loading_info=True)
+    assert not any(problems[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), problems

@@ -3,11 +3,13 @@
     scripts/setup bench
     .venv-bench/bin/python benchmarks/versus_mergekit/accuracy.py --ingot PATH/TO/ingot
 
-Both programs run the same recipe on the same small checkpoints, once with dtype bfloat16 and once with float32. The reference is numpy in
-float64, from the published formulas with mergekit's defaults. Errors are norms over all tensors, relative to the norm of the merged
+Both programs run the same recipe on the same checkpoints, with dtype bfloat16 and with float32. The reference is numpy in float64, from the
+published formulas with mergekit's defaults, one tensor at a time. Errors are norms over all tensors, relative to the norm of the merged
 change (reference less base): what a merge is about. Where several elements of a task vector have the magnitude at which it is cut, which
 of them stay is arbitrary, and so is the sign where a vote is even; those elements are left out, and their share is shown. Random methods
-draw other masks in the two programs and have no elements to compare.
+draw other masks in the two programs and have no elements to compare, and arcee_fusion samples its quartiles there.
+
+`--preset large` is the 1.1B set of the benchmark; `--every 4` then compares every fourth tensor of each kind, which is enough.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,29 +32,40 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Tensors = dict[str, Array]
 
 WEIGHTS = (0.5, 0.3, 0.2)
-DENSITY, GAMMA, T = 0.5, 0.01, 0.4
+DENSITY, GAMMA, T, NEAR = 0.5, 0.01, 0.4, 0.001
 
 
-def load(directory: Path) -> Tensors:
-    """Every tensor of a BF16 or F32 checkpoint in float64."""
-    tensors: Tensors = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        for name, entry in json.loads(data[8 : 8 + length]).items():
-            if name == "__metadata__":
-                continue
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            if entry["dtype"] == "BF16":
-                bits = np.frombuffer(data[begin:end], dtype="<u2").astype(np.uint32) << 16
-                values = bits.view(np.float32)
-            else:
-                values = np.frombuffer(data[begin:end], dtype="<f4")
-            tensors[name] = values.astype(np.float64).reshape(entry["shape"])
-    return tensors
+class Checkpoint:
+    """The tensors of a BF16 or F32 checkpoint, each read when it is asked for, in float64."""
+
+    def __init__(self, directory: Path) -> None:
+        self.places: dict[str, tuple[Path, int, str, tuple[int, ...]]] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    self.places[name] = (path, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
+
+    def __getitem__(self, name: str) -> Array:
+        path, offset, dtype, shape = self.places[name]
+        raw = np.memmap(path, dtype="<u2" if dtype == "BF16" else "<f4", mode="r", offset=offset, shape=shape)
+        values = (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw
+        return values.astype(np.float64)
+
+    def names(self, every: int) -> list[str]:
+        """Every `every`-th tensor of each kind: names that differ in their numbers alone are of one kind."""
+        kinds: dict[str, int] = {}
+        chosen = []
+        for name in self.places:
+            kind = re.sub(r"\d+", "#", name)
+            if kinds.setdefault(kind, 0) % every == 0:
+                chosen.append(name)
+            kinds[kind] += 1
+        return chosen
 
 
 # Each reference gives the result, and which elements have one result only.
@@ -78,16 +92,22 @@ def task_arithmetic(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
     return whole(base + sum((w * (x - base) for w, x in zip(WEIGHTS, tuned)), np.zeros_like(base)))
 
 
-def cut(delta: Array, drop: int, keep: int) -> tuple[Array, Mask]:
-    """Drops the `drop` largest magnitudes and keeps the next `keep`; true where that is no matter of taste."""
+def cut(delta: Array, drop: int, keep: int, tolerance: float = 0) -> tuple[Array, Mask]:
+    """Drops the `drop` largest magnitudes and keeps the next `keep`; true where that is no matter of taste, or of float32."""
     magnitude = np.abs(delta).ravel()
-    order = np.argsort(-magnitude, kind="stable")
-    kept = np.zeros(magnitude.shape, dtype=np.bool_)
-    kept[order[drop : drop + keep]] = True
+    ranks = [rank for rank in (drop, drop + keep) if 0 < rank < magnitude.size]
+    places = sorted({magnitude.size - rank - step for rank in ranks for step in (0, 1)} & set(range(magnitude.size)))
+    ordered = np.partition(magnitude, places) if places else magnitude
+    kept = np.ones(magnitude.shape, dtype=np.bool_)
     certain = np.ones(magnitude.shape, dtype=np.bool_)
-    for place in (drop, drop + keep):
-        if 0 < place < magnitude.size and magnitude[order[place - 1]] == magnitude[order[place]]:
-            certain &= magnitude != magnitude[order[place]]
+    for rank in ranks:
+        # The smallest magnitude above the cut, and the largest below it.
+        above, below = ordered[magnitude.size - rank], ordered[magnitude.size - rank - 1]
+        kept &= magnitude < above if rank == drop else magnitude >= above
+        if above - below <= tolerance * above:
+            certain &= np.abs(magnitude - above) > tolerance * above
+    if keep == 0:
+        kept[:] = False
     return np.where(kept.reshape(delta.shape), delta, 0), certain.reshape(delta.shape)
 
 
@@ -164,6 +184,53 @@ def karcher(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
     return whole((share * sum(norms) * mean).reshape(base.shape))
 
 
+def nuslerp(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
+    a, b = tuned[0], tuned[1]
+    t = WEIGHTS[1] / (WEIGHTS[0] + WEIGHTS[1])
+    angle = np.arccos(np.clip(float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b))), -1, 1))
+    if abs(np.sin(angle)) < 1e-8:
+        return whole((1 - t) * a + t * b)
+    return whole((np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle))
+
+
+def nearswap(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
+    share = np.clip(NEAR / np.maximum(np.abs(base - tuned[0]), 1e-6), 0, 1)
+    return whole(share * tuned[0] + (1 - share) * base)
+
+
+def agents(plus: bool) -> Callable[[Array, Sequence[Array]], tuple[Array, Mask]]:
+    """RAM and RAM+: changes of one model alone are added, shared ones averaged."""
+
+    def merge(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
+        deltas = np.stack([x - base for x in tuned])
+        active = np.abs(deltas) > 1e-5
+        count = active.sum(axis=0)
+        merged = np.where(count > 1, (deltas * active).sum(axis=0) / np.maximum(count, 1), 0)
+        for delta, own in zip(deltas, active):
+            unique, shared = int(np.sum(own & (count == 1))), int(np.sum(own & (count > 1)))
+            factor = 1 + 0.1 * min(max(shared / max(unique, 1e-5), 0), 0.2) if plus else 1
+            merged += factor * np.where(own & (count == 1), delta, 0)
+        return whole(base + merged)
+
+    return merge
+
+
+def sce(base: Array, tuned: Sequence[Array]) -> tuple[Array, Mask]:
+    deltas = np.stack([x - base for x in tuned])
+    variance = deltas.var(axis=0)
+    keep = int(np.float32(np.count_nonzero(variance)) * np.float32(DENSITY))
+    chosen, certain = cut(variance, 0, keep, tolerance=1e-6)
+    deltas = deltas * (chosen != 0)
+    energies = (deltas**2).reshape(len(tuned), -1).mean(axis=1)
+    total = float(energies.sum())
+    shares = (energies / total if total >= 1e-6 else np.full(len(tuned), 1 / len(tuned))).reshape(-1, *[1] * base.ndim)
+    vote = deltas.sum(axis=0)
+    certain &= (np.abs(vote) > 1e-6 * np.abs(deltas).sum(axis=0)) | ~deltas.any(axis=0)
+    agrees = np.sign(deltas) == np.where(vote >= 0, 1, -1)
+    weight = (shares * agrees).sum(axis=0)
+    return base + (shares * deltas * agrees).sum(axis=0) / np.maximum(weight, 1e-6), certain
+
+
 @dataclass(frozen=True)
 class Method:
     reference: Callable[[Array, Sequence[Array]], tuple[Array, Mask]]
@@ -184,6 +251,11 @@ METHODS = {
     "model_stock": Method(model_stock, weighted=False),
     "multislerp": Method(multislerp),
     "karcher": Method(karcher, base=False, weighted=False),
+    "nuslerp": Method(nuslerp, base=False, models=2),
+    "nearswap": Method(nearswap, models=1, weighted=False, settings={"t": NEAR}),
+    "ram": Method(agents(plus=False), weighted=False),
+    "ramplus_tl": Method(agents(plus=True), weighted=False),
+    "sce": Method(sce, weighted=False, settings={"select_topk": DENSITY}),
 }
 
 
@@ -206,35 +278,34 @@ def rounded(x: Array) -> Array:
     return (checkpoints.to_bfloat16(np.ascontiguousarray(x, dtype=np.float32)).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
-def norm(parts: Sequence[Array]) -> float:
-    return float(np.sqrt(sum(float(np.sum(part * part)) for part in parts)))
+def squares(x: Array) -> float:
+    return float(np.sum(x * x))
 
 
-def measure(name: str, dtype: str, inputs: list[Tensors], ours: Tensors, theirs: Tensors) -> dict[str, float]:
+def measure(
+    name: str, dtype: str, names: Sequence[str], inputs: Sequence[Checkpoint], ours: Checkpoint, theirs: Checkpoint
+) -> dict[str, float]:
     method = METHODS[name]
-    errors: dict[str, list[Array]] = {"ours": [], "theirs": [], "once": []}
-    change: list[Array] = []
+    sums = dict.fromkeys(("ours", "theirs", "once", "change"), 0.0)
     different = elements = counted = 0
     largest = 0.0
-    for tensor, base in inputs[0].items():
+    for tensor in names:
+        base = inputs[0][tensor]
         reference, certain = method.reference(base, [model[tensor] for model in inputs[1 : method.models + 1]])
         a, b = ours[tensor][certain], theirs[tensor][certain]
         expected = reference[certain]
-        errors["ours"].append(a - expected)
-        errors["theirs"].append(b - expected)
-        errors["once"].append((rounded(expected) if dtype == "bfloat16" else expected.astype(np.float32).astype(np.float64)) - expected)
-        change.append(expected - base[certain])
+        sums["ours"] += squares(a - expected)
+        sums["theirs"] += squares(b - expected)
+        sums["once"] += squares((rounded(expected) if dtype == "bfloat16" else expected.astype(np.float32).astype(np.float64)) - expected)
+        sums["change"] += squares(expected - base[certain])
         different += int(np.count_nonzero(a != b))
         largest = max(largest, float(np.max(np.abs(a - b), initial=0)))
         counted += a.size
         elements += base.size
-    scale = norm(change)
     return {
         "different": different / counted,
         "largest": largest,
-        "ours": norm(errors["ours"]) / scale,
-        "theirs": norm(errors["theirs"]) / scale,
-        "once": norm(errors["once"]) / scale,
+        **{part: float(np.sqrt(sums[part] / sums["change"])) for part in ("ours", "theirs", "once")},
         "left_out": 1 - counted / elements,
     }
 
@@ -248,24 +319,30 @@ def run(command: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny", choices=("tiny", "small"), help="sizes of the models")
+    parser.add_argument("--preset", default="tiny", choices=("tiny", "small", "large"), help="sizes of the models")
+    parser.add_argument("--root", type=Path, help="where the checkpoints lie or are made; else a folder that is removed")
+    parser.add_argument("--work", type=Path, help="where outputs go, each removed when it has been compared")
+    parser.add_argument("--every", type=int, default=1, help="compare every N-th tensor of each kind")
     parser.add_argument("--ingot", default=shutil.which("ingot"), required=shutil.which("ingot") is None, help="the command")
     parser.add_argument("--mergekit", default=str(Path(sys.executable).parent / "mergekit-yaml"), help="the peer's command")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--dtypes", default="bfloat16,float32", help="comma-separated")
     options = parser.parse_args()
     print("| method | dtype | elements that differ | largest difference | error, Ingot | error, mergekit | rounding alone | left out |")
     print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(prefix="ingot-accuracy-") as temporary:
-        root = checkpoints.make(Path(temporary), options.preset)
-        inputs = [load(root / name) for name in ("base", "ft1", "ft2", "ft3")]
+    with tempfile.TemporaryDirectory(prefix="ingot-accuracy-", dir=options.work) as temporary:
+        root = checkpoints.make(options.root or Path(temporary), options.preset)
+        inputs = [Checkpoint(root / name) for name in ("base", "ft1", "ft2", "ft3")]
+        names = inputs[0].names(options.every)
         for name in options.methods.split(","):
-            for dtype in ("bfloat16", "float32"):
+            for dtype in options.dtypes.split(","):
                 folder = Path(temporary) / f"{name}-{dtype}"
                 folder.mkdir()
                 (folder / "recipe.yml").write_text(recipe(name, root, dtype), encoding="utf-8")
                 run([options.ingot, "merge", str(folder / "recipe.yml"), str(folder / "ours"), "--sync", "none"])
                 run([options.mergekit, str(folder / "recipe.yml"), str(folder / "theirs")])
-                found = measure(name, dtype, inputs, load(folder / "ours"), load(folder / "theirs"))
+                found = measure(name, dtype, names, inputs, Checkpoint(folder / "ours"), Checkpoint(folder / "theirs"))
+                shutil.rmtree(folder)
                 print(
                     f"| {name} | {dtype} | {100 * found['different']:.2f} % | {found['largest']:.2g} | {found['ours']:.2g} "
                     f"| {found['theirs']:.2g} | {found['once']:.2g} | {100 * found['left_out']:.2f} % |",

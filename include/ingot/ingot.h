@@ -27,7 +27,8 @@
  *   Structs      An extensible struct begins with struct_size (its size where the caller was compiled) and flags; use its _INIT.
  *                Zero always means "the default". A smaller struct is an older one: what it lacks is zero. A larger one, whose
  *                unknown part is not all zero, or an unknown flag, gives INGOT_E_UNSUPPORTED. A struct_size below 8 or above
- *                4096 gives INGOT_E_INVALID_ARGUMENT. Arrays of such structs are never passed: arrays of pointers are.
+ *                4096, or one that is no multiple of the struct's alignment, gives INGOT_E_INVALID_ARGUMENT. Arrays of such
+ *                structs are never passed: arrays of pointers are.
  *   Threads      Contexts serve one call at a time; a second call, from another thread or from inside a callback, returns
  *                INGOT_E_BUSY. All other objects are immutable and may be used from any thread at once, except that nobody may
  *                use an object while or after it is destroyed. "Any thread" below means: at any time, no locks needed.
@@ -37,6 +38,8 @@
  *   Manners      The library never prints, exits, aborts, installs signal handlers, sets environment variables or opens network
  *                connections. It reads INGOT_THREADS, INGOT_FORCE_ISA, HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
  *                XDG_CACHE_HOME and HOME; options win over them. (OpenMP and hwloc read their own OMP_* and HWLOC_*.)
+ *   Arithmetic   A call rounds to nearest, keeps subnormals and masks floating-point traps on its own thread too, and puts back what
+ *                it found: callbacks on that thread run in the same state.
  *   Same bytes   One recipe, one set of inputs and one seed give the same bytes for every number of threads, memory budget and
  *                instruction set, for all methods that work element by element.
  */
@@ -154,7 +157,8 @@ INGOT_API uint32_t ingot_isa_count(void);
 INGOT_API const char *INGOT_NULLABLE ingot_isa_name(uint32_t index);
 
 /* Returns every merge method as a JSON array, one object each: name, title, summary, reference, base, models, scopes, parameters
- * (name, summary, type, range, default, required, per_model, unit), notes. Borrowed, never freed. Any thread. Since 0.1. */
+ * (name, summary, type, range, default, required, per_model, unit), side_inputs (name, summary, form, required, per_model, list), notes.
+ * Borrowed, never freed. Any thread. Since 0.1. */
 INGOT_API const char *ingot_methods_json(void);
 
 /* ---- context: threads and memory ------------------------------------------------------------------------------------------ */
@@ -404,6 +408,21 @@ enum {
   INGOT_PLAN_NO_FILES = 2 /* a model that is neither in `models` nor opened by the resolver is an error: read no local file */
 };
 
+/* ingot_plan_options.numerics */
+enum {
+  INGOT_NUMERICS_OF_RECIPE = 0,
+  INGOT_NUMERICS_ONCE = 1,    /* float32 throughout, one rounding at the end */
+  INGOT_NUMERICS_STEPWISE = 2 /* rounds to the tensors' type after each documented step, as mergekit does; slower */
+};
+
+/* ingot_plan_options.missing: what becomes of tensors that some models lack */
+enum {
+  INGOT_MISSING_OF_RECIPE = 0,
+  INGOT_MISSING_ERROR = 1,
+  INGOT_MISSING_INTERSECTION = 2, /* they are left out */
+  INGOT_MISSING_UNION = 3         /* they are merged from the models that have them, or copied where the method needs more */
+};
+
 /* ingot_plan_options.shard_size_bytes for one file. */
 #define INGOT_SHARD_SIZE_UNLIMITED UINT64_MAX
 
@@ -415,8 +434,10 @@ typedef struct ingot_plan_options {
   const ingot_model *INGOT_NONNULL const *INGOT_NULLABLE models; /* `model_count` borrowed handles; the plan keeps what it needs */
   uint64_t model_count;
   const ingot_resolver *INGOT_NULLABLE resolver; /* consumed; NULL: models not in `models` are local files */
+  uint32_t numerics;                             /* INGOT_NUMERICS_*; takes the place of the recipe's */
+  uint32_t missing;                              /* INGOT_MISSING_*; takes the place of the recipe's */
 } ingot_plan_options;
-#define INGOT_PLAN_OPTIONS_INIT {(uint32_t)sizeof(ingot_plan_options), 0, 0, 0, NULL, 0, NULL}
+#define INGOT_PLAN_OPTIONS_INIT {(uint32_t)sizeof(ingot_plan_options), 0, 0, 0, NULL, 0, NULL, 0, 0}
 
 /* Makes a plan: opens every model, reads headers, checks all that can be checked before the first byte is written.
  *   context  one call at a time

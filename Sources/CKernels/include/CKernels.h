@@ -131,6 +131,39 @@ double ingotk_row_divergence(int32_t set, const float *base, const float *other,
 void ingotk_column_moments(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, double *sums, size_t n);
 void ingotk_column_combination(int32_t set, const float *x, const float *y, uint64_t first, size_t columns, const float *weights,
                                float *out, size_t n);
+/* base + f (x - base) with the factor f of the element's column; x itself where f is 1, base itself where the difference is 0. */
+void ingotk_scale_channels(int32_t set, const float *x, const float *factors, uint64_t first, size_t columns, const float *base, float *out,
+                           size_t n);
+
+/* Side inputs. Weights are never negative; a term whose weight is 0 (or NaN, where that is not the first) is skipped. */
+
+/* What of the weights counts: those of row r times scale[r], after a floor of floor[r] (added, or the least value). */
+typedef struct {
+  const double *scale;
+  const double *floor;
+  double least;
+  bool adds;
+} ingotk_weighting;
+
+/* The mean of the rows of x weighted by those of w; `fallback`, else the plain mean of x, where the weights' sum is not above `least`. All in
+ * f64, rounded once. */
+void ingotk_weighted_mean(int32_t set, ingotk_rows x, ingotk_rows w, size_t rows, ingotk_weighting weighting,
+                          const float *_Nullable fallback, float *out, size_t n);
+/* v d d 2^64 (v 2^64 without d) in f32, at least the smallest number above 0. */
+void ingotk_saliency(int32_t set, const float *v, const float *_Nullable d, float *out, size_t n);
+/* (v^power factor + epsilon) scale; 0 where `kept` (null: nowhere) is 0. Negative values count as 0. In f64, rounded once. */
+typedef struct {
+  double power, factor, epsilon, scale;
+} ingotk_preconditioner;
+void ingotk_precondition(int32_t set, const float *v, const float *_Nullable kept, ingotk_preconditioner how, float *out, size_t n);
+/* v[i] = rows[r] columns[c], element first + i of a matrix with so many columns. */
+void ingotk_outer_product(int32_t set, const float *rows, size_t row_count, const float *columns, size_t column_count, uint64_t first,
+                          float *out, size_t n);
+/* +1 where g x + lambda prior (r - x)^2 <= 0, else -1: set as the votes when it `begins`, else added to them. */
+void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, const float *prior, float lambda, bool begins, float *votes,
+                 size_t n);
+/* r + (x - base) where the vote is above 0, else r. */
+void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n);
 /* Rounding to F16 or BF16 after every step; other types round nothing. */
 void ingotk_round_to(int32_t set, int32_t dtype, float *x, size_t n);
 void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t rows, const float *weights, bool normalize,

@@ -99,7 +99,7 @@ struct StateDictReader {
         .format, "the tensor of shape \(shape) leaves its storage of \(storage.size) bytes", hint: "the file is damaged: fetch it again",
         subject: name)
     }
-    guard byteCount <= elements * width || byteCount <= CheckpointLimit.expandedBytes else {
+    guard byteCount <= elements * width || byteCount <= Limit.expandedBytes else {
       throw IngotError(
         .unsupported, "the tensor of shape \(shape) is expanded from a storage of \(storage.size) bytes", hint: "save it as contiguous()",
         subject: name)

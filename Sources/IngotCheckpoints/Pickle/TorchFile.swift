@@ -55,7 +55,7 @@ struct TorchFile {
     if let order = byName["\(folder)/byteorder"], try archive.read(order, limit: 16) != Array("little".utf8) {
       throw IngotError(.unsupported, "the tensors are not little-endian", subject: origin)
     }
-    let bytes = try archive.read(pickle, limit: CheckpointLimit.pickleBytes)
+    let bytes = try archive.read(pickle, limit: Limit.pickleBytes)
     var unpickler = Unpickler(bytes, place: "data.pkl", origin: origin)
     let root = try unpickler.load()
     guard unpickler.position == bytes.count else {
@@ -93,8 +93,8 @@ struct TorchFile {
       do throws(IngotError) {
         return try readLegacy(bytes, files, name, size: size, origin: origin, isShort: &isShort)
       } catch {
-        guard isShort, count < size, count < UInt64(CheckpointLimit.pickleBytes) else { throw error }
-        count = min(size, count * 4, UInt64(CheckpointLimit.pickleBytes))
+        guard isShort, count < size, count < UInt64(Limit.pickleBytes) else { throw error }
+        count = min(size, count * 4, UInt64(Limit.pickleBytes))
       }
     }
   }

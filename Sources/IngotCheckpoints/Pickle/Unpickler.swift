@@ -5,7 +5,7 @@ import IngotTensors
 ///
 /// A stack machine over the opcodes of `PickleOpcode`. Globals are looked up in `TorchGlobal`, a closed list; what Python would import
 /// and call is refused by its name and its byte position before anything else of it is looked at. Time and memory are linear in the
-/// pickle's length and bounded by `CheckpointLimit`.
+/// pickle's length and bounded by `Limit`.
 struct Unpickler {
   private let bytes: [UInt8]
   /// Where the pickle lies, for messages: "data.pkl" or the like.
@@ -50,7 +50,7 @@ struct Unpickler {
         return value
       }
       opcodes += 1
-      guard opcodes <= CheckpointLimit.pickleOpcodes else { throw refusal("more than \(CheckpointLimit.pickleOpcodes) opcodes") }
+      guard opcodes <= Limit.pickleOpcodes else { throw refusal("more than \(Limit.pickleOpcodes) opcodes") }
       try run(opcode)
     }
   }
@@ -150,7 +150,7 @@ struct Unpickler {
 
   private mutating func line() throws(IngotError) -> String {
     let start = position
-    let limit = min(bytes.count, start + CheckpointLimit.globalBytes)
+    let limit = min(bytes.count, start + Limit.globalBytes)
     guard let end = bytes[start..<limit].firstIndex(of: 0x0A) else {
       ranOut = limit == bytes.count
       throw failure("a name without an end")
@@ -288,7 +288,7 @@ struct Unpickler {
     let shape = size.compactMap(\.asInt)
     let strides = stride.compactMap(\.asInt)
     guard offset >= 0, shape.count == size.count, strides.count == stride.count, shape.count == strides.count,
-      shape.count <= CheckpointLimit.rank, shape.allSatisfy({ $0 >= 0 }), strides.allSatisfy({ $0 >= 0 })
+      shape.count <= Limit.rank, shape.allSatisfy({ $0 >= 0 }), strides.allSatisfy({ $0 >= 0 })
     else { throw failure("a tensor with unexpected extents or strides") }
     var dtype = storages[storage].dtype
     if version == 3 {

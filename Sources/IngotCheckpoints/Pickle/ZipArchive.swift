@@ -103,8 +103,8 @@ struct ZipArchive {
       offset = try record.number(8)
       limit = start
     }
-    guard here == count, count <= UInt64(CheckpointLimit.archiveEntries) else { throw damaged("\(count) entries", origin) }
-    guard offset <= limit, length == limit - offset, length <= UInt64(CheckpointLimit.archiveDirectoryBytes) else {
+    guard here == count, count <= UInt64(Limit.archiveEntries) else { throw damaged("\(count) entries", origin) }
+    guard offset <= limit, length == limit - offset, length <= UInt64(Limit.archiveDirectoryBytes) else {
       throw damaged("a directory of \(length) bytes at \(offset) that does not end at \(limit)", origin)
     }
     return (try files.read(file, offset: offset, count: Int(length)), offset, count)

@@ -1,22 +1,28 @@
 package import IngotCheckpoints
 package import IngotErrors
 internal import IngotJSON
+internal import IngotRecipes
 internal import IngotTensors
-
-extension StoredBytes: DerivedTensor {}
 
 /// The values of a tensor as f32, whatever they are stored as.
 struct FloatReader: Sendable {
   /// Elements that are read at once.
   private static let chunk = 1 << 13
 
-  let bytes: any DerivedTensor
+  private(set) var bytes: any DerivedTensor
   let dtype: DType
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   init(_ bytes: any DerivedTensor, _ dtype: DType) {
     self.bytes = bytes
     self.dtype = dtype
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> FloatReader {
+    var bound = self
+    bound.bytes = try bytes.bound(to: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   /// Fills `output` with the values from element `first` on.
@@ -71,30 +77,30 @@ final class FloatMatrix: @unchecked Sendable {
 ///
 /// L has a row for each row of W and is read along with it. R (rank × columns) is held for the last few modules of a model: the only memory that grows with
 /// the adapter. A sum goes over the rank in order, in f32, element by element, so the result does not depend on ranges.
-final class AdaptedTensor: DerivedTensor {
+struct AdaptedTensor: DerivedTensor {
   /// Modules whose R (and norms) are held.
   static let held = 3
   /// Columns for which R is gone through at once, so that it stays in the second-level cache.
   private static let panel = 1024
 
   struct Magnitude: Sendable {
-    let values: FloatReader
+    var values: FloatReader
     /// True when each column has its magnitude: weights whose rows are the inputs.
     let isByColumn: Bool
     let cache: RecentValues<[Float]>
   }
 
-  private let base: FloatReader
-  private let left: FloatReader?
-  private let right: FloatReader
+  private var base: FloatReader
+  private var left: FloatReader?
+  private var right: FloatReader
   private let rows: Int
   private let columns: Int
   private let rank: Int
   private let scale: Float
-  private let magnitude: Magnitude?
+  private var magnitude: Magnitude?
   private let cache: RecentValues<FloatMatrix>
   private let number: Int
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   /// `left` nil stands for a 1 (one row, rank 1). `number` tells the modules of one cache apart.
   init(
@@ -111,6 +117,16 @@ final class AdaptedTensor: DerivedTensor {
     self.magnitude = magnitude
     self.cache = cache
     self.number = number
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.base = try base.bound(to: run)
+    bound.left = try left?.bound(to: run)
+    bound.right = try right.bound(to: run)
+    if let magnitude { bound.magnitude?.values = try magnitude.values.bound(to: run) }
+    bound.kernels = run.kernels
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
@@ -248,23 +264,29 @@ private final class RowTable {
 }
 
 extension ProvidedModel {
+  /// The adapter_config.json beside an adapter's weights, and its path.
+  func adapterConfig(in files: any ModelFiles) throws(IngotError) -> (config: JSONValue, origin: String) {
+    let origin = files.displayPath + "/" + Adapter.configName
+    guard let bytes = try files.readWhole(Adapter.configName, limit: Limit.configBytes) else {
+      throw IngotError(.notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: path)
+    }
+    let config = try JSON.parse(bytes, origin: origin, options: .python)
+    _ = try config.requireObject(origin, in: origin)
+    return (config, origin)
+  }
+
   /// The model with a PEFT adapter applied to it while it is read. `files` are the adapter's, `name` is the reference that named this model.
   ///
   /// Throws `.notFound` without an adapter_config.json, and what `Adapter.init` throws.
   package func applying(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) -> ProvidedModel {
-    let configOrigin = files.displayPath + "/" + Adapter.configName
-    guard let bytes = try files.readWhole(Adapter.configName, limit: 16 << 20) else {
-      throw IngotError(
-        .notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: adapter.path)
-    }
-    let config = try JSON.parse(bytes, origin: configOrigin, options: .python)
-    _ = try config.requireObject(configOrigin, in: configOrigin)
+    let (config, configOrigin) = try adapter.adapterConfig(in: files)
     let readable = try adapter.readable()
     var model = try self.readable()
     let found = try Adapter(
-      readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin)
+      readable.checkpoint, config: config, base: model.checkpoint, baseName: name, origin: configOrigin,
+      compile: Self.namePattern)
     // The adapter's files and what is derived from them come behind the base's, so that every tensor has its place among one model's sources.
-    let first = model.checkpoint.shards.count
+    let first = model.sources.count
     let folder = adapter.path.split(separator: "/").last.map(String.init) ?? "adapter"
     var shards = readable.checkpoint.shards
     for index in shards.indices { shards[index].name = folder + "/" + shards[index].name }
@@ -277,6 +299,19 @@ extension ProvidedModel {
     var result = try builder.finish(notices: found.notices)
     result.adapter = ProvidedAdapter(path: adapter.path, isLocal: adapter.isLocal)
     return result
+  }
+}
+
+extension ProvidedModel {
+  /// A test of names from a regular expression, as recipes know them.
+  @Sendable
+  package static func namePattern(_ expression: String) throws(IngotError) -> @Sendable (String) -> Bool {
+    do throws(TensorPattern.Fault) {
+      let pattern = try TensorPattern("/\(expression)/")
+      return { pattern.matches($0) }
+    } catch {
+      throw IngotError(.unsupported, error.message)
+    }
   }
 }
 
@@ -337,7 +372,9 @@ private struct AdaptedModel {
         base: try reader(base), left: nil, right: try reader(own(shift)), rows: 1, columns: count, rank: 1, scale: scale, magnitude: nil,
         cache: matrices, number: number)
     case .lowRank(let update):
-      let shape = target.base.shape.dimensions
+      // A convolution's weight is a matrix whose rows are its outputs.
+      let rows = max(target.base.shape.dimensions.first ?? 1, 1)
+      let shape = [rows, try target.base.shape.elementCount() / rows]
       let left = update.isTurned ? try turned(update.a, number: 2 * number) : try reader(own(update.b))
       let right = update.isTurned ? try turned(update.b, number: 2 * number + 1) : try reader(own(update.a))
       let magnitude = try update.magnitude.map { (tensor) throws(IngotError) in

@@ -43,14 +43,14 @@ func floats(_ destination: UnsafeMutableRawBufferPointer, from start: Int, count
 }
 
 /// FP8 codes times the scales of their blocks, as f32. A read takes at most 112 KiB of scratch.
-final class ScaledTensor: DerivedTensor {
+struct ScaledTensor: DerivedTensor {
   /// Codes, and scales, that are read at once.
   private static let codes = 1 << 15
   private static let scales = 1 << 13
 
-  private let weight: StoredBytes
+  private var weight: StoredBytes
   private let weightType: DType
-  private let scale: StoredBytes
+  private var scale: StoredBytes
   private let scaleType: DType
   /// Rows of one matrix, and elements of a row.
   private let rows: Int
@@ -60,7 +60,7 @@ final class ScaledTensor: DerivedTensor {
   /// Scales of one matrix, along each axis.
   private let scaleRows: Int
   private let scaleColumns: Int
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   init(_ tensor: Decoding.Tensor, scale: CheckpointTensor, blockRows: Int, blockColumns: Int, of model: ProvidedModel) throws(IngotError) {
     weight = try StoredBytes(tensor.stored, of: model)
@@ -73,6 +73,14 @@ final class ScaledTensor: DerivedTensor {
     self.blockColumns = blockColumns
     scaleRows = (rows - 1) / blockRows + 1
     scaleColumns = (columns - 1) / blockColumns + 1
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.weight = try weight.bytes(of: run)
+    bound.scale = try scale.bytes(of: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   private func scaleRow(_ row: Int) -> Int { row / rows * scaleRows + row % rows / blockRows }
@@ -133,14 +141,14 @@ final class ScaledTensor: DerivedTensor {
 
 /// gpt-oss's MXFP4 weights as f32, [E, 32 G, O]: the stored order [E, O, G] of blocks is turned while reading. A read takes at most 72 KiB of
 /// scratch; panels of blocks are kept as `StridedTensor` says.
-final class MXFP4Tensor: DerivedTensor {
+struct MXFP4Tensor: DerivedTensor {
   /// Blocks that are read at once.
   private static let blocks = 1 << 12
 
-  private let items: StridedTensor
-  private let scales: StridedTensor
+  private var items: StridedTensor
+  private var scales: StridedTensor
   private let columns: Int
-  private let kernels = Kernels(.best)
+  private var kernels = Kernels(.best)
 
   init(
     _ tensor: Decoding.Tensor, scales: CheckpointTensor, of model: ProvidedModel, cache: RecentValues<[UInt8]>, number: Int
@@ -156,6 +164,14 @@ final class MXFP4Tensor: DerivedTensor {
     }
     items = try gather(tensor.stored, width: 16, number: 2 * number)
     self.scales = try gather(scales, width: 1, number: 2 * number + 1)
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor {
+    var bound = self
+    bound.items = try items.gather(of: run)
+    bound.scales = try scales.gather(of: run)
+    bound.kernels = run.kernels
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {

@@ -6,6 +6,9 @@ internal import IngotTensors
 
 /// A tensor whose bytes are computed when they are read. Any range, from any worker; the same bytes whatever the ranges.
 protocol DerivedTensor: Sendable {
+  /// The tensor as one run reads it: with the run's kernels, from the run's sources.
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor
+
   /// Fills `destination` with the packed bytes from `offset` on. Offsets and counts are whole elements.
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError)
 }
@@ -21,6 +24,8 @@ final class DerivedSource: ByteSource {
 
   let name: String
   let isCostlyToReread: Bool
+  /// Of what the tensors read from; the rest is in the digest of the model's shards.
+  let derivation: String?
   /// In the order of their ranges.
   private let entries: [Entry]
   /// What the tensors read from.
@@ -31,6 +36,25 @@ final class DerivedSource: ByteSource {
     self.entries = entries
     self.inputs = inputs
     self.isCostlyToReread = isCostlyToReread
+    let derivations = inputs.compactMap(\.derivation)
+    derivation = derivations.isEmpty ? nil : "derived \(Digest128(of: derivations.joined(separator: "\n")))"
+  }
+
+  private init(_ other: DerivedSource, entries: [Entry]) {
+    name = other.name
+    isCostlyToReread = other.isCostlyToReread
+    derivation = other.derivation
+    inputs = other.inputs
+    self.entries = entries
+  }
+
+  var readsPerElement: Int { inputs.reduce(1) { max($0, $1.readsPerElement) } }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any ByteSource {
+    var bound: [Entry] = []
+    bound.reserveCapacity(entries.count)
+    for entry in entries { bound.append(Entry(range: entry.range, width: entry.width, tensor: try entry.tensor.bound(to: run))) }
+    return DerivedSource(self, entries: bound)
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int) throws(IngotError) {
@@ -125,8 +149,8 @@ struct Derivation {
 }
 
 /// The bytes of a stored tensor.
-struct StoredBytes: Sendable {
-  let source: any ByteSource
+struct StoredBytes: DerivedTensor {
+  private(set) var source: any ByteSource
   let offset: Int
   let byteCount: Int
   let name: String
@@ -141,18 +165,52 @@ struct StoredBytes: Sendable {
     name = tensor.name
   }
 
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor { try bytes(of: run) }
+
+  /// The same bytes as one run reads them.
+  func bytes(of run: SourceBinding) throws(IngotError) -> StoredBytes {
+    var bound = self
+    bound.source = try run.bound(source)
+    return bound
+  }
+
   /// Fills `destination` from byte `start` of the tensor on.
   func read(_ destination: UnsafeMutableRawBufferPointer, at start: Int) throws(IngotError) {
     guard destination.count > 0 else { return }
     // SAFETY: the caller owns the destination for the call.
     try unsafe source.read(destination, at: offset + start)
   }
+
+  /// Compares the bytes of two tensors, in pieces of half the scratch.
+  static func areEqual(_ a: StoredBytes, _ b: StoredBytes, _ scratch: ReadScratch) throws(IngotError) -> Bool {
+    guard a.byteCount == b.byteCount else { return false }
+    let piece = scratch.count / 2
+    var done = 0
+    while done < a.byteCount, piece > 0 {
+      let count = min(piece, a.byteCount - done)
+      // SAFETY: two parts of the scratch, which lives to the end of this function.
+      let (x, y) = unsafe (scratch.bytes(0, count), scratch.bytes(piece, count))
+      try unsafe a.read(x, at: done)
+      try unsafe b.read(y, at: done)
+      guard unsafe x.elementsEqual(y) else { return false }
+      done += count
+    }
+    withExtendedLifetime(scratch) {}
+    return true
+  }
 }
 
 extension ProvidedModel {
   /// The model with every tensor in row-major order and in a type that can be merged: strided tensors are gathered and quantised ones decoded when
   /// they are read. Throws `.unsupported`, naming the scheme, for quantised weights that cannot be decoded here.
-  package func readable() throws(IngotError) -> ProvidedModel { try gathered().decoded() }
+  package func readable() throws(IngotError) -> ProvidedModel {
+    guard !DeltaPack.isPack(checkpoint) else {
+      throw IngotError(
+        .unsupported, "found a delta pack, expected a model", hint: "name it after its base: BASE+\(path); 'ingot delta' unpacks it",
+        subject: path)
+    }
+    return try gathered().decoded()
+  }
 
   /// The model with every tensor in row-major order.
   func gathered() throws(IngotError) -> ProvidedModel {

@@ -5,14 +5,14 @@ internal import IngotErrors
 /// It is gathered in panels of about 2 MiB of whole rows, along the axis that is densest in the file, so that a transposed matrix costs one read for
 /// each column of a panel. The last `panels` of a model are kept: memory beside the budget is 2 MiB times `panels` plus the workers.
 @safe
-final class StridedTensor: DerivedTensor {
+struct StridedTensor: DerivedTensor {
   static let panelBytes = 2 << 20
   static let panels = 4
   /// Gaps up to this are read over.
   private static let nearBytes = 4096
   private static let scratchBytes = 1 << 16
 
-  private let source: any ByteSource
+  private var source: any ByteSource
   private let offset: Int
   private let width: Int
   private let shape: [Int]
@@ -45,6 +45,15 @@ final class StridedTensor: DerivedTensor {
     let row = self.shape.last ?? 1
     let room = max(Self.panelBytes / width, 1)
     panelLength = row == 0 || row > room ? room : room / row * row
+  }
+
+  func bound(to run: SourceBinding) throws(IngotError) -> any DerivedTensor { try gather(of: run) }
+
+  /// The same elements as one run reads them.
+  func gather(of run: SourceBinding) throws(IngotError) -> StridedTensor {
+    var bound = self
+    bound.source = try run.bound(source)
+    return bound
   }
 
   func read(_ destination: UnsafeMutableRawBufferPointer, at start: Int) throws(IngotError) {

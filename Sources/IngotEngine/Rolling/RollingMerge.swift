@@ -209,7 +209,7 @@ extension IngotRecipes.ModelReference {
   fileprivate var yaml: String {
     switch location {
     case .text(let text): yamlScalar(text)
-    case .fields(let path, _): "{model: {path: \(yamlScalar(path))}}"
+    case .fields(let path, _, _): "{model: {path: \(yamlScalar(path))}}"
     }
   }
 }

@@ -3,6 +3,7 @@ import IngotCheckpoints
 import IngotEngine
 import IngotErrors
 import IngotJSON
+import IngotLinearAlgebra
 import IngotStorage
 import IngotTensors
 
@@ -37,7 +38,7 @@ struct DoctorCommand: ParsableCommand {
     let engine = try caught { () throws(IngotError) in try Engine(options) }
     // A team like the engine's, to ask what it is.
     let team = try caught { () throws(IngotError) in try WorkerTeam(threads: options.threads, kind: options.team) }
-    let findings = program() + processor(engine) + workers(team) + memory(options) + models()
+    let findings = program() + processor(engine) + workers(team) + linearAlgebra() + memory(options) + models()
     try talk.print(
       table(findings.map { [$0.label, printable($0.words)] }),
       json: JSON.text(document(findings.map { ($0.key, $0.value) }), style: .pretty) + "\n")
@@ -84,6 +85,23 @@ struct DoctorCommand: ParsableCommand {
       Finding(
         "team", "team", "\(kind): \(team.explanation)", .object(["kind": .string(kind), "reason": .string(team.explanation)])))
     return findings
+  }
+
+  /// What matrix methods would run on. Loads OpenBLAS, as they do.
+  private func linearAlgebra() -> [Finding] {
+    do throws(IngotError) {
+      let library = try LinearAlgebra.load().library
+      let advice = LinearAlgebra.advisedCore.flatMap { core in
+        library.core == core ? nil : "; OPENBLAS_CORETYPE=\(core) would use this processor's AVX-512 units"
+      }
+      return [
+        Finding(
+          "matrix methods", "blas", "OpenBLAS with kernels for \(library.core)\(advice ?? "")",
+          .object(["core": .string(library.core), "configuration": .string(library.configuration)]))
+      ]
+    } catch {
+      return [Finding("matrix methods", "blas", "not available: \(error.message)\(error.hint.map { "; \($0)" } ?? "")", .null)]
+    }
   }
 
   private func memory(_ options: EngineOptions) -> [Finding] {

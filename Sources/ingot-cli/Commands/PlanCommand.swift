@@ -98,7 +98,8 @@ struct CheckCommand: ParsableCommand {
     var text = report.findings.isEmpty ? "mergekit: nothing is known to differ\n" : ""
     for finding in report.findings {
       let kind = finding.kind == .bug ? "bug of mergekit" : "difference"
-      text += "\(kind): \(finding.name): mergekit \(finding.mergekit); here \(finding.here)\n"
+      let place = finding.document.map { "document \(printable($0)): " } ?? ""
+      text += "\(place)\(kind): \(finding.name): mergekit \(finding.mergekit); here \(finding.here)\n"
       for subject in finding.subjects.prefix(5) { text += "  \(printable(subject))\n" }
       if finding.subjects.count > 5 { text += "  ... and \(finding.subjects.count - 5) more\n" }
     }
@@ -119,7 +120,7 @@ extension MergekitReport.Finding {
   fileprivate var json: JSONValue {
     .object([
       "name": .string(name), "kind": .string(kind.rawValue), "mergekit": .string(mergekit), "ingot": .string(here),
-      "subjects": .array(subjects.map { .string($0) }),
+      "subjects": .array(subjects.map { .string($0) }), "document": document.map { .string($0) } ?? .null,
     ])
   }
 }

@@ -51,13 +51,7 @@ struct ReproduceCommand: ParsableCommand {
   }
 
   private func words(_ found: Reproduction) -> String {
-    let differences = found.differences
-    guard differences.isEmpty else {
-      let most = 20
-      var text = differences.prefix(most).map { "\(printable($0.tensor)): \(printable($0.problem))\n" }.joined()
-      if differences.count > most { text += "... and \(differences.count - most) more\n" }
-      return text
-    }
+    guard found.differences.isEmpty else { return lines(of: found.differences) }
     return talk.quiet
       ? ""
       : "\(printable(found.directory)): reproduced: \(counted(found.tensors, "tensor")), \(ByteCount(found.bytes)), "

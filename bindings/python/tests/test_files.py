@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from ctypes import POINTER, byref, c_char_p, sizeof
 from pathlib import Path
@@ -134,6 +135,40 @@ def test_shards(models: dict[str, Path], tmp_path: Path) -> None:
     found = ingot.inspect(tmp_path / "out")
     assert len(found.files) > 1
     assert set(found.tensors) == set(plan.tensors)
+
+
+def test_numerics_and_missing(models: dict[str, Path], tmp_path: Path) -> None:
+    """Both take the place of the recipe's, and change what is done."""
+    plan = ingot.plan(recipe(models))
+    assert plan.to_dict()["numerics"] == "once"
+    stepwise = ingot.plan(recipe(models), numerics="stepwise")
+    assert stepwise.to_dict()["numerics"] == "stepwise"
+    assert stepwise.digest != plan.digest
+    assert ingot.plan({**recipe(models), "numerics": "stepwise"}, numerics="once").digest == plan.digest
+    tensors = load(models["a"] / "model.safetensors")
+    dropped = next(name for name in tensors if name.endswith("weight"))
+    shutil.copytree(models["a"], tmp_path / "less")
+    save(tmp_path / "less" / "model.safetensors", {name: value for name, value in tensors.items() if name != dropped})
+    both = {
+        "merge_method": "linear",
+        "models": [
+            {"model": str(models["a"]), "parameters": {"weight": 1}},
+            {"model": str(tmp_path / "less"), "parameters": {"weight": 1}},
+        ],
+    }
+    with pytest.raises(ingot.IngotError, match="absent"):
+        ingot.plan(both)
+    with pytest.raises(ingot.IngotError, match="absent"):
+        ingot.plan({**both, "missing": "union"}, missing="error")
+    assert dropped not in ingot.plan(both, missing="intersection").tensors
+    ingot.merge(both, tmp_path / "out", missing="union", cached_writes=True)
+    assert dropped in ingot.inspect(tmp_path / "out").tensors
+    with pytest.raises(ingot.IngotError, match="numerics is 'twice'"):
+        ingot.plan(both, numerics="twice")  # type: ignore[arg-type]
+    with pytest.raises(ingot.IngotError, match="missing is 'none'"):
+        ingot.plan(both, missing="none")  # type: ignore[arg-type]
+    with pytest.raises(ingot.IngotError, match="belong to the plan"):
+        ingot.merge(plan, tmp_path / "other", missing="union")
 
 
 def test_inspect(models: dict[str, Path]) -> None:

@@ -94,6 +94,7 @@ def test_says_what_to_install(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None
         (["org/name"], [("org/name", None)]),
         (["org/name@rev", "org/name@rev"], [("org/name", "rev")]),
         (["org/name+org/lora@r"], [("org/name", None), ("org/lora", "r")]),
+        (["org/name+org/pack@r#2", "a/b#c"], [("org/name", None), ("org/pack", "r")]),
         (["./org/name", "/abs/path", "a/b/c", "", "../x", "org/na me"], []),
         (["gpt2"], [("gpt2", None)]),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_char_p
 from typing import Any
 
-from ._engine import Sync
+from ._engine import Missing, Numerics, Sync
 from ._engines import shared_engine
 from ._errors import check
 from ._lending import StateDict, Tensor
@@ -30,9 +30,12 @@ def merge(
     sync: Sync = "all",
     allow_nonfinite: bool = False,
     check_finite: bool = False,
+    cached_writes: bool = False,
     progress: bool | Listener | None = None,
     isa: str | None = None,
     shard_size: int | str | None = None,
+    numerics: Numerics | None = None,
+    missing: Missing | None = None,
     strict: bool = False,
     models: Mapping[str, StateDict[Any]] | None = None,
     download: bool = False,
@@ -53,10 +56,15 @@ def merge(
     sync: "all" puts the files on the disk before OUT appears; "none" leaves it to the system.
     allow_nonfinite: carry NaN and infinity through; they are an error otherwise.
     check_finite: look for them also in tensors that are copied unchanged.
+    cached_writes: write through the page cache, so that what reads the output next finds it in memory.
     progress: True for a bar (tqdm's where it is installed), or a function of one Progress. An exception that it raises
         ends the merge and comes out as itself.
     isa: instruction set by name; None for INGOT_FORCE_ISA or the best of this machine.
     shard_size: most bytes of a weight file, as bytes or "5GB" (the default); 0 for one file.
+    numerics: "once" (float32 throughout, one rounding at the end) or "stepwise" (rounds after each documented step, as
+        mergekit does); None for the recipe's, else "once".
+    missing: tensors that some models lack: an "error", left out ("intersection"), or merged from the models that have
+        them ("union"); None for the recipe's, else "error".
     strict: unknown keys of the recipe are errors.
     models: models in memory, by the names that the recipe gives them; they are read in place.
     download: fetch models that are neither on disk nor in the Hugging Face cache with huggingface_hub.
@@ -71,8 +79,11 @@ def merge(
             sync=sync,
             allow_nonfinite=allow_nonfinite,
             check_finite=check_finite,
+            cached_writes=cached_writes,
             progress=progress,
             shard_size=shard_size,
+            numerics=numerics,
+            missing=missing,
             strict=strict,
             models=models,
             download=download,
@@ -84,6 +95,8 @@ def plan(
     *,
     seed: int | None = None,
     shard_size: int | str | None = None,
+    numerics: Numerics | None = None,
+    missing: Missing | None = None,
     strict: bool = False,
     models: Mapping[str, StateDict[Any]] | None = None,
     download: bool = False,
@@ -93,7 +106,16 @@ def plan(
     All that can be known before the first byte is written is checked here. Printing the plan shows it as a table.
     """
     with shared_engine(None, None, None) as engine:
-        return engine.plan(recipe, seed=seed, shard_size=shard_size, strict=strict, models=models, download=download)
+        return engine.plan(
+            recipe,
+            seed=seed,
+            shard_size=shard_size,
+            numerics=numerics,
+            missing=missing,
+            strict=strict,
+            models=models,
+            download=download,
+        )
 
 
 def inspect(path: str | os.PathLike[str]) -> Checkpoint:
@@ -181,6 +203,7 @@ def merge_state_dicts(
     dtype: Any = None,
     seed: int | None = None,
     config: Mapping[str, Any] | None = None,
+    side: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     progress: bool | Listener | None = None,
     threads: int | None = None,
@@ -198,6 +221,7 @@ def merge_state_dicts(
     out: tensors to write into, one for each of the result; none may share memory with an input.
     config: the models' config.json as a mapping: their layer count, tied weights. Needed for few things, gradients over
         layers among them.
+    side: side inputs of methods that have any, each a list of state dicts or a mapping from models' keys: {"fisher": [fa, fb]}.
     Other parameters as for `merge_tensors`.
     """
     with shared_engine(threads, memory, isa) as engine:
@@ -209,6 +233,7 @@ def merge_state_dicts(
             dtype=dtype,
             seed=seed,
             config=config,
+            side=side,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             **parameters,

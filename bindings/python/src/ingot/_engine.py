@@ -19,17 +19,25 @@ from ._lending import StateDict, Tensor, allocate, asked_dtype, given, items, le
 from ._library import library
 from ._plan import Model, Plan
 from ._progress import Listener, listening
-from ._recipes import BASE, Recipe, RecipeSource, model_names, recipe, require_method
+from ._recipes import BASE, Recipe, RecipeSource, model_names, recipe, require_method, side_models
 from ._reports import Report, Verification
 from ._sizes import byte_count
 from ._tensors import Loan, framework
 
 Sync = Literal["all", "none"]
+Numerics = Literal["once", "stepwise"]
+Missing = Literal["error", "intersection", "union"]
 Team = Literal["auto", "openmp", "pthread"]
 
 logger = logging.getLogger("ingot")
 
 _TEAMS = {"auto": _ffi.INGOT_TEAM_AUTO, "openmp": _ffi.INGOT_TEAM_OPENMP, "pthread": _ffi.INGOT_TEAM_PTHREAD}
+_NUMERICS = {"once": _ffi.INGOT_NUMERICS_ONCE, "stepwise": _ffi.INGOT_NUMERICS_STEPWISE}
+_MISSING = {
+    "error": _ffi.INGOT_MISSING_ERROR,
+    "intersection": _ffi.INGOT_MISSING_INTERSECTION,
+    "union": _ffi.INGOT_MISSING_UNION,
+}
 _SYNCS = {"all": _ffi.INGOT_SYNC_ALL, "none": _ffi.INGOT_SYNC_NONE}
 
 
@@ -173,6 +181,8 @@ class Engine:
         *,
         seed: int | None = None,
         shard_size: int | str | None = None,
+        numerics: Numerics | None = None,
+        missing: Missing | None = None,
         strict: bool = False,
         models: Mapping[str, StateDict[Any]] | None = None,
         download: bool = False,
@@ -182,7 +192,7 @@ class Engine:
         given = [lent(name, tensors) for name, tensors in (models or {}).items()]
 
         def make() -> Plan:
-            return self._plan(parsed, given, seed=seed, shard_size=shard_size)
+            return self._plan(parsed, given, seed=seed, shard_size=shard_size, numerics=numerics, missing=missing)
 
         return with_download(make, lambda: parsed.models) if download else make()
 
@@ -193,6 +203,8 @@ class Engine:
         *,
         seed: int | None,
         shard_size: int | str | None = None,
+        numerics: Numerics | None = None,
+        missing: Missing | None = None,
         files: bool = True,
     ) -> Plan:
         options = _ffi.ingot_plan_options(struct_size=sizeof(_ffi.ingot_plan_options))
@@ -205,6 +217,10 @@ class Engine:
             options.shard_size_bytes = _ffi.INGOT_SHARD_SIZE_UNLIMITED
         elif shard_size is not None:
             options.shard_size_bytes = byte_count(shard_size, "shard_size")
+        if numerics is not None:
+            options.numerics = _choice(numerics, _NUMERICS, "numerics")
+        if missing is not None:
+            options.missing = _choice(missing, _MISSING, "missing")
         options.models = (POINTER(_ffi.ingot_model) * max(len(models), 1))(*(model.handle.pointer for model in models))
         options.model_count = len(models)
         pointer = POINTER(_ffi.ingot_plan)()
@@ -228,26 +244,41 @@ class Engine:
         sync: Sync = "all",
         allow_nonfinite: bool = False,
         check_finite: bool = False,
+        cached_writes: bool = False,
         progress: bool | Listener | None = None,
         shard_size: int | str | None = None,
+        numerics: Numerics | None = None,
+        missing: Missing | None = None,
         strict: bool = False,
         models: Mapping[str, StateDict[Any]] | None = None,
         download: bool = False,
     ) -> Report:
         """See `ingot.merge`."""
         if isinstance(recipe, Plan):
-            if seed is not None or shard_size is not None or strict or models is not None or download:
+            given = (seed, shard_size, numerics, missing, models)
+            if any(value is not None for value in given) or strict or download:
                 raise InvalidArgumentError(
-                    "seed, shard_size, strict, models and download belong to the plan", hint="give them to ingot.plan"
+                    "seed, shard_size, numerics, missing, strict, models and download belong to the plan",
+                    hint="give them to ingot.plan",
                 )
             plan = recipe
         else:
-            plan = self.plan(recipe, seed=seed, shard_size=shard_size, strict=strict, models=models, download=download)
+            plan = self.plan(
+                recipe,
+                seed=seed,
+                shard_size=shard_size,
+                numerics=numerics,
+                missing=missing,
+                strict=strict,
+                models=models,
+                download=download,
+            )
         flags = (
             (_ffi.INGOT_RUN_RESUME if resume else 0)
             | (_ffi.INGOT_RUN_OVERWRITE if force else 0)
             | (_ffi.INGOT_RUN_ALLOW_NONFINITE if allow_nonfinite else 0)
             | (_ffi.INGOT_RUN_CHECK_FINITE if check_finite else 0)
+            | (_ffi.INGOT_RUN_CACHED_WRITES if cached_writes else 0)
         )
         way = _choice(sync, _SYNCS, "sync")
         with self._report() as text, self._call(progress) as call:
@@ -322,6 +353,7 @@ class Engine:
         dtype: Any = None,
         seed: int | None = None,
         config: Mapping[str, Any] | None = None,
+        side: Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
         progress: bool | Listener | None = None,
         **parameters: Any,
@@ -338,6 +370,7 @@ class Engine:
             dtype=dtype,
             seed=seed,
             config=config,
+            side=side,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             parameters=parameters,
@@ -357,6 +390,7 @@ class Engine:
         allow_nonfinite: bool,
         progress: bool | Listener | None,
         parameters: Mapping[str, Any],
+        side: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         described = require_method(method)
         if not state_dicts:
@@ -365,10 +399,12 @@ class Engine:
         models = [lent(name, tensors, text) for name, tensors in zip(names, state_dicts.values())]
         if base is not None:
             models.insert(0, lent(BASE, base, text))
+        sides, side_dicts = side_models(described, side or {}, list(state_dicts), names, base=base is not None)
+        models += [lent(name, tensors) for name, tensors in side_dicts.items()]
         outputs = Loan()
         types = [] if out is None else [outputs.borrow(key, tensor, output=True).dtype for key, tensor in out.items()]
         asked = asked_dtype(dtype, types)
-        source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters)
+        source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters, sides=sides)
         try:
             plan = self._plan(Recipe(source, strict=True), models, seed=seed, files=False)
         except IngotError as error:

@@ -82,6 +82,13 @@ INGOT_TENSOR_READ_ONLY = 1
 INGOT_RECIPE_STRICT = 1
 INGOT_PLAN_SEED = 1
 INGOT_PLAN_NO_FILES = 2
+INGOT_NUMERICS_OF_RECIPE = 0
+INGOT_NUMERICS_ONCE = 1
+INGOT_NUMERICS_STEPWISE = 2
+INGOT_MISSING_OF_RECIPE = 0
+INGOT_MISSING_ERROR = 1
+INGOT_MISSING_INTERSECTION = 2
+INGOT_MISSING_UNION = 3
 INGOT_SHARD_SIZE_UNLIMITED = 2**64 - 1
 INGOT_RUN_RESUME = 1
 INGOT_RUN_OVERWRITE = 2
@@ -205,6 +212,8 @@ class ingot_plan_options(Structure):
         ("models", POINTER(POINTER(ingot_model))),
         ("model_count", c_uint64),
         ("resolver", POINTER(ingot_resolver)),
+        ("numerics", c_uint32),
+        ("missing", c_uint32),
     ]
 
 

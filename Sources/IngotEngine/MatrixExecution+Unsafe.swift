@@ -1,0 +1,66 @@
+internal import IngotErrors
+internal import IngotLinearAlgebra
+internal import IngotMethods
+internal import IngotTensors
+
+/// Runs a matrix method on one tensor: one work item, which waits for its memory and for the BLAS threads, merges, and writes.
+@safe
+final class MatrixExecution: JobRun, @unchecked Sendable {
+  // SENDABLE: one item, so one worker at a time; the scheduler's lock orders it with begin and advance.
+  private let method: any MatrixMethod
+  private let context: JobContext
+  private let segment: JobSegment
+  private let output: OutputRun
+  private let need: MatrixNeed
+  let itemCount: Int
+  let bytesRead: Int
+
+  init(_ method: any MatrixMethod, job: PlannedJob, need: MatrixNeed, context: JobContext) throws(IngotError) {
+    let segments = try JobSegment.make(job, plan: context.plan, granularity: .block, context: context)
+    guard let segment = segments.first, segments.count == 1 else { throw IngotError(.internalError, "a matrix job of several tensors") }
+    self.method = method
+    self.context = context
+    self.segment = segment
+    self.need = need
+    output = try OutputRun(segments, context: context)
+    itemCount = segment.isWanted ? 1 : 0
+    bytesRead = segment.isWanted ? segment.inputBytes : 0
+  }
+
+  func begin() throws(IngotError) {}
+  func release() {}
+  func advance() throws(IngotError) -> Bool { true }
+
+  func process(item: Int, worker: Worker) throws(IngotError) {
+    guard let region = context.matrices else { throw IngotError(.internalError, "a matrix job without memory for matrices") }
+    let isSmall = region.isSmall(need)
+    let piece = try region.acquire(isSmall: isSmall, bytes: need.bytes) { context.watcher.stop }
+    defer { region.release(piece) }
+    // SAFETY: the piece is this job's alone until it is released.
+    let workspace = unsafe MatrixWorkspace(unsafe: piece.address, bytes: piece.bytes)
+    let algebra = try LinearAlgebra.load()
+    let reader = SegmentReader(segment, context: context, worker: worker)
+    let shape = segment.tensor.shape.dimensions
+    let job = try MatrixJob(
+      name: segment.tensor.name, inputs: segment.modelCount, rows: shape[0], columns: shape[1], algebra: algebra, kernels: context.kernels,
+      workspace: workspace, reader: reader)
+    do throws(IngotError) {
+      // A small matrix uses one thread also where it runs alone: its result then depends on neither workers nor budget.
+      let threads = need.rank <= MatrixNeed.smallRank ? 1 : context.workerCount
+      try algebra.withThreads(threads) { () throws(IngotError) in
+        try job.run(method, scaling: segment.tensor.scaling.map { .init(omega: $0.omega, base: $0.base, norms: $0.norms) })
+      }
+    } catch {
+      var named = error
+      if named.subject == nil { named.subject = segment.tensor.name }
+      throw named
+    }
+    guard job.output.isFinite else {
+      throw IngotError(
+        .nonFinite, "tensor \(segment.tensor.name): the merged matrix has values that are NaN or infinite",
+        hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
+    }
+    for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }
+    context.report.add(job.findings, tensor: segment.tensor.name)
+  }
+}

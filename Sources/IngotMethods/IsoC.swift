@@ -1,0 +1,54 @@
+package import IngotErrors
+internal import IngotLinearAlgebra
+package import IngotRecipes
+
+/// Iso-C: flattens the spectrum of the summed task matrices.
+///
+/// With S = Σ wᵢ τᵢ = U Σ Vᵀ (m × n, r = min(m, n)): W = W₀ + α · σ̄ · U Vᵀ, σ̄ = ‖S‖_* / r. U Vᵀ is the polar factor of S over its range, computed
+/// without singular vectors where the condition allows. One m × n accumulator for any number of models. Degenerate: S = 0 gives W₀; directions
+/// below `range_tolerance` · σ₁ stay out of U Vᵀ while σ̄ still divides by r. Bytes: each input once, the base twice.
+/// Source: Marczak et al., No Task Left Behind, arXiv 2502.04959.
+package struct IsoC: MatrixMethod {
+  package typealias State = Void
+
+  package static let descriptor = MethodDescriptor(
+    name: "iso_c", title: "Iso-C", summary: "Gives every direction of the summed task matrices the same strength.",
+    formula: "W₀ + α (‖S‖_* / r) polar(S),  S = Σ wᵢ τᵢ",
+    reference: .init("No Task Left Behind: Isotropic Model Merging, arXiv 2502.04959", url: "https://arxiv.org/abs/2502.04959"),
+    base: .required, models: 1...Int.max,
+    parameters: ParameterDescriptor.taskMatrices() + [.rangeTolerance, .polarRoute], scopes: [.tensor],
+    notes: ["a task sum of zero keeps the base", "directions below range_tolerance are left out, which the reference fills arbitrarily"])
+
+  private let tasks: TaskMatrices
+  private let tolerance: Double
+  private let route: PolarRoute
+
+  package init(_ request: MethodRequest) throws(IngotError) {
+    tasks = try TaskMatrices(request)
+    tolerance = tasks.segment.number("range_tolerance") ?? 1e-6
+    route = tasks.segment.text("route").flatMap { PolarRoute(rawValue: $0) } ?? .automatic
+  }
+
+  package var isMatrix: Bool { tasks.isMatrix }
+  package var rest: RestRule { tasks.rest }
+
+  package func merge(_ job: MatrixJob) throws(IngotError) {
+    let sum: Matrix<Float> = try job.workspace.matrix(job.rows, job.columns)
+    try job.sumTaskMatrices(weights: tasks.weights, into: sum)
+    let polar = try job.algebra.polar(sum, into: job.output, route: route, rangeTolerance: tolerance, job.workspace)
+    job.report(polar)
+    try job.finish(delta: job.output, scale: tasks.scale * polar.nuclearNorm / Double(max(job.rank, 1)))
+  }
+}
+
+extension ParameterDescriptor {
+  static let rangeTolerance = ParameterDescriptor(
+    "range_tolerance", .number(.fraction),
+    "singular values up to this share of the largest count as zero; below 1e-7 float32 resolves nothing",
+    default: .number(1e-6))
+
+  static let polarRoute = ParameterDescriptor(
+    "route", .choice(["auto", "eigen", "svd"]),
+    "how the polar factor is computed: by conditioning, by eigenvectors of the Gram matrix, or by the SVD",
+    default: .text("auto"))
+}

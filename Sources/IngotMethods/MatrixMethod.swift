@@ -1,0 +1,204 @@
+package import IngotErrors
+package import IngotLinearAlgebra
+package import IngotTensors
+
+/// A method that needs whole matrices: singular vectors, least squares.
+///
+/// A tensor that is a matrix for the method (`isMatrix`) runs `merge` once, on one worker, with memory of its own from the budget and all BLAS
+/// threads or one. Any other tensor follows the rest rule, through `fused` and `emit`, in tiles like every element-wise method.
+/// Results of matrices depend on the BLAS library, the processor and the BLAS thread count within the documented tolerance; they are the same from
+/// run to run on one machine.
+package protocol MatrixMethod: MergeMethod where State == Void {
+  /// True when this job's tensor is merged as a matrix.
+  var isMatrix: Bool { get }
+
+  /// Computes `job.output` from the inputs. Also runs with a measuring workspace, while planning, to find the memory it needs: what it cuts from
+  /// the workspace may depend on shapes and parameters, and where it depends on data the measuring run must take the most.
+  func merge(_ job: MatrixJob) throws(IngotError)
+
+  /// What becomes of tensors that are no matrices.
+  var rest: RestRule { get }
+}
+
+extension MatrixMethod {
+  package static var cropsToBase: Bool { true }
+  package var demands: Demands { Demands() }
+
+  package func fused(_ state: Void, segment: Int) -> FusedMerge? { rest.fused }
+
+  package func emit(_ state: Void, _ tile: Tile, into output: Floats) { rest.emit(tile, into: output) }
+
+  /// The bytes that `merge` needs for a matrix of this shape.
+  package func memory(_ inputs: Int, rows: Int, columns: Int, isScaled: Bool = false) throws(IngotError) -> Int {
+    let workspace = MatrixWorkspace.measuring()
+    let job = try MatrixJob(
+      name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: Kernels(.best),
+      workspace: workspace, reader: nil)
+    try job.run(self, scaling: isScaled ? MatrixJob.Scaling(omega: 1, base: 0, norms: 0) : nil)
+    return workspace.peak
+  }
+}
+
+/// Reads inputs of a matrix job as f32; the engine's side of a `MatrixJob`.
+package protocol MatrixReader: AnyObject {
+  /// Fills `panel` with the rows `rows` of an input. Throws `.nonFinite` for values that are NaN or infinite, and what reading throws.
+  func read(_ input: Int, rows: Range<Int>, into panel: Matrix<Float>) throws(IngotError)
+
+  /// Fills `values` with a side tensor's elements from `start` on. Throws as `read` does.
+  func readSide(_ side: Int, from start: Int, into values: Floats) throws(IngotError)
+
+  /// Throws when the run was cancelled.
+  func checkStop() throws(IngotError)
+}
+
+/// One matrix to merge: its inputs, to be read as often as needed, its memory, and the place of the result. Borrowed during `merge`.
+package final class MatrixJob {
+  /// The output tensor, for messages.
+  package let name: String
+  /// Inputs, the base first when there is one.
+  package let inputs: Int
+  package let rows: Int
+  package let columns: Int
+  package let algebra: LinearAlgebra
+  package let kernels: Kernels
+  package let workspace: MatrixWorkspace
+  /// The result: f32, rounded to the output's type by the engine. Undefined on entry.
+  package let output: Matrix<Float>
+  /// What the report should say.
+  package private(set) var findings: [Finding] = []
+  private let reader: (any MatrixReader)?
+  /// Two panels, for an input and its base.
+  private let panels: (Matrix<Float>, Matrix<Float>)
+
+  /// Elements of a panel: 1 MiB of f32, or one row.
+  private static let panelElements = 1 << 18
+
+  /// - Parameters: `reader` is nil when measuring.
+  package init(
+    name: String, inputs: Int, rows: Int, columns: Int, algebra: LinearAlgebra, kernels: Kernels, workspace: MatrixWorkspace,
+    reader: (any MatrixReader)?
+  ) throws(IngotError) {
+    self.name = name
+    self.inputs = inputs
+    self.rows = rows
+    self.columns = columns
+    self.algebra = algebra
+    self.kernels = kernels
+    self.workspace = workspace
+    self.reader = reader
+    output = try workspace.matrix(rows, columns)
+    let length = min(rows, max(1, Self.panelElements / max(columns, 1)))
+    panels = (try workspace.matrix(length, columns), try workspace.matrix(length, columns))
+  }
+
+  /// The shorter side.
+  package var rank: Int { min(rows, columns) }
+  package var isMeasuring: Bool { workspace.isMeasuring }
+
+  package func report(_ name: String, _ value: Double, model: Int? = nil) {
+    if !isMeasuring { findings.append(Finding(name, value, model: model)) }
+  }
+
+  package func report(_ polar: PolarReport, prefix: String = "") {
+    let route: Double =
+      switch polar.route {
+      case .automatic, .svd: 0
+      case .eigen: 1
+      case .halley: 2
+      }
+    report(prefix + "route", route)
+    report(prefix + "rank", Double(polar.rank))
+    report(prefix + "condition", polar.condition)
+    report(prefix + "residual", polar.residual)
+  }
+
+  package func checkStop() throws(IngotError) { try reader?.checkStop() }
+
+  /// The last step of activation-informed merging: places among the job's inputs and side tensors.
+  package struct Scaling {
+    package var omega: Double
+    package var base: Int
+    package var norms: Int
+
+    package init(omega: Double, base: Int, norms: Int) {
+      self.omega = omega
+      self.base = base
+      self.norms = norms
+    }
+  }
+
+  /// Runs `method`, then the last step where there is one.
+  package func run(_ method: any MatrixMethod, scaling: Scaling?) throws(IngotError) {
+    try workspace.scope { () throws(IngotError) in try method.merge(self) }
+    guard let scaling else { return }
+    let factors: Matrix<Float> = try workspace.vector(columns)
+    try reader?.readSide(scaling.norms, from: 0, into: factors.floats)
+    ActivationFactors.make(factors.floats, omega: scaling.omega)
+    try forEachPanel { (range) throws(IngotError) in
+      let base = panels.1.rows(0..<range.count)
+      try reader?.read(scaling.base, rows: range, into: base)
+      let part = output.rows(range).floats
+      kernels.scaleChannels(
+        part, factors: factors.floats, firstIndex: UInt64(range.lowerBound * columns), base: base.floats, into: part)
+    }
+  }
+
+  /// Side tensor `side` of the request's segment, n × n: whole, or made whole from its packed upper triangle of `count` values.
+  package func loadGram(_ side: Int, isPacked: Bool, into gram: Matrix<Float>) throws(IngotError) {
+    guard let reader else { return }
+    if !isPacked { return try reader.readSide(side, from: 0, into: gram.floats) }
+    // Row i of the triangle has n − i values.
+    var start = 0
+    for i in 0..<gram.rows {
+      let row = gram.part(rows: i..<i + 1, columns: i..<gram.columns)
+      try reader.readSide(side, from: start, into: row.floats)
+      for j in i + 1..<max(gram.columns, i + 1) { gram[j, i] = gram[i, j] }
+      start += gram.columns - i
+    }
+  }
+
+  private func forEachPanel(_ body: (_ range: Range<Int>) throws(IngotError) -> Void) throws(IngotError) {
+    guard reader != nil else { return }
+    let length = max(panels.0.rows, 1)
+    for start in stride(from: 0, to: rows, by: length) { try body(start..<min(start + length, rows)) }
+  }
+
+  /// The whole of an input.
+  package func load(_ input: Int, into matrix: Matrix<Float>) throws(IngotError) {
+    try forEachPanel { (range) throws(IngotError) in try reader?.read(input, rows: range, into: matrix.rows(range)) }
+  }
+
+  /// Input − base, whole. Input 0 is the base.
+  package func loadTaskMatrix(_ input: Int, into matrix: Matrix<Float>) throws(IngotError) {
+    try forEachPanel { (range) throws(IngotError) in
+      let (target, base) = (matrix.rows(range), panels.1.rows(0..<range.count))
+      try reader?.read(input, rows: range, into: target)
+      try reader?.read(0, rows: range, into: base)
+      kernels.subtract(target.floats, base.floats, into: target.floats)
+    }
+  }
+
+  /// Σ wᵢ τᵢ in one accumulator, with weights for the inputs 1...; one panel of an input at a time is in memory beside it.
+  package func sumTaskMatrices(weights: [Float], into sum: Matrix<Float>) throws(IngotError) {
+    try forEachPanel { (range) throws(IngotError) in
+      let (part, base) = (panels.0.rows(0..<range.count), panels.1.rows(0..<range.count))
+      let target = sum.rows(range)
+      target.fill(0)
+      try reader?.read(0, rows: range, into: base)
+      for (index, weight) in weights.enumerated() {
+        try reader?.read(index + 1, rows: range, into: part)
+        kernels.subtract(part.floats, base.floats, into: part.floats)
+        target.add(part, times: weight)
+      }
+    }
+  }
+
+  /// output = base + scale · delta. The delta may be `output` itself.
+  package func finish(delta: Matrix<Float>, scale: Double) throws(IngotError) {
+    try forEachPanel { (range) throws(IngotError) in
+      let base = panels.1.rows(0..<range.count)
+      try reader?.read(0, rows: range, into: base)
+      kernels.addDelta(delta.rows(range).floats, scaledBy: Float(scale), to: base.floats, into: output.rows(range).floats)
+    }
+  }
+}

@@ -1,0 +1,200 @@
+package import IngotErrors
+internal import IngotLinearAlgebra
+package import IngotRecipes
+internal import IngotTensors
+
+/// RegMean: the linear layer whose outputs are nearest to those of every model's layer on that model's own inputs.
+///
+/// With Gᵢ = XᵢᵀXᵢ (n × n) of the inputs Xᵢ of model i's layer and G̃ᵢ = wᵢ (α Gᵢ + (1 − α) diag Gᵢ): W = W̄ + (Σ (Wᵢ − W̄) G̃ᵢ) S⁻¹, S = Σ G̃ᵢ + ε I, where W̄
+/// is the weighted mean and ε = `ridge` · trace(S) / n. Solved by Cholesky in f64; where S is not positive definite by its eigenvectors, components
+/// below 1e-10 of the largest keep W̄. Weights without a Gram matrix take the mean. RegMean++ is the same solve with Gram matrices collected
+/// behind already merged layers (arXiv 2508.03121). Memory: S and one Gᵢ in f64, the right side in f64. Identical models return themselves.
+/// Source: Jin et al., Dataless Knowledge Fusion, arXiv 2212.09849.
+package struct RegMean: MatrixMethod {
+  package typealias State = Void
+
+  package static let descriptor = MethodDescriptor(
+    name: "regmean", title: "RegMean", summary: "Solves for the weights whose outputs are nearest to every model's on its own inputs.",
+    formula: "(Σ wᵢ Wᵢ G̃ᵢ) (Σ wᵢ G̃ᵢ)⁻¹,  G̃ = α G + (1 − α) diag G",
+    reference: .init(
+      "Dataless Knowledge Fusion by Merging Weights of Language Models, arXiv 2212.09849", url: "https://arxiv.org/abs/2212.09849"),
+    base: .none, models: 1...Int.max,
+    parameters: [
+      ParameterDescriptor("weight", .number(.any), "factor of the model's Gram matrix, 0 or more", default: .number(1), isPerModel: true),
+      ParameterDescriptor(
+        "reduce_non_diagonal_ratio", .number(.fraction), "factor of the Gram matrices' elements off the diagonal", default: .number(0.9)),
+      ParameterDescriptor(
+        "ridge", .number(NumberRange(from: .closed(0))), "added to the diagonal of the sum, times its mean", default: .number(1e-6)),
+    ], scopes: [.tensor],
+    sideInputs: [
+      SideInputDescriptor("gram", .gram, "mean of x xᵀ over the inputs x of each linear layer, n × n or its packed upper triangle")
+    ],
+    notes: [
+      "weights that have no Gram matrix take the weighted mean; a weight that only some models have one of is an error",
+      "a singular sum without a ridge keeps the mean in the directions that no model's inputs have",
+    ],
+    example: """
+      merge_method: regmean
+      models:
+        - model: models/french
+          side: {gram: grams/french.safetensors}
+        - model: models/code
+          side: {gram: grams/code.safetensors}
+      parameters: {reduce_non_diagonal_ratio: 0.9}
+      dtype: bfloat16
+      """)
+
+  package static var cropsToBase: Bool { false }
+
+  private let weights: [Float]
+  private let ratio: Double
+  private let ridge: Double
+  /// Where each model's Gram matrix is among the side tensors, and whether it is packed; empty for tensors without.
+  private let grams: [(side: Int, isPacked: Bool)]
+  package let rest: RestRule
+
+  package var isMatrix: Bool { !grams.isEmpty }
+
+  package init(_ request: MethodRequest) throws(IngotError) {
+    let segment = try request.onlySegment()
+    weights = request.inputs.indices.map { Float(segment.number("weight", model: $0) ?? 1) }
+    for (weight, input) in zip(weights, request.inputs) where weight < 0 {
+      throw IngotError(
+        .recipe, "the weight of \(input.model) is \(weight), and a Gram matrix takes no negative factor", hint: "give 0 or more",
+        subject: segment.name)
+    }
+    guard weights.contains(where: { $0 > 0 }) else {
+      throw IngotError(.recipe, "every weight is 0", hint: "give some model a weight above 0", subject: segment.name)
+    }
+    ratio = segment.number("reduce_non_diagonal_ratio") ?? 0.9
+    ridge = segment.number("ridge") ?? 1e-6
+    rest = RestRule(mean: weights)
+    var found: [(side: Int, isPacked: Bool)] = []
+    for model in request.inputs.indices {
+      guard let side = segment.side("gram", model: model, part: .gram) else { continue }
+      found.append((side, segment.sides[side].shape.rank == 1))
+    }
+    guard found.isEmpty || found.count == request.inputs.count else {
+      throw IngotError(
+        .shape, "\(found.count) of \(request.inputs.count) models have a Gram matrix of \(segment.name)",
+        hint: "collect it for all models, or merge the tensor by a rule with another method", subject: segment.name)
+    }
+    let isMatrix = segment.shape.rank == 2 && segment.shape.dimensions.allSatisfy { $0 > 0 }
+    if isMatrix && !found.isEmpty { _ = try LinearAlgebra.load() }
+    grams = isMatrix ? found : []
+  }
+
+  package func merge(_ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace) = (job.algebra, job.workspace)
+    let n = job.columns
+    let mean = job.output
+    let panel: Matrix<Float> = try workspace.matrix(job.rows, n)
+    mean.fill(0)
+    let total = weights.reduce(0.0) { $0 + Double($1) }
+    for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
+      try job.load(model, into: panel)
+      mean.add(panel, times: Float(Double(weight) / total))
+    }
+    let sum: Matrix<Double> = try workspace.matrix(n, n)
+    let right: Matrix<Double> = try workspace.matrix(job.rows, n)
+    sum.fill(0)
+    right.fill(0)
+    try workspace.scope { () throws(IngotError) in
+      let gram: Matrix<Double> = try workspace.matrix(n, n)
+      let stored: Matrix<Float> = try workspace.matrix(n, n)
+      let part: Matrix<Double> = try workspace.matrix(min(job.rows, Self.panelRows), n)
+      for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
+        try job.checkStop()
+        try job.loadGram(grams[model].side, isPacked: grams[model].isPacked, into: stored)
+        gram.copy(stored)
+        try check(gram, model, job)
+        Self.shrink(gram, ratio: ratio)
+        gram.scale(by: Double(weight))
+        sum.add(gram)
+        try job.load(model, into: panel)
+        panel.add(mean, times: -1)
+        for start in stride(from: 0, to: job.isMeasuring ? 0 : job.rows, by: Self.panelRows) {
+          let range = start..<min(start + Self.panelRows, job.rows)
+          let rows = part.rows(0..<range.count)
+          rows.copy(panel.rows(range))
+          try algebra.multiply(rows, gram, into: right.rows(range), beta: 1)
+        }
+      }
+    }
+    try solve(sum, right, job)
+    mean.add(right)
+  }
+
+  private static let panelRows = 256
+
+  /// G̃ = α G + (1 − α) diag G.
+  private static func shrink(_ gram: Matrix<Double>, ratio: Double) {
+    if ratio == 1 { return }
+    let diagonal = (0..<gram.rows).map { gram[$0, $0] }
+    gram.scale(by: ratio)
+    for (i, value) in diagonal.enumerated() { gram[i, i] = value }
+  }
+
+  private func check(_ gram: Matrix<Double>, _ model: Int, _ job: MatrixJob) throws(IngotError) {
+    if job.isMeasuring { return }
+    let bad = (0..<gram.rows).first { gram[$0, $0] < 0 }
+    guard let bad else { return }
+    throw IngotError(
+      .format,
+      "the Gram matrix of model \(model + 1) for \(job.name) has \(gram[bad, bad]) at place \(bad) of its diagonal, expected 0 or more",
+      hint: "collect it again", subject: job.name)
+  }
+
+  /// right ← right S⁻¹.
+  private func solve(_ sum: Matrix<Double>, _ right: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace) = (job.algebra, job.workspace)
+    let n = job.columns
+    let trace = (0..<n).reduce(0.0) { $0 + sum[$1, $1] }
+    guard trace > 0 || job.isMeasuring else {
+      // No model has any input here: the mean stays.
+      right.fill(0)
+      return
+    }
+    let added = ridge * trace / Double(n)
+    sum.addToDiagonal(added)
+    job.report("ridge", added)
+    try workspace.scope { () throws(IngotError) in
+      let factor: Matrix<Double> = try workspace.matrix(n, n)
+      factor.copy(sum)
+      let isDefinite = try algebra.cholesky(factor)
+      if isDefinite {
+        let diagonal = (0..<n).map { factor[$0, $0] }
+        let (least, most) = (diagonal.min() ?? 0, diagonal.max() ?? 0)
+        if least > 1e-6 * most && !job.isMeasuring {
+          job.report("condition_bound", (most / least) * (most / least))
+          return try algebra.solve(right, factor: factor)
+        }
+      }
+      try project(sum, right, job)
+    }
+  }
+
+  /// The same by eigenvectors, for a sum that is singular or nearly so.
+  private func project(_ sum: Matrix<Double>, _ right: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace) = (job.algebra, job.workspace)
+    let n = job.columns
+    let values: Matrix<Double> = try workspace.vector(n)
+    try algebra.eigen(sum, values: values, workspace)
+    let floor = 1e-10 * (n > 0 ? values[n - 1] : 0)
+    let inverses: Matrix<Double> = try workspace.vector(n)
+    var kept = 0
+    for j in 0..<n where values[j] > floor && values[j] > 0 {
+      inverses[j] = 1 / values[j]
+      kept += 1
+    }
+    job.report("rank", Double(kept))
+    let turned: Matrix<Double> = try workspace.matrix(min(job.rows, Self.panelRows), n)
+    for start in stride(from: 0, to: job.rows, by: Self.panelRows) {
+      let range = start..<min(start + Self.panelRows, job.rows)
+      let part = turned.rows(0..<range.count)
+      try algebra.multiply(right.rows(range), sum, .transposed, into: part)
+      part.scaleColumns(by: inverses)
+      try algebra.multiply(part, sum, into: right.rows(range))
+    }
+  }
+}

@@ -1,0 +1,315 @@
+import IngotEngine
+import IngotErrors
+import IngotMethods
+import IngotRecipes
+import IngotTensors
+import Testing
+
+/// Matrix methods on whole recipes: published and worked numbers, identities, degenerate inputs, memory.
+@Suite struct MatrixMethodTests {
+  static let methods = MethodRegistry.all.filter { $0 is any MatrixMethod.Type || $0 is any ModelMatrixMethod.Type }.map {
+    $0.descriptor.name
+  }
+  /// Those that need nothing beside the models.
+  static let plain = methods.filter { MethodRegistry.catalog.method($0)?.sideInputs.isEmpty == true }
+  static let weight = "model.layers.0.mlp.down_proj.weight"
+
+  static func tensor(_ rows: [[Double]], _ name: String = weight, _ dtype: DType = .f32) -> TestTensor {
+    TestTensor(name, dtype, [rows.count, rows.first?.count ?? 0], rows.flatMap { $0 })
+  }
+
+  /// Merges task matrices on a base of zeros.
+  static func run(_ method: String, _ tasks: [[[Double]]], _ parameters: String = "", base: [[Double]]? = nil) throws -> [Double] {
+    var models: [String: [TestTensor]] = [:]
+    for (index, task) in tasks.enumerated() { models["m\(index)"] = [tensor(task)] }
+    models["base"] = [tensor(base ?? tasks[0].map { $0.map { _ in 0.0 } })]
+    let list = tasks.indices.map { "{model: m\($0)}" }.joined(separator: ", ")
+    let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [\(list)]\nparameters: {\(parameters)}\n"
+    let result = try merge(recipe: recipe, models: models)
+    return try #require(result.tensors[weight]).values
+  }
+
+  static func agree(_ found: [Double], _ expected: [[Double]], _ tolerance: Double = 2e-6) -> Bool {
+    let flat = expected.flatMap { $0 }
+    return found.count == flat.count && zip(found, flat).allSatisfy { abs($0 - $1) <= tolerance * max(1, abs($1)) }
+  }
+
+  static let t1: [[Double]] = [[4, 1, 0, 0], [0, 3, 1, 0], [0, 0, 2, 1], [1, 0, 0, 1]]
+  static let t2: [[Double]] = [[1, 0, 2, 0], [0, 1, 0, -1], [3, 0, 0, 1], [0, 2, 0, 1]]
+  static let w1: [[Double]] = [[2, 1, 0], [0, 1, 1]]
+  static let w2: [[Double]] = [[1, 0, -1], [1, 2, 0]]
+
+  // MARK: Worked numbers (computed in float64 from the papers' formulas)
+
+  @Test(arguments: ["auto", "eigen", "svd"]) func isoC(_ route: String) throws {
+    let found = try Self.run("iso_c", [[[3, 1, 0], [1, 2, -1]], [[1, -1, 2], [2, 0, 1]]], "route: \(route)")
+    let expected = [[2.7427813527, -1.1141720291, 2.2070196982], [2.0570860145, 2.8569533818, -1.1141720291]]
+    #expect(Self.agree(found, expected), "\(found)")
+  }
+
+  @Test func isoCTS() throws {
+    let found = try Self.run("iso_cts", [Self.t1, Self.t2], "common_space_fraction: 0.5")
+    let expected = [
+      [2.9797868819, -0.4324390745, 2.2146160053, -1.8019382108], [-1.2733044673, 3.4761214815, 1.6065702221, -0.9653220594],
+      [0.4469968847, 0.0925380019, 2.2362270355, 3.4653367118], [2.552919591, 2.2223078068, -2.1751634637, 1.0150137226],
+    ]
+    #expect(Self.agree(found, expected), "\(found)")
+  }
+
+  @Test func tsvM() throws {
+    let found = try Self.run("tsv_m", [Self.t1, Self.t2])
+    let expected = [
+      [3.7169949139, 0.8266844106, -0.0998342092, -1.6454029484], [-0.1995292501, 2.5051406419, 1.7639140259, -1.2585372008],
+      [1.036692638, -0.2734856252, 1.8857244281, 2.6229376924], [0.6451347254, 1.4730865569, -1.481803198, 1.0223766636],
+    ]
+    #expect(Self.agree(found, expected), "\(found)")
+  }
+
+  @Test func rtsvmWithoutItsStatisticsIsTSVM() throws {
+    let tsvm = try Self.run("tsv_m", [Self.t1, Self.t2])
+    #expect(try Self.run("r_tsvm", [Self.t1, Self.t2], "outlier_mode: none, sparsity_factor: 0") == tsvm)
+  }
+
+  @Test func wudiClosedForm() throws {
+    let found = try Self.run("wudi", [Self.w1, Self.w2], "solver: closed_form")
+    #expect(Self.agree(found, [[3.05, -0.95, 1.5], [-0.95, 3.05, -1.5]]), "\(found)")
+    // Gradient flow that runs long enough gets there too.
+    let late = try Self.run("wudi", [Self.w1, Self.w2], "solver: spectral, time: 100000")
+    #expect(Self.agree(late, [[3.05, -0.95, 1.5], [-0.95, 3.05, -1.5]]), "\(late)")
+    let start = try Self.run("wudi", [Self.w1, Self.w2], "solver: spectral, time: 0")
+    #expect(Self.agree(start, [[3, 1, -1], [1, 3, 1]]))
+  }
+
+  @Test func wudiAdam() throws {
+    let small = try Self.run("wudi", [Self.w1, Self.w2])
+    #expect(
+      Self.agree(
+        small, [[2.9970021044, 0.9970019128, -0.9970012749], [0.9970019128, 2.9970021044, 0.9970012749]], 1e-5), "\(small)")
+    let large = try Self.run("wudi", [Self.w1, Self.w2], "lr: 0.01")
+    #expect(
+      Self.agree(large, [[2.3490433516, -0.250517862, 0.6507345138], [-0.250517862, 2.3490433516, -0.6507345138]], 1e-4), "\(large)")
+  }
+
+  @Test func optMerge() throws {
+    let full = try Self.run("optmerge", [Self.w1, Self.w2])
+    #expect(
+      Self.agree(full, [[2.9970020682, 0.9970017839, -0.9970003982], [0.9970017839, 2.9970020682, 0.9970003982]], 1e-5), "\(full)")
+    let lora = try Self.run("optmerge", [Self.w1, Self.w2], "variant: lora, lr: 0.0001")
+    #expect(
+      Self.agree(lora, [[1.6119371977, 0.4406870039, -0.4256331398], [0.4406870039, 1.6119371977, 0.4256331398]], 1e-5), "\(lora)")
+  }
+
+  @Test(arguments: [
+    (0.5, 1.3587659003, [[2.2078858465, 1.4719238977, 0], [0, 1.4719238977, 2.2078858465], [0.7359619488, 0, 0.7359619488]]),
+    (0.9, 1.2737572480, [[2.3552368434, 0, 0], [0, 1.5701578956, 2.3552368434], [0.7850789478, 0, 0.7850789478]]),
+  ]) func opcm(_ alpha: Double, _ lambda: Double, _ expected: [[Double]]) throws {
+    func model(_ matrix: [[Double]], _ bias: [Double]) -> [TestTensor] {
+      [Self.tensor(matrix), TestTensor("model.norm.bias", .f32, [3], bias)]
+    }
+    let zero = [[0.0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    for budget in [1 << 23, 256 << 20] {
+      var options = EngineOptions()
+      options.memoryBudget = budget
+      let result = try merge(
+        recipe: "merge_method: opcm\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {projection_alpha: \(alpha)}\n",
+        models: [
+          "base": model(zero, [0, 0, 0]), "a": model([[3, 0, 0], [0, 2, 0], [0, 0, 1]], [1, 0, 0]),
+          "b": model([[1, 2, 0], [0, 1, 3], [1, 0, 1]], [0, 2, 0]),
+        ], options: options)
+      let found = try #require(result.tensors[Self.weight]).values
+      #expect(Self.agree(found, expected), "\(found)")
+      #expect(Self.agree(try #require(result.tensors["model.norm.bias"]).values, [[1 / lambda, 2 / lambda, 0]]))
+      let reported = try #require(result.report.findings.first { $0.finding.name == "lambda" }).finding.value
+      #expect(abs(reported - lambda) < 1e-6)
+    }
+  }
+
+  @Test func dop() throws {
+    let found = try Self.run("dop", [[[2, 0], [0, 1]], [[0, 1], [1, 0]]])
+    #expect(Self.agree(found, [[1.8823529412, 0.0909090909], [0.0909090909, 0.8]]), "\(found)")
+    // Where neither model has anything, the mean of the two stays.
+    let apart = try Self.run("dop", [[[2, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]]], "merged_weight: 0.5")
+    #expect(Self.agree(apart, [[9.0 / 5, 0, 0], [0, 0, 0]]), "\(apart)")
+  }
+
+  // MARK: Identities
+
+  @Test(arguments: plain) func theBaseAloneIsTheResultOfNoTasks(_ method: String) throws {
+    let base = [[0.5, -1.25, 3], [2, 0.125, -0.75]]
+    let found = try Self.run(method, [base, base], base: base)
+    #expect(Self.agree(found, base, 0), "\(found)")
+  }
+
+  @Test(arguments: ["tsv_m", "wudi", "opcm", "dop"]) func oneModelKeepsItsTaskVector(_ method: String) throws {
+    let found = try Self.run(method, [Self.t1], method == "wudi" ? "solver: closed_form" : "")
+    #expect(Self.agree(found, Self.t1), "\(found)")
+  }
+
+  @Test(arguments: plain.filter { $0 != "opcm" && $0 != "dop" }) func theOrderOfModelsDoesNotMatter(_ method: String) throws {
+    let forth = try Self.run(method, [Self.t1, Self.t2])
+    let back = try Self.run(method, [Self.t2, Self.t1])
+    #expect(zip(forth, back).allSatisfy { abs($0 - $1) < 1e-5 }, "\(forth) \(back)")
+  }
+
+  @Test func isoCIsHomogeneous() throws {
+    let once = try Self.run("iso_c", [Self.t1, Self.t2])
+    let half = try Self.run("iso_c", [Self.t1, Self.t2], "weight: 0.5")
+    #expect(zip(once, half).allSatisfy { abs($0 - 2 * $1) < 1e-5 })
+    let scaled = try Self.run("iso_c", [Self.t1, Self.t2], "lambda: 0.5")
+    #expect(zip(scaled, half).allSatisfy { abs($0 - $1) < 1e-6 })
+  }
+
+  // MARK: Degenerate inputs
+
+  @Test(arguments: plain) func dependentTasksGiveFiniteResults(_ method: String) throws {
+    let rankOne = (0..<5).map { i in (0..<7).map { j in Double((i + 1) * (j - 3)) / 8 } }
+    for tasks in [
+      [Self.t1, Self.t1], [rankOne, rankOne], [rankOne, rankOne.map { $0.map { -$0 } }], [Self.w1, Self.w1.map { $0.map { _ in 0 } }],
+    ] {
+      let found = try Self.run(method, tasks)
+      #expect(found.allSatisfy { $0.isFinite }, "\(found)")
+    }
+    // A matrix of one row or one column, and more models than the shorter side.
+    for tasks in [[[[1.0, 2, 3]], [[0, 1, -1]], [[2, 2, 2]]], [[[1], [2], [3]], [[0], [1], [-1]], [[2], [2], [2]]]] as [[[[Double]]]] {
+      let found = try Self.run(method, tasks)
+      #expect(found.allSatisfy { $0.isFinite }, "\(found)")
+    }
+  }
+
+  @Test func duplicateTasksAreTheirLeadingHalfInTSVM() throws {
+    // diag(4, 3, 2, 1) twice: two triplets each, the shared directions once, with twice the strength shared by two.
+    let diagonal = (0..<4).map { i in (0..<4).map { j in i == j ? Double(4 - i) : 0 } }
+    let found = try Self.run("tsv_m", [diagonal, diagonal])
+    #expect(Self.agree(found, [[4, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]), "\(found)")
+  }
+
+  @Test(arguments: plain) func valuesThatAreNotFiniteAreRefused(_ method: String) throws {
+    #expect { _ = try Self.run(method, [Self.t1, [[.nan, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]) } throws: {
+      ($0 as? IngotError)?.status == .nonFinite && ($0 as? IngotError)?.subject == Self.weight
+    }
+  }
+
+  // MARK: The rest rule
+
+  @Test(arguments: [("average", 2.0), ("task_arithmetic", 4), ("base", 0)]) func theRestRule(_ rule: String, _ expected: Double) throws {
+    let names = ["model.norm.weight": [3], "model.embed_tokens.weight": [2, 3], "model.conv.weight": [1, 3, 1]]
+    func model(_ value: Double) -> [TestTensor] {
+      names.map { TestTensor($0.key, .f32, $0.value, [Double](repeating: value, count: $0.value.reduce(1, *))) }
+    }
+    let result = try merge(
+      recipe: "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {rest: \(rule)}\n",
+      models: ["base": model(0), "a": model(1), "b": model(3)])
+    for name in names.keys { #expect(try #require(result.tensors[name]).values.allSatisfy { $0 == expected }, "\(name)") }
+    // As a matrix of rank one the embedding keeps its only direction, with half of the strength: σ̄ divides by both.
+    let matrix = try merge(
+      recipe: "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {embeddings: matrix}\n",
+      models: ["base": model(0), "a": model(1), "b": model(3)])
+    #expect(try #require(matrix.tensors["model.embed_tokens.weight"]).values.allSatisfy { abs($0 - 2) < 1e-6 })
+  }
+
+  // MARK: RegMean
+
+  static func regmean(_ parameters: String, grams: [[[Double]]], weights: [[[Double]]], packed: Bool = false) throws -> [Double] {
+    var models: [String: [TestTensor]] = [:]
+    var list: [String] = []
+    for (index, pair) in zip(grams, weights).enumerated() {
+      models["m\(index)"] = [tensor(pair.1), TestTensor("model.norm.weight", .f32, [2], [Double(index), 1])]
+      let n = pair.0.count
+      let values = packed ? (0..<n).flatMap { i in (i..<n).map { pair.0[i][$0] } } : pair.0.flatMap { $0 }
+      models["g\(index)"] = [TestTensor(String(weight.dropLast(7)), .f32, packed ? [values.count] : [n, n], values)]
+      list.append("{model: m\(index), side: {gram: g\(index)}}")
+    }
+    let recipe = "merge_method: regmean\nmodels: [\(list.joined(separator: ", "))]\nparameters: {\(parameters)}\n"
+    let result = try merge(recipe: recipe, models: models)
+    #expect(try #require(result.tensors["model.norm.weight"]).values == [Double(grams.count - 1) / 2, 1])
+    return try #require(result.tensors[weight]).values
+  }
+
+  static let g1: [[Double]] = [[2, 1], [1, 2]]
+  static let g2: [[Double]] = [[1, 0], [0, 3]]
+  static let r1: [[Double]] = [[1, 2], [0, 1]]
+  static let r2: [[Double]] = [[3, 0], [1, -1]]
+
+  @Test(arguments: [false, true]) func regmeanNumbers(_ packed: Bool) throws {
+    let pure = try Self.regmean(
+      "reduce_non_diagonal_ratio: 1, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
+    #expect(Self.agree(pure, [[2.1428571429, 0.5714285714], [0.7857142857, -0.3571428571]]), "\(pure)")
+    let shrunk = try Self.regmean(
+      "reduce_non_diagonal_ratio: 0.5, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
+    #expect(Self.agree(shrunk, [[1.8813559322, 0.7118644068], [0.5423728814, -0.2542372881]]), "\(shrunk)")
+  }
+
+  @Test func regmeanIdentities() throws {
+    // Equal models, one model, multiples of the identity, no inputs at all, and a singular sum: the mean stays where no model looks.
+    #expect(Self.agree(try Self.regmean("", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r1]), Self.r1))
+    #expect(Self.agree(try Self.regmean("", grams: [Self.g1], weights: [Self.r1]), Self.r1))
+    let unit: [[Double]] = [[1, 0], [0, 1]]
+    let triple: [[Double]] = [[3, 0], [0, 3]]
+    #expect(Self.agree(try Self.regmean("ridge: 0", grams: [unit, triple], weights: [Self.r1, Self.r2]), [[2.5, 0.5], [0.75, -0.5]]))
+    let zero: [[Double]] = [[0, 0], [0, 0]]
+    #expect(Self.agree(try Self.regmean("ridge: 0", grams: [zero, zero], weights: [Self.r1, Self.r2]), [[2, 1], [0.5, 0]]))
+    let half: [[Double]] = [[1, 0], [0, 0]]
+    #expect(
+      Self.agree(
+        try Self.regmean("ridge: 0", grams: [half, triple.map { [$0[0], 0] }], weights: [Self.r1, Self.r2]), [[2.5, 1], [0.75, 0]]))
+  }
+
+  @Test func regmeanRefusesBadGrams() throws {
+    #expect(throws: IngotError.self) { _ = try Self.regmean("", grams: [Self.g1, [[.nan, 0], [0, 1]]], weights: [Self.r1, Self.r2]) }
+    #expect(throws: IngotError.self) { _ = try Self.regmean("", grams: [Self.g1, [[-1, 0], [0, 1]]], weights: [Self.r1, Self.r2]) }
+    #expect(throws: IngotError.self) {
+      _ = try Self.regmean("", grams: [Self.g1, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]], weights: [Self.r1, Self.r2])
+    }
+  }
+
+  // MARK: The engine's part
+
+  static let models: [String: [TestTensor]] = {
+    var random = SplitMix(3)
+    var models: [String: [TestTensor]] = [:]
+    for model in ["base", "a", "b", "c"] {
+      models[model] = [([61, 40], "q"), ([40, 90], "k"), ([33, 33], "v")].map { shape, name in
+        let values = (0..<shape[0] * shape[1]).map { _ in Double(Int64(random.next() >> 44)) / 524_288 - 1 }
+        return TestTensor("model.layers.0.self_attn.\(name)_proj.weight", name == "k" ? .bf16 : .f32, shape, values)
+      }
+    }
+    return models
+  }()
+
+  @Test(arguments: plain) func bytesDependOnNeitherThreadsNorBudget(_ method: String) throws {
+    let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]\n"
+    var expected: [String: [Double]] = [:]
+    for set in InstructionSet.available {
+      for (threads, isLeast) in [(1, false), (3, false), (2, true)] {
+        var options = EngineOptions()
+        options.threads = threads
+        options.instructionSet = set.name
+        if isLeast {
+          let parsed = try Recipe.parse(Array(recipe.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog)
+          var views: [String: [TensorView]] = [:]
+          for (name, tensors) in Self.models { views[name] = try tensors.map { try $0.view } }
+          options.memoryBudget = try Plan.make(parsed, models: MemoryModels(views)).leastMemory
+        }
+        let result = try merge(recipe: recipe, models: Self.models, options: options)
+        #expect(result.report.peakMemory <= options.memoryBudget)
+        #expect(!result.report.findings.isEmpty)
+        let found = result.tensors.mapValues(\.values)
+        if expected.isEmpty { expected = found }
+        #expect(found == expected, "\(set) \(threads)")
+      }
+    }
+  }
+
+  @Test func aMatrixThatDoesNotFitTheBudgetIsRefusedWithItsBytes() throws {
+    var options = EngineOptions()
+    options.memoryBudget = 8 << 20
+    let base = TestTensor("model.layers.0.mlp.up_proj.weight", .bf16, [1024, 1024], [Double](repeating: 0, count: 1 << 20))
+    #expect {
+      _ = try merge(
+        recipe: "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}]\n", models: ["base": [base], "a": [base]], options: options)
+    } throws: {
+      guard let error = $0 as? IngotError else { return false }
+      return error.status == .memory && error.message.contains("the matrix model.layers.0.mlp.up_proj.weight needs")
+    }
+  }
+}
