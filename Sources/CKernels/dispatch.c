@@ -140,8 +140,8 @@ size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t row
 void ingotk_energy(int32_t set, const float *base, const float *x, const float *selected, double *lanes, size_t n) {
   enter(set)->energy(base, x, selected, lanes, n);
 }
-void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *selected, const float *weights, float floor, float *out,
-                      size_t n) {
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *selected, const float *weights, float floor,
+                      float *out, size_t n) {
   enter(set)->sce_merge(base, x, rows, selected, weights, floor, out, n);
 }
 void ingotk_exponential(int32_t set, const double *x, double *out, size_t n) { enter(set)->exponential(x, out, n); }

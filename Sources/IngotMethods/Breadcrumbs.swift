@@ -15,7 +15,8 @@ package struct Breadcrumbs: MergeMethod {
     name: "breadcrumbs", title: "Model Breadcrumbs", summary: "Drops outliers and small elements of the task vectors, then adds them.",
     formula: "θ₀ + λ Σ wᵢ τ̂ᵢ, τ̂ᵢ = τᵢ without its ⌊γn⌋ largest and, after the next ⌊density·n⌋, its smallest magnitudes",
     reference: .init("Model Breadcrumbs, arXiv 2312.06795", url: "https://arxiv.org/abs/2312.06795"), base: .required,
-    models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters, scopes: [.tensor, .row],
+    models: 1...Int.max, parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + OutlierTrim.parameters,
+    scopes: [.tensor, .row],
     hasStepwiseNumerics: true,
     notes: ["gamma × elements below 1 drops no outlier", "by row, density × length below 1 keeps nothing of a row"],
     example: """

@@ -15,11 +15,13 @@ package struct Consensus: MergeMethod {
     name: "consensus", title: "Consensus merging with TALL masks",
     summary: "Sums the task vectors where enough tasks use the sum, or rebuilds one task's model from it.",
     formula: "θ₀ + λ Σ τᵢ where at least consensus_k models have |τᵢ| > tall_lambdaᵢ |Σ τₖ − τᵢ|, else θ₀; with task t, where model t has",
-    reference: .init("Localizing Task Information for Improved Model Merging and Compression, arXiv 2405.07813", url: "https://arxiv.org/abs/2405.07813"),
+    reference: .init(
+      "Localizing Task Information for Improved Model Merging and Compression, arXiv 2405.07813", url: "https://arxiv.org/abs/2405.07813"),
     base: .required, models: 1...Int.max,
     parameters: [
       ParameterDescriptor(
-        "tall_lambda", .number(.init(from: .closed(0))), "how much larger than this share of the others' sum a task's element must be to be used by it",
+        "tall_lambda", .number(.init(from: .closed(0))),
+        "how much larger than this share of the others' sum a task's element must be to be used by it",
         default: .number(0.4), isPerModel: true),
       ParameterDescriptor("consensus_k", .integer(0...Int.max), "how many tasks must use an element", default: .number(2)),
       .task, .lambda,

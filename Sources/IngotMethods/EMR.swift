@@ -17,7 +17,8 @@ package struct EMR: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "emr", title: "EMR-Merging", summary: "Elects one vector for all tasks, and rebuilds a task's model from it by mask and factor.",
-    formula: "u = sgn(Σ τᵢ) max |τᵢ| over the models of that sign; θ₀ + λ u; with task t: θ₀ + λ rₜ u where τₜ has the sign of u, rₜ = Σ|τₜ| / Σ|u there|",
+    formula:
+      "u = sgn(Σ τᵢ) max |τᵢ| over the models of that sign; θ₀ + λ u; with task t: θ₀ + λ rₜ u where τₜ has the sign of u, rₜ = Σ|τₜ| / Σ|u there|",
     reference: .init("EMR-Merging, arXiv 2405.17461", url: "https://arxiv.org/abs/2405.17461"), base: .required, models: 1...Int.max,
     parameters: [
       .task,

@@ -19,7 +19,8 @@ package struct HiMerging: MergeMethod {
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       ParameterDescriptor(
-        "prune", .number(.fraction), "share of the task vector's smallest elements that is dropped", default: .number(0.1), isPerModel: true),
+        "prune", .number(.fraction), "share of the task vector's smallest elements that is dropped", default: .number(0.1), isPerModel: true
+      ),
       ParameterDescriptor("scale", .number(.any), "factor of what stays of the task vector", default: .number(0.9), isPerModel: true),
       .ties,
     ],

@@ -30,10 +30,12 @@ package struct Mediator: MergeMethod {
         "conflict_form", .choice(["count", "mass"]), "how conflicts are measured: by count of elements or by their magnitudes",
         default: .text("count")),
       ParameterDescriptor(
-        "conflict_density", .number(.fraction), "share of each row of a task vector, its largest elements, that conflicts are looked for in",
+        "conflict_density", .number(.fraction),
+        "share of each row of a task vector, its largest elements, that conflicts are looked for in",
         default: .number(0.3)),
       ParameterDescriptor(
-        "sparse_density", .number(.fraction), "share of each row of a model's difference from the mean, its largest elements, that is its own",
+        "sparse_density", .number(.fraction),
+        "share of each row of a model's difference from the mean, its largest elements, that is its own",
         default: .number(0.1)),
       ParameterDescriptor(
         "kappa", .number(.any), "by how many standard deviations over the layers' mean a conflict must be for a layer to be routed",

@@ -33,7 +33,8 @@ package struct PCB: MergeMethod {
 
   package static let descriptor = MethodDescriptor(
     name: "pcb", title: "PCB-Merging", summary: "Weighs every element by how it wins within its task vector and between the models.",
-    formula: "θ₀ + λ Σ bᵢ wᵢ τ̄ᵢ / Σ bᵢ, bᵢ the place of βᵢ = exp(N uᵢ²) · tanh(τᵢ Σ τₖ) between its cut and its largest, uᵢ that of |τᵢ| in its model",
+    formula:
+      "θ₀ + λ Σ bᵢ wᵢ τ̄ᵢ / Σ bᵢ, bᵢ the place of βᵢ = exp(N uᵢ²) · tanh(τᵢ Σ τₖ) between its cut and its largest, uᵢ that of |τᵢ| in its model",
     reference: .init("Parameter Competition Balancing for Model Merging, arXiv 2410.02396", url: "https://arxiv.org/abs/2410.02396"),
     base: .required, models: 1...modelLimit,
     parameters: [
@@ -48,7 +49,8 @@ package struct PCB: MergeMethod {
         default: .text("raw")),
       .lambda,
     ],
-    scopes: [.model], notes: ["exp and tanh as in the released code; the paper writes softmax", "where nothing is above its cut the base stays"],
+    scopes: [.model],
+    notes: ["exp and tanh as in the released code; the paper writes softmax", "where nothing is above its cut the base stays"],
     example: """
       merge_method: pcb
       base_model: models/base
@@ -151,7 +153,8 @@ package struct PCB: MergeMethod {
       if state.stage != .magnitudes {
         values = tile.scratch[0]
         tile.kernels.competition(
-          deltas, row: model, bounds: state.bounds, pairwise: isPairwise, part: state.stage == .scores ? .positive : .negative, into: values)
+          deltas, row: model, bounds: state.bounds, pairwise: isPairwise, part: state.stage == .scores ? .positive : .negative, into: values
+        )
       }
       state.searches.gather(2 * model, values, tile, statistic)
       state.searches.gather(2 * model + 1, values, tile, statistic)

@@ -39,7 +39,9 @@ package struct SCE: MergeMethod {
       .ties,
     ],
     scopes: [.tensor],
-    notes: ["nothing selected gives the base where only that is merged", "models whose differences are tiny (mean square below 1e-6) weigh alike"],
+    notes: [
+      "nothing selected gives the base where only that is merged", "models whose differences are tiny (mean square below 1e-6) weigh alike",
+    ],
     example: """
       merge_method: sce
       base_model: models/base

@@ -56,11 +56,13 @@ extension Kernels {
 
   /// base + the mean, by the weights, of the deltas that have the sign of their plain sum, 0 counting as plus; the weights' sum is at least
   /// `floor`. Where `selected` is 0, base.
-  package func mergeAgreeing(_ base: Floats, _ x: FloatTable, selected: Floats?, weights: [Float], floor: Float = 1e-6, into output: Floats) {
+  package func mergeAgreeing(_ base: Floats, _ x: FloatTable, selected: Floats?, weights: [Float], floor: Float = 1e-6, into output: Floats)
+  {
     let n = min(base.count, x.count, selected?.count ?? .max, output.count)
     // SAFETY: all hold at least n values, and there is a weight for each row.
     unsafe ingotk_sce_merge(
-      set, base.base, x.pointers, min(x.rows, weights.count), selected.map { unsafe UnsafePointer($0.base) }, weights, floor, output.base, n)
+      set, base.base, x.pointers, min(x.rows, weights.count), selected.map { unsafe UnsafePointer($0.base) }, weights, floor, output.base, n
+    )
   }
 
   // MARK: Arcee Fusion

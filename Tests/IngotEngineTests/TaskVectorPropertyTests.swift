@@ -187,7 +187,11 @@ import Testing
     // An element that a model left as it was weighs nothing either way; every other one is above no part of the mean.
     let single = Self.models.mapValues { Array($0.prefix(1)) }
     let found = try run("widen", global: "widen_ratio: 0", tensors: single)
-    expectSame(found, try run("task_arithmetic", parameters: "weight: 1", tensors: single))
+    for (name, sum) in try run("task_arithmetic", parameters: "weight: 1", tensors: single) {
+      let output = try #require(found[name])
+      let isNear = (0..<sum.count).allSatisfy { abs(output.value($0) - sum.value($0)) <= 1e-6 * (1 + abs(sum.value($0))) }
+      #expect(isNear)
+    }
   }
 
   /// Rows of padding, which are zero in every model, stay as they are.

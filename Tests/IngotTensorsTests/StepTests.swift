@@ -241,7 +241,8 @@ import Testing
         // Without room nothing is kept rather than memory overrun.
         if drop < count && keep > 0 {
           let short = Memory(values)
-          Kernels(.best).trimRow(short.floats, firstIndex: 0, ties: ties, drop: drop, keep: keep, scratch: scratch.floats.prefix(2 * count - 1))
+          Kernels(.best).trimRow(
+            short.floats, firstIndex: 0, ties: ties, drop: drop, keep: keep, scratch: scratch.floats.prefix(2 * count - 1))
           #expect(short.values.allSatisfy { $0 == 0 })
         }
       }

@@ -120,8 +120,8 @@ size_t ingotk_variance(int32_t set, const float *base, ingotk_rows x, size_t row
 void ingotk_energy(int32_t set, const float *base, const float *x, const float *_Nullable selected, double *lanes, size_t n);
 /* base + the weighted mean of the deltas that have the sign of their plain sum; `base` where `selected` is 0.
  * The weights' sum counts as at least `floor`. */
-void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *_Nullable selected, const float *weights, float floor,
-                      float *out, size_t n);
+void ingotk_sce_merge(int32_t set, const float *base, ingotk_rows x, size_t rows, const float *_Nullable selected, const float *weights,
+                      float floor, float *out, size_t n);
 /* exp of numbers up to 700 (0 below -700) and ln of positive normal numbers, to about 2e-16 and 4e-16. */
 void ingotk_exponential(int32_t set, const double *x, double *out, size_t n);
 void ingotk_logarithm(int32_t set, const double *x, double *out, size_t n);
