@@ -61,7 +61,7 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
         hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
     }
     try write(job.output.floats, worker)
-    context.report.add(job.findings, tensor: segment.tensor.name)
+    context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
   }
 
   private func write(_ values: Floats, _ worker: Worker) throws(IngotError) {

@@ -51,7 +51,7 @@ package struct ModelReference: Sendable {
   private var adapted: (stem: String, adapter: Location)? {
     switch (location, adapter) {
     case (.text(let text), let adapter?): return text.contains("+") ? nil : (text, adapter)
-    case (.fields(let path, nil), let adapter?): return (path, adapter)
+    case (.fields(let path, nil, nil), let adapter?): return (path, adapter)
     case (.text(let text), nil):
       guard let plus = text.firstIndex(of: "+") else { return nil }
       return (String(text[..<plus]), .text(String(text[text.index(after: plus)...])))
