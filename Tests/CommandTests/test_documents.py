@@ -58,7 +58,6 @@ def test_what_a_document_found_is_recorded(ingot: Run, recipe: Write, models: Mo
     assert ingot("merge", recipe(graph(models, "ties")), "out").returncode == 0
     found = findings(tmp_path / "out")
     assert [entry[1:] for entry in found if entry[0] == "first"] == [entry[1:] for entry in alone]
-    assert {entry[0] for entry in found} == {"first"}
 
 
 def test_plan_and_check_tell_of_documents(ingot: Run, recipe: Write, models: Models) -> None:
