@@ -93,15 +93,17 @@ let package = Package(
       name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
       linkerSettings: [
         // lld: gold, Swift's default, lists local symbols among the dynamic ones.
-        .unsafeFlags([
-          "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
-          "-Xlinker", "-z", "-Xlinker", "nodelete",
-        ] + (isSanitized ? [] : ["-Xlinker", "-z", "-Xlinker", "defs"]))
+        .unsafeFlags(
+          [
+            "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
+            "-Xlinker", "-z", "-Xlinker", "nodelete",
+          ] + (isSanitized ? [] : ["-Xlinker", "-z", "-Xlinker", "defs"]))
       ]),
     .executableTarget(
       name: "ingot-cli",
       dependencies: [
-        "IngotEngine", "IngotLinearAlgebra", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+        "IngotEngine", "IngotLinearAlgebra", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
+        "IngotJSON", "IngotErrors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict,
       // An installed command finds the OpenMP team beside the library.
@@ -119,7 +121,8 @@ let package = Package(
     .testTarget(
       name: "IngotRecipesTests", dependencies: ["IngotRecipes", "IngotJSON", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .testTarget(
-      name: "IngotMethodsTests", dependencies: ["IngotMethods", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
+      name: "IngotMethodsTests",
+      dependencies: ["IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
       swiftSettings: strict),
     .testTarget(
       name: "IngotEngineTests",

@@ -18,7 +18,7 @@ typedef const int32_t *number;
 
 /// The functions of one type, by LAPACK's names without their first letter.
 #define ROUTINES(T)                                                                                                                        \
-  void (*gemm)(letter, letter, number, number, number, const T *, const T *, number, const T *, number, const T *, T *, number, length,   \
+  void (*gemm)(letter, letter, number, number, number, const T *, const T *, number, const T *, number, const T *, T *, number, length,    \
                length);                                                                                                                    \
   void (*syrk)(letter, letter, number, number, const T *, const T *, number, const T *, T *, number, length, length);                      \
   void (*trsm)(letter, letter, letter, letter, number, number, const T *, const T *, number, T *, number, length, length, length, length); \
@@ -78,8 +78,8 @@ static bool find(void *handle, const char *name, void *slot, const char **missin
 
 static bool find_all(void *handle, const char **missing) {
 #define BOTH(NAME) find(handle, "s" #NAME "_", &f32.NAME, missing) && find(handle, "d" #NAME "_", &f64.NAME, missing)
-  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) && BOTH(syevd) && BOTH(syevr) &&
-         BOTH(gelqf) && BOTH(orglq) && BOTH(gesdd) && find(handle, "openblas_get_num_threads", &get_threads, missing) &&
+  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) && BOTH(syevd) && BOTH(syevr) && BOTH(gelqf) &&
+         BOTH(orglq) && BOTH(gesdd) && find(handle, "openblas_get_num_threads", &get_threads, missing) &&
          find(handle, "openblas_set_num_threads", &set_threads, missing) && find(handle, "openblas_get_corename", &get_core, missing) &&
          find(handle, "openblas_get_config", &get_configuration, missing);
 #undef BOTH
@@ -165,62 +165,62 @@ void ingotl_end_phase(void) {
   pthread_mutex_unlock(&lock);
 }
 
-#define DEFINE(T, S)                                                                                                                       \
-  void ingotl_gemm_##S(char transa, char transb, int32_t m, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, const T *b,            \
-                       int32_t ldb, T beta, T *c, int32_t ldc) {                                                                           \
-    S.gemm(&transa, &transb, &m, &n, &k, &alpha, a, &lda, b, &ldb, &beta, c, &ldc, 1, 1);                                                  \
-  }                                                                                                                                        \
-  void ingotl_syrk_##S(char uplo, char trans, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, T beta, T *c, int32_t ldc) {         \
-    S.syrk(&uplo, &trans, &n, &k, &alpha, a, &lda, &beta, c, &ldc, 1, 1);                                                                  \
-  }                                                                                                                                        \
-  void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,         \
-                       int32_t ldb) {                                                                                                      \
-    S.trsm(&side, &uplo, &transa, &diag, &m, &n, &alpha, a, &lda, b, &ldb, 1, 1, 1, 1);                                                    \
-  }                                                                                                                                        \
-  int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda) {                                                                      \
-    int32_t info = 0;                                                                                                                      \
-    S.potrf(&uplo, &n, a, &lda, &info, 1);                                                                                                 \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_potri_##S(char uplo, int32_t n, T *a, int32_t lda) {                                                                      \
-    int32_t info = 0;                                                                                                                      \
-    S.potri(&uplo, &n, a, &lda, &info, 1);                                                                                                 \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_potrs_##S(char uplo, int32_t n, int32_t nrhs, const T *a, int32_t lda, T *b, int32_t ldb) {                               \
-    int32_t info = 0;                                                                                                                      \
-    S.potrs(&uplo, &n, &nrhs, a, &lda, b, &ldb, &info, 1);                                                                                 \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_syevd_##S(char jobz, char uplo, int32_t n, T *a, int32_t lda, T *w, T *work, int32_t lwork, int32_t *iwork,               \
-                           int32_t liwork) {                                                                                               \
-    int32_t info = 0;                                                                                                                      \
-    S.syevd(&jobz, &uplo, &n, a, &lda, w, work, &lwork, iwork, &liwork, &info, 1, 1);                                                      \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_syevr_##S(char uplo, int32_t n, T *a, int32_t lda, int32_t il, int32_t iu, T abstol, int32_t *found, T *w, T *z,          \
-                           int32_t ldz, int32_t *isuppz, T *work, int32_t lwork, int32_t *iwork, int32_t liwork) {                         \
-    int32_t info = 0;                                                                                                                      \
-    T unused = 0;                                                                                                                          \
-    S.syevr("V", "I", &uplo, &n, a, &lda, &unused, &unused, &il, &iu, &abstol, found, w, z, &ldz, isuppz, work, &lwork, iwork, &liwork,    \
-            &info, 1, 1, 1);                                                                                                               \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_gelqf_##S(int32_t m, int32_t n, T *a, int32_t lda, T *tau, T *work, int32_t lwork) {                                      \
-    int32_t info = 0;                                                                                                                      \
-    S.gelqf(&m, &n, a, &lda, tau, work, &lwork, &info);                                                                                    \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_orglq_##S(int32_t m, int32_t n, int32_t k, T *a, int32_t lda, const T *tau, T *work, int32_t lwork) {                     \
-    int32_t info = 0;                                                                                                                      \
-    S.orglq(&m, &n, &k, a, &lda, tau, work, &lwork, &info);                                                                                \
-    return info;                                                                                                                           \
-  }                                                                                                                                        \
-  int32_t ingotl_gesdd_##S(char jobz, int32_t m, int32_t n, T *a, int32_t lda, T *s, T *u, int32_t ldu, T *vt, int32_t ldvt, T *work,      \
-                           int32_t lwork, int32_t *iwork) {                                                                                \
-    int32_t info = 0;                                                                                                                      \
-    S.gesdd(&jobz, &m, &n, a, &lda, s, u, &ldu, vt, &ldvt, work, &lwork, iwork, &info, 1);                                                 \
-    return info;                                                                                                                           \
+#define DEFINE(T, S)                                                                                                                    \
+  void ingotl_gemm_##S(char transa, char transb, int32_t m, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, const T *b,         \
+                       int32_t ldb, T beta, T *c, int32_t ldc) {                                                                        \
+    S.gemm(&transa, &transb, &m, &n, &k, &alpha, a, &lda, b, &ldb, &beta, c, &ldc, 1, 1);                                               \
+  }                                                                                                                                     \
+  void ingotl_syrk_##S(char uplo, char trans, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, T beta, T *c, int32_t ldc) {      \
+    S.syrk(&uplo, &trans, &n, &k, &alpha, a, &lda, &beta, c, &ldc, 1, 1);                                                               \
+  }                                                                                                                                     \
+  void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,      \
+                       int32_t ldb) {                                                                                                   \
+    S.trsm(&side, &uplo, &transa, &diag, &m, &n, &alpha, a, &lda, b, &ldb, 1, 1, 1, 1);                                                 \
+  }                                                                                                                                     \
+  int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda) {                                                                   \
+    int32_t info = 0;                                                                                                                   \
+    S.potrf(&uplo, &n, a, &lda, &info, 1);                                                                                              \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_potri_##S(char uplo, int32_t n, T *a, int32_t lda) {                                                                   \
+    int32_t info = 0;                                                                                                                   \
+    S.potri(&uplo, &n, a, &lda, &info, 1);                                                                                              \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_potrs_##S(char uplo, int32_t n, int32_t nrhs, const T *a, int32_t lda, T *b, int32_t ldb) {                            \
+    int32_t info = 0;                                                                                                                   \
+    S.potrs(&uplo, &n, &nrhs, a, &lda, b, &ldb, &info, 1);                                                                              \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_syevd_##S(char jobz, char uplo, int32_t n, T *a, int32_t lda, T *w, T *work, int32_t lwork, int32_t *iwork,            \
+                           int32_t liwork) {                                                                                            \
+    int32_t info = 0;                                                                                                                   \
+    S.syevd(&jobz, &uplo, &n, a, &lda, w, work, &lwork, iwork, &liwork, &info, 1, 1);                                                   \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_syevr_##S(char uplo, int32_t n, T *a, int32_t lda, int32_t il, int32_t iu, T abstol, int32_t *found, T *w, T *z,       \
+                           int32_t ldz, int32_t *isuppz, T *work, int32_t lwork, int32_t *iwork, int32_t liwork) {                      \
+    int32_t info = 0;                                                                                                                   \
+    T unused = 0;                                                                                                                       \
+    S.syevr("V", "I", &uplo, &n, a, &lda, &unused, &unused, &il, &iu, &abstol, found, w, z, &ldz, isuppz, work, &lwork, iwork, &liwork, \
+            &info, 1, 1, 1);                                                                                                            \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_gelqf_##S(int32_t m, int32_t n, T *a, int32_t lda, T *tau, T *work, int32_t lwork) {                                   \
+    int32_t info = 0;                                                                                                                   \
+    S.gelqf(&m, &n, a, &lda, tau, work, &lwork, &info);                                                                                 \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_orglq_##S(int32_t m, int32_t n, int32_t k, T *a, int32_t lda, const T *tau, T *work, int32_t lwork) {                  \
+    int32_t info = 0;                                                                                                                   \
+    S.orglq(&m, &n, &k, a, &lda, tau, work, &lwork, &info);                                                                             \
+    return info;                                                                                                                        \
+  }                                                                                                                                     \
+  int32_t ingotl_gesdd_##S(char jobz, int32_t m, int32_t n, T *a, int32_t lda, T *s, T *u, int32_t ldu, T *vt, int32_t ldvt, T *work,   \
+                           int32_t lwork, int32_t *iwork) {                                                                             \
+    int32_t info = 0;                                                                                                                   \
+    S.gesdd(&jobz, &m, &n, a, &lda, s, u, &ldu, vt, &ldvt, work, &lwork, iwork, &info, 1);                                              \
+    return info;                                                                                                                        \
   }
 
 DEFINE(float, f32)

@@ -15,9 +15,38 @@ package struct MatrixNeed: Sendable, Hashable {
   init(_ method: any MatrixMethod, _ tensor: PlannedTensor) throws(IngotError) {
     let shape = tensor.shape.dimensions
     rank = shape.min() ?? 0
-    bytes = try method.memory(
+    let exact = try method.memory(
       tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isScaled: tensor.scaling != nil)
+    bytes = Self.pages(exact)
   }
+
+  /// The most that any tensor of a job over the whole model needs.
+  init(_ method: any ModelMatrixMethod, _ tensors: [PlannedTensor]) throws(IngotError) {
+    (bytes, rank) = (0, 1)
+    if let scaled = tensors.first(where: { $0.scaling != nil }) {
+      throw IngotError(
+        .unsupported, "aim cannot follow a method that scales the whole model's matrices", hint: "merge first, in a document of its own",
+        subject: scaled.name)
+    }
+    for (index, tensor) in tensors.enumerated() {
+      guard method.isMatrix(index) else {
+        bytes = max(bytes, MatrixNeed(piece: Blocking.pieceBytes / max(tensor.dtype.bits / 8, 1)).bytes)
+        continue
+      }
+      let shape = tensor.shape.dimensions
+      let exact = try method.memory(tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isMatrix: true)
+      bytes = max(bytes, Self.pages(exact))
+      rank = max(rank, shape.min() ?? 0)
+    }
+  }
+
+  /// A piece of a tensor that is no matrix: the delta, a task vector, an input and the base.
+  init(piece count: Int) {
+    rank = 1
+    bytes = Self.pages(4 * (count * 4 + 64) + 4096)
+  }
+
+  private static func pages(_ bytes: Int) -> Int { bytes > .max - 4096 ? bytes : (bytes + 4095) / 4096 * 4096 }
 }
 
 /// The part of the budget that matrix jobs share: cut into equal slots for small ones, or given whole to one large one.

@@ -158,6 +158,15 @@ package final class Plan: Sendable {
     var read = 0
     var needs: [Int: MatrixNeed] = [:]
     for (number, job) in jobs.enumerated() {
+      if case .merge(let method) = job.work, let matrices = method as? any ModelMatrixMethod {
+        needs[number] = try MatrixNeed(matrices, job.tensors.map { tensors[$0] })
+        sizes.includeMatrix()
+        for index in job.tensors {
+          written += tensors[index].byteCount
+          for input in tensors[index].inputs { read += try tensors[index].shape.elementCount() * (input.dtype.bits / 8) }
+        }
+        continue
+      }
       for index in job.tensors {
         let tensor = tensors[index]
         written += tensor.byteCount

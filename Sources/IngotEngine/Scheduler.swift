@@ -162,6 +162,9 @@ final class Scheduler: @unchecked Sendable {
       if let matrix = method as? any MatrixMethod, let need = context.plan.matrixNeeds[number] {
         return try MatrixExecution(matrix, job: job, need: need, context: context)
       }
+      if let matrices = method as? any ModelMatrixMethod, let need = context.plan.matrixNeeds[number] {
+        return try ModelMatrixExecution(matrices, job: job, need: need, context: context)
+      }
       return try execution(method)
     }
   }

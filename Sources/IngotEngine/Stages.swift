@@ -136,6 +136,7 @@ extension Plan {
     return jobs.allSatisfy { job in
       guard case .merge(let method) = job.work else { return true }
       if let matrix = method as? any MatrixMethod, matrix.isMatrix { return false }
+      if method is any ModelMatrixMethod { return false }
       switch method.demands.granularity {
       case .block: return true
       case .row:

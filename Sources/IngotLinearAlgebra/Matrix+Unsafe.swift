@@ -210,14 +210,14 @@ package import IngotTensors
     @_specialize(where Element == Float)
     @_specialize(where Element == Double)
     get {
-    var largest = 0.0
-    unsafe forEachRow { _, row in
-      var sum = 0.0
-      // SAFETY: a row has `columns` elements.
-      for j in 0..<columns { sum += unsafe abs(Double(row[j])) }
-      largest = Swift.max(largest, sum)
-    }
-    return largest
+      var largest = 0.0
+      unsafe forEachRow { _, row in
+        var sum = 0.0
+        // SAFETY: a row has `columns` elements.
+        for j in 0..<columns { sum += unsafe abs(Double(row[j])) }
+        largest = Swift.max(largest, sum)
+      }
+      return largest
     }
   }
 
@@ -226,14 +226,14 @@ package import IngotTensors
     @_specialize(where Element == Float)
     @_specialize(where Element == Double)
     get {
-    var result = true
-    unsafe forEachRow { _, row in
-      var sum: Element = 0
-      // SAFETY: a row has `columns` elements.
-      for j in 0..<columns { sum += unsafe row[j] * 0 }
-      if !(sum == 0) { result = false }
-    }
-    return result
+      var result = true
+      unsafe forEachRow { _, row in
+        var sum: Element = 0
+        // SAFETY: a row has `columns` elements.
+        for j in 0..<columns { sum += unsafe row[j] * 0 }
+        if !(sum == 0) { result = false }
+      }
+      return result
     }
   }
 }

@@ -88,7 +88,7 @@ package import IngotErrors
   private func allocate(_ count: Int, _ width: Int) throws(IngotError) -> UnsafeMutableRawPointer? {
     let (bytes, overflow) = max(count, 1).multipliedReportingOverflow(by: width)
     let (end, beyond) = (overflow ? 0 : bytes).addingReportingOverflow(used + Self.alignment - 1)
-    guard !overflow, !beyond, end <= capacity else {
+    guard !overflow, !beyond, end / Self.alignment * Self.alignment <= capacity else {
       throw IngotError(
         .memory, "matrix work needs \(overflow ? "too many" : "\(bytes)") more bytes, and \(capacity - used) of \(capacity) are left",
         hint: "raise the memory budget")

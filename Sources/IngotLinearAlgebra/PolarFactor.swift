@@ -35,7 +35,8 @@ extension LinearAlgebra {
     _ a: Matrix<Float>, into p: Matrix<Float>, route: PolarRoute = .automatic, rangeTolerance: Double = 1e-6,
     _ workspace: MatrixWorkspace
   ) throws(IngotError) -> PolarReport {
-    try require(p.rows == a.rows && p.columns == a.columns, "the polar factor of \(a.rows) × \(a.columns) was asked for in \(p.rows) × \(p.columns)")
+    try require(
+      p.rows == a.rows && p.columns == a.columns, "the polar factor of \(a.rows) × \(a.columns) was asked for in \(p.rows) × \(p.columns)")
     let work = PolarWork(algebra: self, a: a, p: p, tolerance: max(rangeTolerance, 1e-7), workspace: workspace)
     switch route {
     case .svd: return try work.bySVD()
@@ -84,7 +85,8 @@ struct PolarWork {
       let to: Matrix<Double> = isTall ? try workspace.matrix(length, size) : try workspace.matrix(size, length)
       for start in Swift.stride(from: 0, to: long, by: max(length, 1)) {
         let range = start..<min(start + length, long)
-        let (x, y) = isTall ? (from.rows(0..<range.count), to.rows(0..<range.count)) : (from.columns(0..<range.count), to.columns(0..<range.count))
+        let (x, y) =
+          isTall ? (from.rows(0..<range.count), to.rows(0..<range.count)) : (from.columns(0..<range.count), to.columns(0..<range.count))
         x.copy(isTall ? source.rows(range) : source.columns(range))
         if isTall { try algebra.multiply(x, small, into: y) } else { try algebra.multiply(small, x, into: y) }
         (isTall ? target.rows(range) : target.columns(range)).copy(y)

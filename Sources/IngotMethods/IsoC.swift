@@ -43,10 +43,12 @@ package struct IsoC: MatrixMethod {
 
 extension ParameterDescriptor {
   static let rangeTolerance = ParameterDescriptor(
-    "range_tolerance", .number(.fraction), "singular values up to this share of the largest count as zero; below 1e-7 float32 resolves nothing",
+    "range_tolerance", .number(.fraction),
+    "singular values up to this share of the largest count as zero; below 1e-7 float32 resolves nothing",
     default: .number(1e-6))
 
   static let polarRoute = ParameterDescriptor(
-    "route", .choice(["auto", "eigen", "svd"]), "how the polar factor is computed: by conditioning, by eigenvectors of the Gram matrix, or by the SVD",
+    "route", .choice(["auto", "eigen", "svd"]),
+    "how the polar factor is computed: by conditioning, by eigenvectors of the Gram matrix, or by the SVD",
     default: .text("auto"))
 }

@@ -19,7 +19,8 @@ package struct OptMerge: MatrixMethod {
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskMatrices() + ParameterDescriptor.interference + [
       ParameterDescriptor(
-        "variant", .choice(["full", "lora"]), "full: for full fine-tuning, from the sum of the task vectors; lora: for adapters, from their mean",
+        "variant", .choice(["full", "lora"]),
+        "full: for full fine-tuning, from the sum of the task vectors; lora: for adapters, from their mean",
         default: .text("full")),
       .rangeTolerance,
     ], scopes: [.tensor],

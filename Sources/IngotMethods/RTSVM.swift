@@ -14,7 +14,8 @@ package struct RTSVM: MatrixMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "r_tsvm", title: "R-TSVM (reconstruction)", summary: "TSV-M weighted by outliers, with ranks by sparsity; our reading of the paper.",
+    name: "r_tsvm", title: "R-TSVM (reconstruction)",
+    summary: "TSV-M weighted by outliers, with ranks by sparsity; our reading of the paper.",
     formula: "TSV-M with values wᵢ σᵢ and ranks kᵢ",
     reference: .init("Mix Data or Merge Models?, arXiv 2502.06876", url: "https://arxiv.org/abs/2502.06876"), base: .required,
     models: 1...Int.max,
@@ -23,10 +24,12 @@ package struct RTSVM: MatrixMethod {
         "outlier_mode", .choice(["emphasize", "suppress", "none"]), "what the outliers of a task matrix do to its weight",
         default: .text("emphasize")),
       ParameterDescriptor(
-        "outlier_sigma", .number(NumberRange(from: .closed(0))), "standard deviations above a row's mean from which a magnitude is an outlier",
+        "outlier_sigma", .number(NumberRange(from: .closed(0))),
+        "standard deviations above a row's mean from which a magnitude is an outlier",
         default: .number(3)),
       ParameterDescriptor(
-        "sparsity_eps", .number(NumberRange(from: .closed(0))), "share of the rms below which an element counts as zero", default: .number(0.1)),
+        "sparsity_eps", .number(NumberRange(from: .closed(0))), "share of the rms below which an element counts as zero",
+        default: .number(0.1)),
       ParameterDescriptor("sparsity_factor", .number(.any), "exponent with which density decides the rank", default: .number(1)),
       .rangeTolerance,
     ], scopes: [.tensor], notes: ["the formulas are a reconstruction: the paper names the statistics and not how they enter"])

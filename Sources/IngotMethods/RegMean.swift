@@ -140,7 +140,8 @@ package struct RegMean: MatrixMethod {
     let bad = (0..<gram.rows).first { gram[$0, $0] < 0 }
     guard let bad else { return }
     throw IngotError(
-      .format, "the Gram matrix of model \(model + 1) for \(job.name) has \(gram[bad, bad]) at place \(bad) of its diagonal, expected 0 or more",
+      .format,
+      "the Gram matrix of model \(model + 1) for \(job.name) has \(gram[bad, bad]) at place \(bad) of its diagonal, expected 0 or more",
       hint: "collect it again", subject: job.name)
   }
 

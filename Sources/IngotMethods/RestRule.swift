@@ -58,7 +58,7 @@ package struct TaskMatrices: Sendable {
       throw IngotError(.recipe, "the method needs a base model and at least one other", hint: "give base_model", subject: segment.name)
     }
     weights = (1..<request.inputs.count).map { Float(segment.number("weight", model: $0) ?? 1) }
-    scale = segment.number("scale") ?? 1
+    scale = segment.number("lambda") ?? 1
     rest = RestRule(segment.text("rest") ?? "average", weights: weights, scale: scale)
     isMatrix = try Self.isMatrix(segment)
     self.segment = segment
@@ -77,19 +77,19 @@ package struct TaskMatrices: Sendable {
 
 extension ParameterDescriptor {
   /// Parameters of every matrix method on task vectors, defined once.
-  static func taskMatrices(rest: String = "average", scale: Double = 1) -> [ParameterDescriptor] {
+  static func taskMatrices() -> [ParameterDescriptor] {
     [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", default: .number(1), isPerModel: true),
-      ParameterDescriptor("scale", .number(.any), "factor of the merged task vector", default: .number(scale)),
-    ] + matrixSelection(rest: rest)
+      ParameterDescriptor("lambda", .number(.any), "factor of the merged task vector", default: .number(1)),
+    ] + matrixSelection
   }
 
-  static func matrixSelection(rest: String) -> [ParameterDescriptor] {
+  static var matrixSelection: [ParameterDescriptor] {
     [
       ParameterDescriptor(
         "rest", .choice(["average", "task_arithmetic", "base"]),
         "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
-        default: .text(rest)),
+        default: .text("average")),
       ParameterDescriptor(
         "embeddings", .choice(["rest", "matrix"]),
         "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",

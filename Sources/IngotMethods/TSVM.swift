@@ -14,7 +14,8 @@ package struct TSVM: MatrixMethod {
   package static let descriptor = MethodDescriptor(
     name: "tsv_m", title: "TSV-M", summary: "Concatenates the tasks' leading singular vectors and decorrelates them.",
     formula: "W₀ + α polar([U₁ … U_T]) diag(σ) polar([V₁; …; V_T])",
-    reference: .init("Task Singular Vectors: Reducing Task Interference in Model Merging, arXiv 2412.00081", url: "https://arxiv.org/abs/2412.00081"),
+    reference: .init(
+      "Task Singular Vectors: Reducing Task Interference in Model Merging, arXiv 2412.00081", url: "https://arxiv.org/abs/2412.00081"),
     base: .required, models: 1...Int.max, parameters: ParameterDescriptor.taskMatrices() + [.rangeTolerance], scopes: [.tensor],
     notes: [
       "a single model gives its own task vector",

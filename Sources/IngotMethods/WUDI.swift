@@ -177,7 +177,8 @@ struct InterferenceSolver: Sendable {
         power *= 0.9
         otherPower *= 0.999
         job.output.adamStep(
-          gradient: gradient, first: first, second: second, rate: Float(rate / (1 - power)), correction: Float((1 - otherPower).squareRoot()))
+          gradient: gradient, first: first, second: second, rate: Float(rate / (1 - power)),
+          correction: Float((1 - otherPower).squareRoot()))
       }
       gradient.copy(d)
       try algebra.multiply(job.output, c, into: gradient, beta: -1)
@@ -192,9 +193,11 @@ extension ParameterDescriptor {
   static let interference = [
     ParameterDescriptor(
       "solver", .choice(["adam", "closed_form", "spectral"]),
-      "adam: the paper's iteration; closed_form: the minimum itself; spectral: gradient flow up to a time, in one step", default: .text("adam")),
+      "adam: the paper's iteration; closed_form: the minimum itself; spectral: gradient flow up to a time, in one step",
+      default: .text("adam")),
     ParameterDescriptor("steps", .integer(0...1_000_000), "steps of adam", default: .number(300)),
-    ParameterDescriptor("lr", .number(NumberRange(from: .closed(0))), "step size of adam: no element moves further in one step", default: .number(1e-5)),
+    ParameterDescriptor(
+      "lr", .number(NumberRange(from: .closed(0))), "step size of adam: no element moves further in one step", default: .number(1e-5)),
     ParameterDescriptor("time", .number(NumberRange(from: .closed(0))), "time at which the spectral solver stops", default: .number(300)),
   ]
 }

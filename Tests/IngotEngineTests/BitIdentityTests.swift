@@ -1,3 +1,4 @@
+import Foundation
 import IngotEngine
 import IngotErrors
 import IngotMethods
@@ -8,7 +9,7 @@ import Testing
 
 /// Same recipe, inputs and seed: the same bytes, whatever runs them.
 @Suite struct BitIdentityTests {
-  static let cases = listed + MethodCase.averages
+  static let cases = listed + MethodCase.averages + MethodCase.sideInputs
 
   private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
@@ -44,13 +45,10 @@ import Testing
     MethodCase(method: "magmax"),
     MethodCase(method: "pcb", extra: ["pcb_ratio": "0.9"]),
     MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),
-    MethodCase(method: "consensus", lambda: 0.3),
     MethodCase(method: "consensus", extra: ["task": "2"]),
-    MethodCase(method: "emr"),
     MethodCase(method: "emr", extra: ["task": "1"]),
     MethodCase(method: "widen"),
     MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], scope: "model"),
-    MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], extra: ["protect": "1"]),
     MethodCase(method: "hi_merging"),
     MethodCase(method: "mediator", extra: ["kappa": "-10"]),
     MethodCase(method: "twin", densities: [0.5, 0.2, 0.9]),
@@ -66,7 +64,7 @@ import Testing
         .init(name: "model.layers.0.rows.weight", shape: [475, 1111], dtypes: [.bf16, .bf16, .bf16, .bf16]),
         .init(name: "model.mixed.weight", shape: [70_001], dtypes: [.f32, .bf16, .f16, .f32]),
         .init(name: "model.small.bias", shape: [37], dtypes: [.f16, .f16, .f16, .f16]),
-        .init(name: "model.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
+        .init(name: "model.layers.1.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
         .init(name: "model.embed_tokens.weight", shape: [301, 17], dtypes: [.f32, .bf16, .f32, .bf16]),
       ], seed: 11)
     for tensors in models.models.values {
@@ -77,7 +75,10 @@ import Testing
     return models
   }()
 
-  /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets.
+  static let withSides = models.withSides
+
+  /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets. All of them, with both
+  /// teams, where INGOT_TEST_MATRIX is "full".
   struct Setting: CustomStringConvertible {
     var threads: Int
     /// nil: the least that the plan runs with.
@@ -87,16 +88,18 @@ import Testing
     var source: SourceKind
     var description: String { "\(threads) threads, \(budget.map { "\($0 >> 20) MiB" } ?? "least memory"), \(set), \(team), \(source)" }
 
+    static let isFull = ProcessInfo.processInfo.environment["INGOT_TEST_MATRIX"] == "full"
+
     static let all: [Setting] = {
       var settings: [Setting] = []
       let sources = SourceKind.allCases
       for (t, threads) in [1, 2, 3, 8].enumerated() {
         for (b, budget) in [nil, 64 << 20, 256 << 20].enumerated() {
-          for (s, set) in InstructionSet.available.enumerated() where (t + b + s) % 3 == 0 {
-            settings.append(
-              Setting(
-                threads: threads, budget: budget, set: set, team: (t + s) % 2 == 0 ? .openMP : .pthread,
-                source: sources[(2 * t + s) % sources.count]))
+          for (s, set) in InstructionSet.available.enumerated() where isFull || (t + b + s) % 3 == 0 {
+            for team in [WorkerTeam.Kind.openMP, .pthread] where isFull || (team == .openMP) == ((t + s) % 2 == 0) {
+              settings.append(
+                Setting(threads: threads, budget: budget, set: set, team: team, source: sources[(2 * t + s) % sources.count]))
+            }
           }
         }
       }
@@ -106,7 +109,7 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(Self.models.models)
+    let memory = try MemoryModels(item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides)
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?
@@ -129,10 +132,41 @@ import Testing
     #expect(Setting.all.count >= 12)
   }
 
+  /// What lies in the files is what the digests say, whether it was written past the page cache or through it.
+  @Test(
+    arguments: Setting.isFull
+      ? cases
+      : [
+        MethodCase(method: "linear"), MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], scope: "model"),
+        MethodCase(method: "della", densities: [0.5, 0.3, 0.8]), MethodCase(method: "passthrough", scale: 0.3),
+      ])
+  func filesDependOnNothingElse(_ item: MethodCase) throws {
+    let scratch = try Scratch(onDisk: true)
+    let plan = try Plan.make(try Recipe(item.recipe), models: try MemoryModels(Self.models.models))
+    let expected = try Engine().run(plan, into: NullSink()).digests
+    for (index, setting) in Setting.all.enumerated() where Setting.isFull || index % 5 == 0 {
+      var options = EngineOptions()
+      options.threads = setting.threads
+      options.memoryBudget = setting.budget ?? max(plan.leastMemory, 1 << 20)
+      options.instructionSet = setting.set.name
+      options.team = setting.team
+      let engine = try Engine(options)
+      for isDirect in [true, false] {
+        var writing = DirectoryOptions.quick
+        writing.isDirect = isDirect
+        let report = try engine.merge(plan, to: scratch("OUT"), options: writing)
+        #expect(report.digests == expected, "\(setting), \(isDirect ? "direct" : "cached")")
+        try Verification(directory: scratch("OUT")).requireIntact()
+        try scratch.remove("OUT")
+      }
+    }
+  }
+
   @Test func coversEveryMethod() {
     let covered = Set(Self.cases.map(\.method))
     // Those of matrices have tests of their own: `MatrixMethodTests`.
-    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) && !(method is any MatrixMethod.Type) {
+    for method in MethodRegistry.all where !covered.contains(method.descriptor.name) {
+      if method is any MatrixMethod.Type || method is any ModelMatrixMethod.Type { continue }
       Issue.record("no case for \(method.descriptor.name)")
     }
   }

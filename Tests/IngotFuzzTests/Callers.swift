@@ -188,6 +188,44 @@ private final class ResolverFiles {
   }
 }
 
+/// The files of a model: the input as the weights, and nothing else. The input may spoil the source.
+private let openFile: @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UnsafePointer<CChar>?, UnsafeMutablePointer<ingot_source>?) -> Int32 = {
+  user, _, file, out in
+  guard let user = user, let file = file, let out = out else { return 77 }
+  guard String(cString: file) == "model.safetensors" else { return Int32(INGOT_E_NOT_FOUND) }
+  let files = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue()
+  // The input may spoil the size and the flags.
+  if files.source[0] > 200 { out.pointee.struct_size = UInt32(files.source[1]) }
+  if files.source[2] > 200 { out.pointee.flags = UInt32(files.source[3]) }
+  out.pointee.user = user
+  if files.source[4] < 250 {
+    out.pointee.size = { user, size in
+      guard let user = user, let size = size else { return 1 }
+      size.pointee = UInt64(Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights.count)
+      return 0
+    }
+  }
+  if files.source[5] < 250 {
+    out.pointee.read_at = { user, offset, target, count in
+      guard let user = user else { return 1 }
+      let weights = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights
+      guard offset <= UInt64(weights.count), count <= UInt64(weights.count) - offset else { return 3 }
+      target?.copyMemory(from: weights.address + Int(offset), byteCount: Int(count))
+      return 0
+    }
+  }
+  out.pointee.release = { user in
+    if let user = user { Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().releases += 1 }
+  }
+  return 0
+}
+
+private let listFiles: @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, ingot_name_fn?, UnsafeMutableRawPointer?) -> Int32 = {
+  _, _, add, names in
+  guard let add = add, let names = names else { return 1 }
+  return add(names, "model.safetensors")
+}
+
 private func planFromSources(_ input: inout FuzzInput) throws {
   let resolver = CallerMemory(struct: MemoryLayout<ingot_resolver>.size, &input)
   let options = CallerMemory(struct: MemoryLayout<ingot_plan_options>.size, &input)
@@ -195,44 +233,9 @@ private func planFromSources(_ input: inout FuzzInput) throws {
   let image = input.take(8)
   let files = ResolverFiles(weights: input.rest, source: image)
   let user = Unmanaged.passUnretained(files)
-  let open: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UnsafePointer<CChar>?, UnsafeMutablePointer<ingot_source>?) -> Int32 = {
-    user, _, file, out in
-    guard let user = user, let file = file, let out = out else { return 77 }
-    guard String(cString: file) == "model.safetensors" else { return Int32(INGOT_E_NOT_FOUND) }
-    let files = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue()
-    // The input may spoil the size and the flags.
-    if files.source[0] > 200 { out.pointee.struct_size = UInt32(files.source[1]) }
-    if files.source[2] > 200 { out.pointee.flags = UInt32(files.source[3]) }
-    out.pointee.user = user
-    if files.source[4] < 250 {
-      out.pointee.size = { user, size in
-        guard let user = user, let size = size else { return 1 }
-        size.pointee = UInt64(Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights.count)
-        return 0
-      }
-    }
-    if files.source[5] < 250 {
-      out.pointee.read_at = { user, offset, target, count in
-        guard let user = user else { return 1 }
-        let weights = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights
-        guard offset <= UInt64(weights.count), count <= UInt64(weights.count) - offset else { return 3 }
-        target?.copyMemory(from: weights.address + Int(offset), byteCount: Int(count))
-        return 0
-      }
-    }
-    out.pointee.release = { user in
-      if let user = user { Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().releases += 1 }
-    }
-    return 0
-  }
-  let list: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, ingot_name_fn?, UnsafeMutableRawPointer?) -> Int32 = {
-    _, _, add, names in
-    guard let add = add, let names = names else { return 1 }
-    return add(names, "model.safetensors")
-  }
   resolver.put(UInt64(UInt(bitPattern: user.toOpaque())), at: 8)
-  resolver.put(choices & 1 == 0 ? address(of: open) : 0, at: 16)
-  resolver.put(choices & 2 == 0 ? 0 : address(of: list), at: 24)
+  resolver.put(choices & 1 == 0 ? address(of: openFile) : 0, at: 16)
+  resolver.put(choices & 2 == 0 ? 0 : address(of: listFiles), at: 24)
   resolver.put(0, at: 32)
   options.put(0, at: 24)
   options.point(at: 40, to: choices & 4 == 0 ? resolver : nil)

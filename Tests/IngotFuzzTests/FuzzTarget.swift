@@ -24,6 +24,12 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case pack
   /// A file tokenizer.json.
   case tokenizer
+  /// A file tokenizer.model.
+  case sentencepiece
+  /// The metadata of a delta pack, one KEY=VALUE on a line, a NUL byte, and its tensors, one per line.
+  case packheader
+  /// Three numbers, and the Rice code of a block.
+  case rice
   /// Option structs, sources and sinks that a C program fills.
   case options
   /// A DLPack tensor.
@@ -47,6 +53,9 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .adapter: try readAdapter(bytes)
       case .pack: try readPack(bytes)
       case .tokenizer: try readTokenizer(bytes)
+      case .sentencepiece: try readSentencePiece(bytes)
+      case .packheader: try readPackHeader(bytes)
+      case .rice: try readRice(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)
       }

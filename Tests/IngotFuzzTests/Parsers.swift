@@ -1,4 +1,5 @@
 import IngotCheckpoints
+import IngotEngine
 import IngotErrors
 import IngotJSON
 import IngotMethods
@@ -135,14 +136,15 @@ private let base = Result {
     }, config: nil)
 }
 
-/// A line of the input: a name and extents, as in `base_model.model.m.lora_A.weight 2 6`.
+/// A line of the input: a name and extents, as in `base_model.model.m.lora_A.weight 2 6`, and perhaps a type.
 private func tensor(_ line: ArraySlice<UInt8>) -> CheckpointTensor? {
   let words = line.split(separator: 0x20)
   guard let name = words.first.flatMap({ String(validating: $0, as: UTF8.self) }), words.count <= 5 else { return nil }
-  let extents = words.dropFirst().compactMap { Int(String(decoding: $0, as: UTF8.self)) }.filter { $0 >= 0 && $0 < 1 << 16 }
-  let shape = Shape(extents)
-  guard let byteCount = try? shape.byteCount(.f32) else { return nil }
-  return CheckpointTensor(name: name, dtype: .f32, shape: shape, shard: 0, fileOffset: 0, byteCount: byteCount)
+  let rest = words.dropFirst().map { String(decoding: $0, as: UTF8.self) }
+  let shape = Shape(rest.compactMap { Int($0) }.filter { $0 >= 0 && $0 < 1 << 16 })
+  let dtype = rest.last.flatMap(DType.init(safetensorsName:)) ?? .f32
+  guard let byteCount = try? shape.byteCount(dtype) else { return nil }
+  return CheckpointTensor(name: name, dtype: dtype, shape: shape, shard: 0, fileOffset: 0, byteCount: byteCount)
 }
 
 func readAdapter(_ bytes: [UInt8]) throws {
@@ -151,19 +153,14 @@ func readAdapter(_ bytes: [UInt8]) throws {
   let tensors = parts.count > 1 ? parts[1].split(separator: 0x0A).prefix(64).compactMap(tensor) : []
   let checkpoint = try Checkpoint(displayPath: "adapter", shards: [], tensors: tensors, config: nil)
   let base = try base.get()
-  let adapter = try Adapter(
-    checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json",
-    compile: { (text: String) throws(IngotError) -> @Sendable (String) -> Bool in
-      guard let pattern = try? TensorPattern("/\(text)/") else { throw IngotError(.unsupported, "no pattern") }
-      return { pattern.matches($0) }
-    })
+  let adapter = try Adapter(checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json", compile: ProvidedModel.namePattern)
   for target in adapter.targets {
     try require(base[target.base.name] != nil, "a change of \(target.base.name), which the base does not have")
     guard case .lowRank(let change) = target.change else { continue }
     try require(change.scale.isFinite, "a scale that is not finite")
     let inner = [change.a.shape.dimensions[0], change.b.shape.dimensions[1]]
     try require(inner == [change.rank, change.rank], "factors of the ranks \(inner), expected \(change.rank)")
-    let outer = [change.b.shape.dimensions[0], change.a.shape.dimensions[1]]
+    let outer = [change.b.shape.dimensions[0]] + change.a.shape.dimensions.dropFirst()
     let shape = target.base.shape.dimensions
     try require((change.isTurned ? [shape[1], shape[0]] : shape) == outer, "factors of \(outer) for a weight of \(shape)")
   }
@@ -181,4 +178,53 @@ func readTokenizer(_ bytes: [UInt8]) throws {
   file.remove(from: vocabulary.extent / 2)
   file.add([(id: vocabulary.extent, token: AddedToken("<|a token of nobody else|>"))])
   _ = file.bytes
+}
+
+func readSentencePiece(_ bytes: [UInt8]) throws {
+  let config = #"{"added_tokens_decoder": {"0": {"content": "<unk>"}, "9": {"content": "<s>"}}}"#
+  let added = #"{"<x>": 11}"#
+  for more in [false, true] {
+    let vocabulary = try Vocabulary(
+      sentencePiece: bytes, config: more ? Array(config.utf8) : nil, added: more ? Array(added.utf8) : nil, origin: "tokenizer.model")
+    for token in vocabulary.tokens {
+      try require(vocabulary[token.text] == token.id, "the token \(token.id) is not found by its text")
+    }
+  }
+}
+
+// MARK: - Packs
+
+func readPackHeader(_ bytes: [UInt8]) throws {
+  let parts = bytes.split(separator: 0, maxSplits: 1, omittingEmptySubsequences: false)
+  var metadata: [MetadataEntry] = []
+  for line in parts[0].split(separator: 0x0A) {
+    let pair = line.split(separator: 0x3D, maxSplits: 1).map { String(decoding: $0, as: UTF8.self) }
+    if pair.count == 2 { metadata.append(MetadataEntry(pair[0], pair[1])) }
+  }
+  let tensors = parts.count > 1 ? parts[1].split(separator: 0x0A).prefix(64).compactMap(tensor) : []
+  let shard = CheckpointShard(name: DeltaPack.fileName, size: 0, modificationTime: 0, headerDigest: 0, metadata: metadata)
+  let checkpoint = try Checkpoint(displayPath: "pack", shards: [shard], tensors: tensors, config: nil)
+  guard DeltaPack.isPack(checkpoint) else { throw IngotError(.format, "no pack") }
+  let pack = try DeltaPack(checkpoint)
+  for tensor in pack.tensors {
+    try require(tensor.shape.dimensions.allSatisfy { $0 >= 0 }, "the extents \(tensor.shape) of \(tensor.name)")
+    try require(tensor.count == (try? tensor.shape.elementCount()), "\(tensor.count) elements of \(tensor.shape)")
+    try require(Set(tensor.parts.keys) == Set(DeltaPack.parts(of: tensor.form)), "the parts of \(tensor.name)")
+  }
+}
+
+/// What decodes is, encoded again, the same bytes.
+func readRice(_ bytes: [UInt8]) throws {
+  var input = FuzzInput(bytes)
+  let length = Int(input.number(3)) % (RiceCode.blockElements + 2)
+  let count = Int(input.number(2))
+  let remainderBits = Int(input.byte()) % 20 - 2
+  let code = input.rest
+  let elements = try RiceCode.decode(code, count: count, remainderBits: remainderBits, length: length)
+  try require(elements.count == count, "\(elements.count) elements, expected \(count)")
+  for (element, next) in zip(elements, elements.dropFirst()) {
+    try require(element.position < next.position, "positions that do not rise")
+  }
+  try require(elements.last.map { Int($0.position) < length } ?? true, "a position beyond the block")
+  try require(RiceCode.encode(elements, remainderBits: remainderBits) == code, "another code of the same elements")
 }

@@ -35,12 +35,12 @@ static void fill(void) {
     for (int i = 0; i < N; ++i) {
       float value = ((float)(draw() >> 8) - 8388608.0f) * 0x1p-26f;
       switch (draw() % 32) {
-        case 0: value *= 0x1p-125f; break;
-        case 1: value = 0; break;
-        case 2: value = -0.0f; break;
-        case 3: value = 0.125f; break;
-        case 4: value *= 0x1p20f; break;
-        default: break;
+      case 0: value *= 0x1p-125f; break;
+      case 1: value = 0; break;
+      case 2: value = -0.0f; break;
+      case 3: value = 0.125f; break;
+      case 4: value *= 0x1p20f; break;
+      default: break;
       }
       inputs[row][i] = value;
     }
@@ -224,9 +224,17 @@ static void deltas(size_t n) {
 static const struct {
   const char *name;
   void (*run)(size_t n);
-} kernels[] = {{"conversion", conversion}, {"quantised", quantised}, {"combination", combination}, {"sums", sums},
-               {"selection", selection},   {"random", randomness},   {"fused", fused},             {"methods", methods},
-               {"transcendental", transcendental}, {"columns", columns}, {"deltas", deltas}};
+} kernels[] = {{"conversion", conversion},
+               {"quantised", quantised},
+               {"combination", combination},
+               {"sums", sums},
+               {"selection", selection},
+               {"random", randomness},
+               {"fused", fused},
+               {"methods", methods},
+               {"transcendental", transcendental},
+               {"columns", columns},
+               {"deltas", deltas}};
 
 int main(void) {
   const int32_t scalar = ingotk_set_count() - 1;

@@ -104,8 +104,19 @@ def resume(ingot: Command, method: str, models: list[Path], out: Path, settings:
     return record
 
 
+@pytest.fixture(scope="module")
+def kills() -> Iterator[list[tuple[int, int]]]:
+    """For each kill at random: how many tensors the journal had, and how many there are."""
+    seen: list[tuple[int, int]] = []
+    yield seen
+    between = sum(1 for done, count in seen if 0 < done < count)
+    print(f"\n{len(seen)} kills, {between} of them between the first and the last tensor of the journal")
+
+
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, number: int) -> None:
+def test_killed_at_random(
+    ingot: Command, models: list[Path], whole: Callable[[str], Files], folder: Path, kills: list[tuple[int, int]], number: int
+) -> None:
     choices = random.Random(number)
     method = METHODS[number % len(METHODS)]
     expected, out = whole(method), folder / "out"
@@ -120,6 +131,8 @@ def test_killed_at_random(ingot: Command, models: list[Path], whole: Callable[[s
         process.kill()
         code, _, stderr = end(process)
         assert code in (-signal.SIGKILL, 0), stderr
+        if code == -signal.SIGKILL:
+            kills.append((len(journalled(journal.parent)), len(SHAPES)))
         if assert_absent_or_whole(out, expected):
             break
     else:
@@ -193,6 +206,14 @@ def test_an_adapter_that_changed_does_not_resume(ingot: Command, folder: Path) -
     assert "the sources" in refused.stderr or "changed" in refused.stderr, refused.stderr
     assert "NaN" not in refused.stderr
     assert not (folder / "out").exists()
+
+
+def test_most_kills_came_in_the_middle(kills: list[tuple[int, int]]) -> None:
+    """Else the test above would show little: kills before the first tensor and after the last are the easy ones."""
+    if len(kills) < KILLS:
+        pytest.skip("runs behind the kills at random")
+    between = sum(1 for done, count in kills if 0 < done < count)
+    assert between >= KILLS * (0.6 if KILLS >= 100 else 0.4), f"{between} of {len(kills)}"
 
 
 # Every step

@@ -34,22 +34,22 @@ int32_t ingotl_threads(void);
 void ingotl_begin_phase(int32_t threads);
 void ingotl_end_phase(void);
 
-#define INGOTL_DECLARE(T, S)                                                                                                               \
-  void ingotl_gemm_##S(char transa, char transb, int32_t m, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, const T *b,            \
-                       int32_t ldb, T beta, T *c, int32_t ldc);                                                                            \
-  void ingotl_syrk_##S(char uplo, char trans, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, T beta, T *c, int32_t ldc);          \
-  void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,         \
-                       int32_t ldb);                                                                                                       \
-  int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                       \
-  int32_t ingotl_potri_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                       \
-  int32_t ingotl_potrs_##S(char uplo, int32_t n, int32_t nrhs, const T *a, int32_t lda, T *b, int32_t ldb);                                \
-  int32_t ingotl_syevd_##S(char jobz, char uplo, int32_t n, T *a, int32_t lda, T *w, T *work, int32_t lwork, int32_t *iwork,               \
-                           int32_t liwork);                                                                                                \
-  int32_t ingotl_syevr_##S(char uplo, int32_t n, T *a, int32_t lda, int32_t il, int32_t iu, T abstol, int32_t *found, T *w, T *z,          \
-                           int32_t ldz, int32_t *isuppz, T *work, int32_t lwork, int32_t *iwork, int32_t liwork);                          \
-  int32_t ingotl_gelqf_##S(int32_t m, int32_t n, T *a, int32_t lda, T *tau, T *work, int32_t lwork);                                       \
-  int32_t ingotl_orglq_##S(int32_t m, int32_t n, int32_t k, T *a, int32_t lda, const T *tau, T *work, int32_t lwork);                      \
-  int32_t ingotl_gesdd_##S(char jobz, int32_t m, int32_t n, T *a, int32_t lda, T *s, T *u, int32_t ldu, T *vt, int32_t ldvt, T *work,      \
+#define INGOTL_DECLARE(T, S)                                                                                                          \
+  void ingotl_gemm_##S(char transa, char transb, int32_t m, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, const T *b,       \
+                       int32_t ldb, T beta, T *c, int32_t ldc);                                                                       \
+  void ingotl_syrk_##S(char uplo, char trans, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, T beta, T *c, int32_t ldc);     \
+  void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,    \
+                       int32_t ldb);                                                                                                  \
+  int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                  \
+  int32_t ingotl_potri_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                  \
+  int32_t ingotl_potrs_##S(char uplo, int32_t n, int32_t nrhs, const T *a, int32_t lda, T *b, int32_t ldb);                           \
+  int32_t ingotl_syevd_##S(char jobz, char uplo, int32_t n, T *a, int32_t lda, T *w, T *work, int32_t lwork, int32_t *iwork,          \
+                           int32_t liwork);                                                                                           \
+  int32_t ingotl_syevr_##S(char uplo, int32_t n, T *a, int32_t lda, int32_t il, int32_t iu, T abstol, int32_t *found, T *w, T *z,     \
+                           int32_t ldz, int32_t *isuppz, T *work, int32_t lwork, int32_t *iwork, int32_t liwork);                     \
+  int32_t ingotl_gelqf_##S(int32_t m, int32_t n, T *a, int32_t lda, T *tau, T *work, int32_t lwork);                                  \
+  int32_t ingotl_orglq_##S(int32_t m, int32_t n, int32_t k, T *a, int32_t lda, const T *tau, T *work, int32_t lwork);                 \
+  int32_t ingotl_gesdd_##S(char jobz, int32_t m, int32_t n, T *a, int32_t lda, T *s, T *u, int32_t ldu, T *vt, int32_t ldvt, T *work, \
                            int32_t lwork, int32_t *iwork);
 
 /// The dot product in f64: element i is added to lane i mod 16, and the lanes are folded in one order. Needs no library.

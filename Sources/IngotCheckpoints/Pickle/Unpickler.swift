@@ -5,7 +5,7 @@ import IngotTensors
 ///
 /// A stack machine over the opcodes of `PickleOpcode`. Globals are looked up in `TorchGlobal`, a closed list; what Python would import
 /// and call is refused by its name and its byte position before anything else of it is looked at. Time and memory are linear in the
-/// pickle's length and bounded by `CheckpointLimit`.
+/// pickle's length and bounded by `Limit`.
 struct Unpickler {
   private let bytes: [UInt8]
   /// Where the pickle lies, for messages: "data.pkl" or the like.

@@ -31,7 +31,6 @@ package struct RollingState: Sendable {
   }
 
   package static let fileName = "rolling.json"
-  private static let limit = 64 << 20
 
   package var method: RollingMethod
   /// Share of the average so far at each step of `ema`; nil elsewhere.
@@ -71,7 +70,7 @@ package struct RollingState: Sendable {
         hint: "name a directory that 'ingot roll' wrote, or one that does not exist yet", subject: directory)
     }
     let file = try StoredFile(path)
-    return try RollingState(try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: limit), origin: path), path: path)
+    return try RollingState(try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path), path: path)
   }
 
   private init(_ root: JSONValue, path: String) throws(IngotError) {

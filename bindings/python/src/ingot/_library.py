@@ -61,7 +61,24 @@ def _check(library: ctypes.CDLL, path: str) -> None:
         raise ImportError(f"{path} is libingot {_version(number)}, but lacks a function: {error}", name="ingot", path=path) from None
 
 
+def _advise_openblas() -> None:
+    """Tells OpenBLAS, which matrix methods load, of AVX-512 on AMD processors, which Debian's version does not know.
+
+    A value that is set stays.
+    Here and not in the library: that one never changes the environment of its host.
+    """
+    needed = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return
+    fields = {key.strip(): value for key, _, value in (line.partition(":") for line in text.splitlines())}
+    if fields.get("vendor_id", "").strip() == "AuthenticAMD" and needed <= set(fields.get("flags", "").split()):
+        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+
+
 def _load() -> tuple[ctypes.CDLL, str]:
+    _advise_openblas()
     tried = []
     for path in _candidates():
         if os.sep in path and not os.path.exists(path):
