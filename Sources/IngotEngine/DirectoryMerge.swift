@@ -163,10 +163,12 @@ extension Plan {
       }
       document.list("findings") { list in
         let order = report.findings.sorted {
-          ($0.tensor, $0.finding.name, $0.finding.model ?? -1) < ($1.tensor, $1.finding.name, $1.finding.model ?? -1)
+          ($0.document ?? "", $0.tensor, $0.finding.name, $0.finding.model ?? -1)
+            < ($1.document ?? "", $1.tensor, $1.finding.name, $1.finding.model ?? -1)
         }
-        for (tensor, finding) in order {
+        for (document, tensor, finding) in order {
           list.object { entry in
+            if let document { entry.field("document", document) }
             entry.field("tensor", tensor)
             entry.field("name", finding.name)
             if let model = finding.model { entry.field("model", model) }

@@ -94,9 +94,18 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     case .emit(let state):
       if isFirstLook { try nonfinite.check(segments, context: context) }
       try output.finishEmpty()
-      context.report.add(method.findings(state), tensor: segments.first?.tensor.name ?? "")
+      report(state)
       return true
     }
+  }
+
+  private func report(_ state: Method.State) {
+    context.report.add(method.findings(state), tensor: segments.first?.tensor.name ?? "", of: context.plan)
+  }
+
+  /// Says what the statistics found, for a job whose output is computed range by range and so never ends.
+  func reportSettled() {
+    if case .emit(let state) = phase { report(state) }
   }
 
   func process(item: Int, worker: Worker) throws(IngotError) {

@@ -61,6 +61,6 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
         hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
     }
     for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }
-    context.report.add(job.findings, tensor: segment.tensor.name)
+    context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
   }
 }

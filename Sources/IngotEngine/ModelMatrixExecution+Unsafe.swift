@@ -76,7 +76,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       for (index, value) in item.enumerated() { if index < total.count { total[index] += value } else { total.append(value) } }
     }
     scale = method.scale(total)
-    context.report.add(method.findings(sums: total), tensor: segments.first?.tensor.name ?? "")
+    context.report.add(method.findings(sums: total), tensor: segments.first?.tensor.name ?? "", of: context.plan)
     return items.isEmpty ? try advance() : false
   }
 

@@ -136,7 +136,8 @@ struct RecordedModels: ModelProvider {
       throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter)", subject: recorded.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil), position: reference.position)
+      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil, task: recorded.task),
+      position: reference.position)
     let found = try LocalModels(environment: [:]).adapting(model, as: placed)
     try requireRecorded(found, recorded, at: adapter)
     return found

@@ -1,5 +1,6 @@
 package import IngotErrors
 package import IngotMethods
+internal import IngotRecipes
 package import IngotStorage
 
 /// What a finished run did.
@@ -17,7 +18,8 @@ package struct RunReport: Sendable {
   package var notices: [Notice] = []
   /// Digest of each output tensor by index, where taken.
   package var digests: [Int: Digest128] = [:]
-  package var findings: [(tensor: String, finding: Finding)] = []
+  /// `document` is the name of the recipe's document that makes the tensor, nil for that of the output.
+  package var findings: [(document: String?, tensor: String, finding: Finding)] = []
   /// Output tensors that an earlier run had finished.
   package var resumedTensors = 0
 }
@@ -34,10 +36,10 @@ final class ReportCollector: @unchecked Sendable {
     lock.unlock()
   }
 
-  func add(_ findings: [Finding], tensor: String) {
+  func add(_ findings: [Finding], tensor: String, of plan: Plan) {
     if findings.isEmpty { return }
     lock.lock()
-    for finding in findings { report.findings.append((tensor, finding)) }
+    for finding in findings { report.findings.append((plan.recipe.name, tensor, finding)) }
     lock.unlock()
   }
 

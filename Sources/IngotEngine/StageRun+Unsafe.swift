@@ -11,6 +11,9 @@ protocol RangeRun: JobRun {
   /// Gives back what only gathering needed.
   func endGathering()
 
+  /// Reports what the statistics found.
+  func reportSettled()
+
   /// Computes `destination.count` bytes of tensor `segment` of the job, from byte `offset` of its output on.
   func read(_ destination: UnsafeMutableRawBufferPointer, at offset: Int, segment: Int, worker: Worker) throws(IngotError)
 }
@@ -130,7 +133,9 @@ private final class SettlingRun: JobRun, @unchecked Sendable {
 
   func advance() throws(IngotError) -> Bool {
     guard let pending else { return true }
-    return try pending.advance() || pending.isEmitting
+    let isFinished = try pending.advance()
+    if !isFinished, pending.isEmitting { pending.reportSettled() }
+    return isFinished || pending.isEmitting
   }
 
   func release() { run?.endGathering() }

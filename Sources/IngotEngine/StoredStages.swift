@@ -81,5 +81,6 @@ extension RunReport {
     seconds += other.seconds
     peakMemory = max(peakMemory, other.peakMemory)
     notices += other.notices
+    findings += other.findings
   }
 }

@@ -45,6 +45,21 @@ def test_documents_give_what_they_give_alone(ingot: Run, recipe: Write, models: 
     assert done.returncode == 0, done.stderr
 
 
+def findings(directory: Path) -> list[tuple[object, ...]]:
+    entries = json.loads((directory / "ingot.json").read_text())["findings"]
+    return [(entry.get("document"), entry["tensor"], entry["name"], entry.get("model"), entry["value"]) for entry in entries]
+
+
+def test_what_a_document_found_is_recorded(ingot: Run, recipe: Write, models: Models, tmp_path: Path) -> None:
+    """Thresholds and ties of an earlier document stand in ingot.json as they do when it is merged alone."""
+    assert ingot("merge", recipe(FIRSTS["ties"].format(**models)), "alone").returncode == 0
+    alone = findings(tmp_path / "alone")
+    assert any(name == "threshold" for _, _, name, _, _ in alone)
+    assert ingot("merge", recipe(graph(models, "ties")), "out").returncode == 0
+    found = findings(tmp_path / "out")
+    assert [entry[1:] for entry in found if entry[0] == "first"] == [entry[1:] for entry in alone]
+
+
 def test_plan_and_check_tell_of_documents(ingot: Run, recipe: Write, models: Models) -> None:
     path = recipe(graph(models, "ties"))
     done = ingot("plan", path, "--json")

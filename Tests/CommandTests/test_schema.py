@@ -76,10 +76,13 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         lambda d: d.update(chat_template="chatml"),
         lambda d: d.update(chat_template="{{ messages }} and much more"),
         lambda d: d.update(modules={"text": {"models": d.pop("models"), "parameters": {"density": 0.5}}}),
-        lambda d: d.update(
-            modules={"text": {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "parameters": {"lambda": 1}}]}}, models=None
-        )
-        or d.pop("models"),
+        lambda d: (
+            d.update(
+                modules={"text": {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "parameters": {"lambda": 1}}]}},
+                models=None,
+            )
+            or d.pop("models")
+        ),
         lambda d: d.update(tensors=[{"match": "*.mlp.*", "layers": "0-3, 8,20-", "parameters": {"density": 0.2}}]),
         lambda d: d.update(tensors=[{"match": "/x/", "layers": [1, "4-5"], "from": "a", "parameters": {"scale": 0.5}}]),
         lambda d: d.update(tensors=[{"match": "x", "merge_method": "linear", "parameters": {"normalize": False}, "dtype": "float32"}]),

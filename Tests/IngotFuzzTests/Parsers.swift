@@ -160,7 +160,7 @@ func readAdapter(_ bytes: [UInt8]) throws {
     try require(change.scale.isFinite, "a scale that is not finite")
     let inner = [change.a.shape.dimensions[0], change.b.shape.dimensions[1]]
     try require(inner == [change.rank, change.rank], "factors of the ranks \(inner), expected \(change.rank)")
-    let outer = [change.b.shape.dimensions[0], change.a.shape.dimensions[1]]
+    let outer = [change.b.shape.dimensions[0]] + change.a.shape.dimensions.dropFirst()
     let shape = target.base.shape.dimensions
     try require((change.isTurned ? [shape[1], shape[0]] : shape) == outer, "factors of \(outer) for a weight of \(shape)")
   }

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused(ingot: Command, folder: Path) -> None:
         (base, names, {"init_lora_weights": "pissa"}, "initialised by pissa"),
         (base, names, {"target_parameters": ["experts.w"]}, "uses target_parameters"),
         (base, names, {"trainable_token_indices": [1]}, "uses trainable_token_indices"),
-        (base, names, {"rank_pattern": {"(?=q)q_proj": 8}}, "the pattern \"(?=q)q_proj\" cannot be read"),
+        (base, names, {"rank_pattern": {"(?=q)q_proj": 8}}, 'the pattern "(?=q)q_proj" cannot be read'),
         (base, names, {"alpha_pattern": {"[q_proj": 8}}, "cannot be read"),
         (base, names, {"rank_pattern": {"(q|k)_proj": 4}}, "expected the rank 4"),
         (base, names, {"use_dora": True}, "magnitude vector is absent"),
@@ -236,8 +236,11 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "expressions": (
         "llama",
-        {"target_modules": "all-linear", "rank_pattern": {r"layers\.[01]\..*\.(q|k)_proj": 2, "(self_)?attn": 9, r"^model\.layers\.\d+\.mlp\.u.*": 3,
-                                                          "proj": 7}, "alpha_pattern": {"[a-k]_proj": 5, "model.layers.2.mlp.(up|down)_proj": 4}},
+        {
+            "target_modules": "all-linear",
+            "rank_pattern": {r"layers\.[01]\..*\.(q|k)_proj": 2, "(self_)?attn": 9, r"^model\.layers\.\d+\.mlp\.u.*": 3, "proj": 7},
+            "alpha_pattern": {"[a-k]_proj": 5, "model.layers.2.mlp.(up|down)_proj": 4},
+        },
     ),
     "dora": ("llama", {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"], "use_dora": True}),
     "convolutions": ("vit", {"target_modules": ["projection", "classifier"], "rank_pattern": {"projection": 3}}),

@@ -146,7 +146,10 @@ def test_internlm2(ingot: Command, folder: Path) -> None:
     grouped = weight.view(pairs, of_each + 2, HEAD, WIDTH)
     wanted = {"wq": grouped[:, :of_each], "wk": grouped[:, of_each], "wv": grouped[:, of_each + 1]}
     apart = {f"a.{name}.weight": value.reshape(-1, WIDTH).contiguous() for name, value in wanted.items()}
-    for name, tensors in (("fused", {"a.wqkv.weight": weight}), ("apart", {name: torch.zeros_like(value) for name, value in apart.items()})):
+    for name, tensors in (
+        ("fused", {"a.wqkv.weight": weight}),
+        ("apart", {name: torch.zeros_like(value) for name, value in apart.items()}),
+    ):
         (folder / name).mkdir()
         safetensors_torch.save_file(tensors, folder / name / "model.safetensors")
         (folder / name / "config.json").write_text(json.dumps(config))
