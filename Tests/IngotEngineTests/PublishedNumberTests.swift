@@ -68,7 +68,7 @@ import Testing
     let other = base.map { Double(Float($0 + source.normal() * 0.25)) }
     let found = try output("arcee_fusion", ["base": tensor([rows, 3], base), "a": tensor([rows, 3], other)], inputs: ["a"])
     let expected = Reference(item: MethodCase(method: "arcee_fusion")).arceeFusion(
-      ReferenceTensor(name: "w", rowLength: 3, stride: 3, base: base, models: [other]))
+      ReferenceTensor(name: "w", rowLength: 3, axes: 2, stride: 3, base: base, models: [other]))
     for (index, value) in found.values.enumerated() where value != expected.values[index] {
       #expect(value == expected.alternatives[index], "element \(index)")
     }

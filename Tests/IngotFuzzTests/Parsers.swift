@@ -1,4 +1,5 @@
 import IngotCheckpoints
+import IngotEngine
 import IngotErrors
 import IngotJSON
 import IngotMethods
