@@ -121,7 +121,8 @@ let package = Package(
     .testTarget(
       name: "IngotRecipesTests", dependencies: ["IngotRecipes", "IngotJSON", "IngotTensors", "IngotErrors"], swiftSettings: strict),
     .testTarget(
-      name: "IngotMethodsTests", dependencies: ["IngotMethods", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
+      name: "IngotMethodsTests",
+      dependencies: ["IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotTensors", "IngotJSON", "IngotErrors"],
       swiftSettings: strict),
     .testTarget(
       name: "IngotEngineTests",

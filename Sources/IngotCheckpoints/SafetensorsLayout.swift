@@ -29,9 +29,11 @@ package struct SafetensorsLayout: Sendable {
   package let byteCounts: [Int]
   package let fileSize: UInt64
 
+  /// - Parameters: `leastHeader` is the number of bytes that the header takes at least: for files whose tensors are written before all shapes
+  ///   are known.
   /// Throws `.shape` for sizes that overflow, `.invalidArgument` for a name that is there twice or cannot be written, or a header
   /// beyond the format's limit.
-  package init(tensors: [TensorDescription], metadata: [MetadataEntry]) throws(IngotError) {
+  package init(tensors: [TensorDescription], metadata: [MetadataEntry], leastHeader: Int = 0) throws(IngotError) {
     var byteCounts: [Int] = []
     byteCounts.reserveCapacity(tensors.count)
     var names: Set<String> = []
@@ -42,8 +44,7 @@ package struct SafetensorsLayout: Sendable {
       }
       byteCounts.append(try Self.byteCount(of: tensor))
     }
-    // Swift's sort is stable in fact but not by contract, so the order is part of the key.
-    let order = tensors.indices.sorted { (tensors[$1].dtype.bits, $0) < (tensors[$0].dtype.bits, $1) }
+    let order = Self.order(of: tensors)
     var begins = [UInt64](repeating: 0, count: tensors.count)
     var end: UInt64 = 0
     for index in order {
@@ -55,11 +56,18 @@ package struct SafetensorsLayout: Sendable {
       end = sum
     }
     header = try Self.header(
-      tensors: tensors, order: order, begins: begins, byteCounts: byteCounts, metadata: metadata, alignment: end < 1 << 20 ? 8 : 4096)
+      tensors: tensors, order: order, begins: begins, byteCounts: byteCounts, metadata: metadata,
+      alignment: end < 1 << 20 ? 8 : 4096, least: leastHeader)
     let start = UInt64(header.count)
     fileOffsets = begins.map { start + $0 }
     self.byteCounts = byteCounts
     fileSize = start + end
+  }
+
+  /// Places of `tensors` in the order in which their bytes lie in a file: wider types first, otherwise as given.
+  package static func order(of tensors: [TensorDescription]) -> [Int] {
+    // Swift's sort is stable in fact but not by contract, so the order is part of the key.
+    tensors.indices.sorted { (tensors[$1].dtype.bits, $0) < (tensors[$0].dtype.bits, $1) }
   }
 
   static func byteCount(of tensor: TensorDescription) throws(IngotError) -> Int {
@@ -74,7 +82,7 @@ package struct SafetensorsLayout: Sendable {
 
   private static func header(
     tensors: [TensorDescription], order: [Int], begins: [UInt64], byteCounts: [Int], metadata: [MetadataEntry],
-    alignment: Int
+    alignment: Int, least: Int
   ) throws(IngotError) -> [UInt8] {
     var writer = JSONWriter(reserving: 128 * (tensors.count + 1))
     writer.raw("{")
@@ -110,7 +118,7 @@ package struct SafetensorsLayout: Sendable {
     }
     writer.raw("}")
     let json = writer.bytes
-    let padding = (alignment - (8 + json.count) % alignment) % alignment
+    let padding = max((alignment - (8 + json.count) % alignment) % alignment, least - 8 - json.count)
     let length = json.count + padding
     guard length <= Limit.headerBytes else {
       throw IngotError(

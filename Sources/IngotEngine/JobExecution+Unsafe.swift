@@ -71,7 +71,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   /// Looks for fused output steps; those that read keep bits need bits that are there.
   func findFused(_ state: Method.State) {
     fused = segments.map { segment in
-      guard segment.tensor.dtype.isOutput, segment.tensor.scaling == nil, let merge = method.fused(state, segment: segment.index) else { return nil }
+      guard segment.tensor.dtype.isOutput, segment.tensor.scaling == nil, let merge = method.fused(state, segment: segment.index) else {
+        return nil
+      }
       return merge.needsMasks && !masks.arePersistent ? nil : merge
     }
   }
@@ -150,7 +152,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
         onlySides: wanted.readsOnlySides)
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
-    nonfinite.collect(worker, segment: segment.index)
+    // A round that reads the models too will see the side tensors again, and counts both.
+    if wanted.readsOnlySides { worker.forgetNonfinite() } else { nonfinite.collect(worker, segment: segment.index) }
   }
 
   /// Gathers the tiles of one read: straight from storage where the round has such a form, else widened.
@@ -261,7 +264,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       }
       try forEachTile(range, segment: segment, worker: worker, use: .bypass) { (tile, result) throws(IngotError) in
         method.emit(state, tile, into: result)
-        if let scaling = segment.tensor.scaling { scale(result, scaling, tile, distance: Int(tile.firstIndex) - range.lowerBound, segment, worker) }
+        if let scaling = segment.tensor.scaling {
+          scale(result, scaling, tile, distance: Int(tile.firstIndex) - range.lowerBound, segment, worker)
+        }
         // SAFETY: the area holds the whole chunk in the output's dtype.
         let target = unsafe area + (Int(tile.firstIndex) - chunk.lowerBound) * width
         tile.kernels.store(result, into: unsafe MutableElementSlice(unsafe: target, dtype: segment.tensor.dtype, count: tile.count))
@@ -431,8 +436,9 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       }
       let tile = Tile(
         inputs: runs.inputs.first(segment.modelCount),
-        sides: segment.sides.isEmpty ? .none : worker.sides(segment.sides, rows: runs.inputs), scratch: runs.scratch,
-        joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start), jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
+        sides: segment.sides.isEmpty ? nil : worker.sides(segment.sides, rows: runs.inputs, modelCount: segment.modelCount),
+        scratch: runs.scratch, joinedScratch: runs.joinedScratch, segment: segment.index, firstIndex: UInt64(start),
+        jobIndex: segment.jobBase + UInt64(start), count: count, rowLength: segment.blocking.rowLength, kernels: context.kernels,
         masks: masks.planes(segment, start: start, worker: worker), accumulator: worker.accumulator)
       try body(tile, runs.output)
       start += count

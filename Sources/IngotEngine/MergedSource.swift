@@ -59,7 +59,9 @@ final class MergedSource: ByteSource {
 
   func requireUnchanged() throws(IngotError) {
     if isStored { return }
-    for input in plan.tensors[tensor].streams + plan.tensors[tensor].wholeSides.map(\.source) { try plan.sources[input.source].requireUnchanged() }
+    for input in plan.tensors[tensor].streams + plan.tensors[tensor].wholeSides.map(\.source) {
+      try plan.sources[input.source].requireUnchanged()
+    }
   }
 
   func address(of range: Range<Int>) -> UnsafeRawPointer? {

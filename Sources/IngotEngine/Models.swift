@@ -89,10 +89,8 @@ package struct LocalModels: ModelProvider {
         if let task = part.task {
           throw IngotError(.invalidArgument, "the task \(task.prefix(60)) is named, and only packs have tasks", subject: path)
         }
-        let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory, system: system)
-        let fileName = isDirectory ? nil : Self.split(path).name
-        return try model.applying(
-          try Self.adapter(files, fileName, path: path, isLocal: isLocal), files: files, name: parsed.model.description)
+        let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
+        return try model.applying(opened.model, files: opened.files, name: parsed.model.description)
       }
     } catch {
       var placed = error
@@ -101,11 +99,35 @@ package struct LocalModels: ModelProvider {
     }
   }
 
+  /// Opens a PEFT adapter that stands in no recipe: its directory, its weight file, or a name of the hub's cache.
+  ///
+  /// Throws `.notFound`, `.io`, `.format`, and what reading the config throws.
+  package func openAdapter(named text: String) throws(IngotError) -> OpenedAdapter {
+    let nowhere = SourcePosition(origin: "", line: 0, column: 0)
+    // A path that exists may have any characters.
+    let parsed =
+      try fileStatus(text, system: system) != nil
+      ? IngotCheckpoints.ModelReference(model: .init(path: text)) : try IngotCheckpoints.ModelReference(parsing: text)
+    guard parsed.adapter == nil else {
+      throw IngotError(.invalidArgument, "found a model with an adapter, expected an adapter", subject: text)
+    }
+    do throws(IngotError) {
+      return try find(parsed.model, at: nowhere) { (path, isDirectory, isLocal) throws(IngotError) in
+        let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
+        return try OpenedAdapter(opened.model, files: opened.files, name: text)
+      }
+    } catch {
+      var failure = error
+      if failure.position == nowhere { failure.position = nil }
+      throw failure
+    }
+  }
+
   /// Hands the first place where `part` is to `body`.
-  private func find(
+  private func find<Found>(
     _ part: IngotCheckpoints.ModelReference.Part, at position: SourcePosition,
-    _ body: (_ path: String, _ isDirectory: Bool, _ isLocal: Bool) throws(IngotError) -> ProvidedModel
-  ) throws(IngotError) -> ProvidedModel {
+    _ body: (_ path: String, _ isDirectory: Bool, _ isLocal: Bool) throws(IngotError) -> Found
+  ) throws(IngotError) -> Found {
     let lookup = { (name: String) in environment[name] }
     let candidates = part.candidates(environment: lookup) { path in
       guard let file = try? StoredFile(path, system: system), let bytes = try? file.readBytes(at: 0, count: min(file.size, 4096), limit: 4096) else {
@@ -130,10 +152,11 @@ package struct LocalModels: ModelProvider {
   }
 
   /// The weights of an adapter, without its meaning.
-  private static func adapter(
-    _ files: DirectoryFiles, _ fileName: String?, path: String, isLocal: Bool
-  ) throws(IngotError) -> ProvidedModel {
-    var name = fileName
+  private func adapter(
+    _ path: String, isDirectory: Bool, isLocal: Bool
+  ) throws(IngotError) -> (model: ProvidedModel, files: DirectoryFiles) {
+    let files = DirectoryFiles(isDirectory ? path : Self.split(path).directory, system: system)
+    var name = isDirectory ? nil : Self.split(path).name
     for candidate in Adapter.fileNames where name == nil {
       if try files.size(of: candidate) != nil { name = candidate }
     }
@@ -142,7 +165,7 @@ package struct LocalModels: ModelProvider {
         .notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))",
         hint: "is this the adapter's directory, and is its download complete?", subject: path)
     }
-    return try provide(files, name, path: path, isLocal: isLocal)
+    return (try Self.provide(files, name, path: path, isLocal: isLocal), files)
   }
 
   private static func split(_ path: String) -> (directory: String, name: String) {

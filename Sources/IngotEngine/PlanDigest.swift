@@ -23,7 +23,8 @@ enum PlanDigest {
       }
       for side in tensor.sides {
         let (part, source) = (side.tensor, side.source)
-        line += "\n+ \(part.input) \(part.model ?? -1) \(part.item) \(part.part.rawValue) \(source.name) \(source.dtype.rawValue) \(source.shape)"
+        line +=
+          "\n+ \(part.input) \(part.model ?? -1) \(part.item) \(part.part.rawValue) \(source.name) \(source.dtype.rawValue) \(source.shape)"
         if sources.indices.contains(source.source), let derivation = sources[source.source].derivation { line += "\n= " + derivation }
       }
       if let scaling = tensor.scaling { line += "\n* \(scaling.omega) \(scaling.base) \(scaling.norms)" }

@@ -22,7 +22,9 @@ package struct Verification: Sendable {
   package init(directory: String, watcher: Watcher = .none) throws(IngotError) {
     self.directory = directory
     let record = try MergeRecord(directory: directory)
-    let model = try LocalModels(environment: [:]).open(path: directory, isDirectory: true)
+    let isAdapter = record.tensors.contains { $0.file == Engine.adapterWeights }
+    let model = try LocalModels(environment: [:]).open(
+      path: isAdapter ? DirectoryFiles(directory).place(of: Engine.adapterWeights) : directory, isDirectory: !isAdapter)
     let expected = compare(record.tensors, with: model.checkpoint)
     var progress = Progress(
       bytesDone: 0, bytesTotal: expected.reduce(0) { $0 + $1.bytes }, tensorsDone: 0, tensorsTotal: expected.count, tensor: nil)

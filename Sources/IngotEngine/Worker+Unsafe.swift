@@ -226,8 +226,8 @@ final class Worker: @unchecked Sendable {
     unsafe UnsafeMutableRawBufferPointer(start: staging, count: min(sizes.staging, WorkerSizes.sideStaging))
   }
 
-  /// The side tensors of a tile whose rows are `rows`.
-  func sides(_ sides: [SideAccess], rows: FloatTable) -> SideTensors {
+  /// The side tensors of a tile whose rows are `rows`, the models' first.
+  func sides(_ sides: [SideAccess], rows: FloatTable, modelCount: Int) -> SideTensors {
     for (index, side) in sides.enumerated() {
       // SAFETY: there are as many runs as any tensor of the plan has side tensors.
       switch side.place {
@@ -235,7 +235,7 @@ final class Worker: @unchecked Sendable {
       case .whole(_, let offset, let count): unsafe sideRuns[index] = wholeSide(at: offset, count: count)
       }
     }
-    return unsafe SideTensors(unsafe: sideRuns, count: sides.count)
+    return unsafe SideTensors(unsafe: sideRuns, count: sides.count, streamed: rows.dropFirst(modelCount))
   }
 
   /// Tables over the f32 runs of a tile of `length` elements: inputs, scratch, output.

@@ -1,3 +1,4 @@
+internal import IngotCheckpoints
 package import IngotErrors
 package import IngotRecipes
 package import IngotTensors
@@ -7,15 +8,15 @@ package import IngotTensors
 /// Each task vector is trimmed to its ⌊conflict_density·c⌋ largest elements in every row of length c. In a tensor, for a pair of models: the share
 /// of the elements that both have where their signs differ (`count`), or twice the smaller magnitudes where signs differ over all magnitudes
 /// of both (`mass`). A layer's conflict d is the mean over pairs and over its tensors by size; layers with
-/// d > mean(d) + `kappa` · deviation(d) are routed. Everything is the mean of the models; to a routed layer Σ wᵢ sᵢ is added, sᵢ the
-/// ⌊sparse_density·c⌋ largest elements of each row of θᵢ − mean. Weights of 0 (the default) give the mean everywhere, `task` one model's own.
+/// d > mean(d) + `kappa` · deviation(d) are routed. Everything is the models' mean, θ₀ + mean(τᵢ); to a routed layer Σ wᵢ sᵢ is added, sᵢ the
+/// ⌊sparse_density·c⌋ largest elements of each row of τᵢ − mean(τ). Weights of 0 (the default) give the mean everywhere, `task` one model's own.
 /// Shapes: any, equal. Sums: f64. Degenerate: tensors outside the layers are averaged; so is everything where no layer stands out.
 /// Bytes: inputs twice, the output once. Source: the design is that of Lai et al., Mediator, arXiv 2502.04411; its formulas were not available,
 /// those here are ours.
 package struct Mediator: MergeMethod {
   package struct State: Sendable {
-    /// The conflict of each layer, in ascending order of layers; the names of the routed ones.
-    var conflicts: [(layer: Int, degree: Double)] = []
+    /// The conflict of each layer, and which are routed.
+    var conflicts: [Double] = []
     var routed: Set<Int> = []
   }
 
@@ -39,7 +40,7 @@ package struct Mediator: MergeMethod {
         default: .number(0.5)),
       .ties,
     ],
-    scopes: [.row, .model], needsLayers: true,
+    scopes: [.row, .model],
     notes: ["the paper's formulas were not available; these are ours", "tensors outside the layers are averaged"],
     example: """
       merge_method: mediator
@@ -58,7 +59,9 @@ package struct Mediator: MergeMethod {
   package static var cropsToBase: Bool { true }
 
   private let modelCount: Int
+  /// Which of the layers each tensor belongs to; nil outside them.
   private let layers: [Int?]
+  private let layerNames: [String]
   private let counts: [Double]
   private let shares: [[Float]]
   private let usesMass: Bool
@@ -77,7 +80,7 @@ package struct Mediator: MergeMethod {
         hint: "list two models or more besides base_model", subject: first.name)
     }
     modelCount = request.modelCount
-    layers = request.segments.map(\.layer)
+    (layers, layerNames) = Self.layers(of: request.segments.map(\.name))
     var counts: [Double] = []
     var shares: [[Float]] = []
     for segment in request.segments {
@@ -92,6 +95,22 @@ package struct Mediator: MergeMethod {
     kappa = try request.uniform("kappa", default: 0.5)
     ties = first.tieRule()
     ones = [Float](repeating: 1, count: modelCount)
+  }
+
+  /// Layers are those of the stacks that the names show: a stack of one layer does not show.
+  private static func layers(of names: [String]) -> (layers: [Int?], names: [String]) {
+    let stacks = LayerIndex(names: names, config: nil).stacks.map(\.layers)
+    var first: [Int] = []
+    var found: [String] = []
+    for stack in stacks {
+      first.append(found.count)
+      found += (0..<stack.count).map { stack.prefix + String($0) }
+    }
+    let layers: [Int?] = names.map { name in
+      for (number, stack) in stacks.enumerated() { if let layer = stack.layer(of: name) { return first[number] + layer } }
+      return nil
+    }
+    return (layers, found)
   }
 
   private var pairCount: Int { modelCount * (modelCount - 1) / 2 }
@@ -129,7 +148,7 @@ package struct Mediator: MergeMethod {
   }
 
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var byLayer: [Int: (degree: Double, size: Double)] = [:]
+    var byLayer = [(degree: Double, size: Double)](repeating: (0, 0), count: layerNames.count)
     for (segment, sums) in statistics.segmentSums.enumerated() {
       guard let layer = layers[segment], counts[segment] > 0 else { continue }
       var degree = 0.0
@@ -138,34 +157,36 @@ package struct Mediator: MergeMethod {
         let first = own.startIndex
         degree += usesMass ? (own[first + 3] > 0 ? 2 * own[first + 2] / own[first + 3] : 0) : own[first] / max(own[first + 1], 1)
       }
-      let known = byLayer[layer] ?? (0, 0)
-      byLayer[layer] = (known.degree + counts[segment] * degree / Double(pairCount), known.size + counts[segment])
+      byLayer[layer].degree += counts[segment] * degree / Double(pairCount)
+      byLayer[layer].size += counts[segment]
     }
-    let conflicts = byLayer.sorted { $0.key < $1.key }.map { (layer: $0.key, degree: $0.value.degree / $0.value.size) }
-    let mean = conflicts.reduce(0) { $0 + $1.degree } / Double(max(conflicts.count, 1))
-    let variance = conflicts.reduce(0) { $0 + ($1.degree - mean) * ($1.degree - mean) } / Double(max(conflicts.count, 1))
+    let conflicts = byLayer.map { $0.size > 0 ? $0.degree / $0.size : 0 }
+    let mean = conflicts.reduce(0, +) / Double(max(conflicts.count, 1))
+    let variance = conflicts.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(max(conflicts.count, 1))
     let limit = mean + kappa * variance.squareRoot()
-    return .emit(State(conflicts: conflicts, routed: Set(conflicts.filter { $0.degree > limit }.map(\.layer))))
+    return .emit(State(conflicts: conflicts, routed: Set(conflicts.indices.filter { conflicts[$0] > limit })))
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
-    let models = tile.inputs.dropFirst()
+    let deltas = tile.subtractingBase()
     let shares = shares[tile.segment]
     guard let layer = layers[tile.segment], state.routed.contains(layer), shares.contains(where: { $0 != 0 }) else {
-      tile.kernels.linearCombination(models, weights: ones, divisor: Float(modelCount), into: output)
+      tile.kernels.weightedSum(deltas, weights: ones, divisor: Float(modelCount), into: output)
+      tile.kernels.addDelta(output, to: tile.inputs[0], into: output)
       return
     }
     let mean = tile.scratch[0]
-    tile.kernels.linearCombination(models, weights: ones, divisor: Float(modelCount), into: mean)
+    tile.kernels.weightedSum(deltas, weights: ones, divisor: Float(modelCount), into: mean)
     for (model, share) in shares.enumerated() {
-      tile.kernels.subtract(models[model], mean, into: models[model])
-      if share != 0 { trim(models[model], density: sparseDensity, tile) }
+      tile.kernels.subtract(deltas[model], mean, into: deltas[model])
+      if share != 0 { trim(deltas[model], density: sparseDensity, tile) }
     }
-    tile.kernels.weightedSum(models, weights: shares, into: output)
-    tile.kernels.addDelta(output, to: mean, into: output)
+    tile.kernels.weightedSum(deltas, weights: shares, into: output)
+    tile.kernels.combination(mean, output, weights: (1, 1), into: output)
+    tile.kernels.addDelta(output, to: tile.inputs[0], into: output)
   }
 
   package func findings(_ state: State) -> [Finding] {
-    state.conflicts.map { Finding("conflict of layer \($0.layer)", $0.degree) } + state.routed.sorted().map { Finding("routed", Double($0)) }
+    state.conflicts.enumerated().map { Finding("\(state.routed.contains($0) ? "routed" : "averaged") \(layerNames[$0])", $1) }
   }
 }

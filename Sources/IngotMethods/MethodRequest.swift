@@ -44,11 +44,6 @@ package struct MethodRequest: Sendable {
     package var stepType: DType?
     package var place = Place.elsewhere
 
-    /// The layer of the output's stack; nil outside the layers, and for methods that do not say that they need layers.
-    package var layer: Int? {
-      if case .layer(let layer, _) = place { return layer }
-      return nil
-    }
     /// True for tensors with one row for each token of the vocabulary: embeddings and output heads.
     package var isVocabulary = false
     /// The side tensors that the tiles of this tensor come with.

@@ -44,6 +44,7 @@ package enum MethodRegistry {
     SparseSoup.self,
     VaRM.self,
     EvoMerging.self,
+    MergeChain.self,
     IsoC.self,
     IsoCTS.self,
     TSVM.self,
@@ -51,6 +52,9 @@ package enum MethodRegistry {
     OptMerge.self,
     RTSVM.self,
     RegMean.self,
+    Fisher.self,
+    OTA.self,
+    RCP.self,
     OPCM.self,
     DOP.self,
   ]

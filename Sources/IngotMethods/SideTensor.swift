@@ -40,13 +40,14 @@ package struct SideTensor: Sendable, Hashable {
 package struct SideTensors {
   private let runs: UnsafePointer<Floats>?
   package let count: Int
+  /// Those with one value for each element as rows, in the same order.
+  package let streamed: FloatTable
 
-  package init(unsafe runs: UnsafePointer<Floats>?, count: Int) {
+  package init(unsafe runs: UnsafePointer<Floats>?, count: Int, streamed: FloatTable) {
     unsafe self.runs = runs
     self.count = count
+    self.streamed = streamed
   }
-
-  package static var none: SideTensors { unsafe SideTensors(unsafe: nil, count: 0) }
 
   /// A side tensor; an empty run for a number out of range.
   package subscript(index: Int) -> Floats {

@@ -31,11 +31,11 @@ package struct Tile {
   package var joinedScratch: Floats
 
   package init(
-    inputs: FloatTable, sides: SideTensors = .none, scratch: FloatTable, joinedScratch: Floats, segment: Int, firstIndex: UInt64,
+    inputs: FloatTable, sides: SideTensors? = nil, scratch: FloatTable, joinedScratch: Floats, segment: Int, firstIndex: UInt64,
     jobIndex: UInt64, count: Int, rowLength: Int, kernels: Kernels, masks: MaskPlanes, accumulator: Lanes
   ) {
     self.inputs = inputs
-    self.sides = sides
+    self.sides = unsafe sides ?? SideTensors(unsafe: nil, count: 0, streamed: inputs.first(0))
     self.scratch = scratch
     self.joinedScratch = joinedScratch
     self.segment = segment

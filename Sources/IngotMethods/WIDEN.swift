@@ -127,8 +127,8 @@ package struct WIDEN: MergeMethod {
     case .elements:
       return .emit(State(cuts: statistics.sums.map { ratio * $0 / Double(max(count, 1)) }))
     case .columns(let length), .rows(let length):
-      var magnitudes: [[Double]] = []
-      var directions: [[Double]] = []
+      var magnitudes: [[Int]] = []
+      var directions: [[Int]] = []
       for model in 0..<modelCount {
         let sums = statistics.columns.slice(from: 3 * length * model, count: 3 * length)
         var changes = (magnitude: [Double](repeating: 0, count: length), direction: [Double](repeating: 0, count: length))
@@ -146,32 +146,32 @@ package struct WIDEN: MergeMethod {
     }
   }
 
-  /// The ascending place of each value over their number; equal ones, and NaN as the largest, in their order.
-  private static func ranks(of values: [Double]) -> [Double] {
+  /// The ascending place of each value; equal ones, and NaN as the largest, in their order.
+  private static func ranks(of values: [Double]) -> [Int] {
     let keys = values.map { $0.isNaN ? Double.infinity : $0 }
     let order = keys.indices.sorted { (keys[$0], $0) < (keys[$1], $1) }
-    var ranks = [Double](repeating: 0, count: values.count)
-    for (rank, index) in order.enumerated() { ranks[index] = Double(rank) / Double(values.count) }
+    var ranks = [Int](repeating: 0, count: values.count)
+    for (rank, index) in order.enumerated() { ranks[index] = rank }
     return ranks
   }
 
-  /// The softmax over the models, and `widen_value` for what lies above the model's mean; model by model.
-  private func scores(_ significances: [[Double]]) -> [Double] {
-    let length = significances.first?.count ?? 0
+  /// Of the significances rank / columns, whose mean is (columns − 1) / (2 columns): the softmax over the models, and `widen_value` where one
+  /// is above widen_ratio times the mean; model by model.
+  private func scores(_ ranks: [[Int]]) -> [Double] {
+    let length = ranks.first?.count ?? 0
     var totals = [Double](repeating: 0, count: length)
     var scores: [Double] = []
     let kernels = Kernels(.scalar)
-    for own in significances {
-      var exponentials = own
+    for own in ranks {
+      var exponentials = own.map { Double($0) / Double(max(length, 1)) }
       kernels.exponential(&exponentials)
       for column in 0..<length { totals[column] += exponentials[column] }
       scores += exponentials
     }
-    for (model, own) in significances.enumerated() {
-      let cut = ratio * own.reduce(0, +) / Double(max(length, 1))
+    for (model, own) in ranks.enumerated() {
       for column in 0..<length {
         let place = model * length + column
-        scores[place] = own[column] > cut ? value : scores[place] / totals[column]
+        scores[place] = Double(2 * own[column]) > ratio * Double(length - 1) ? value : scores[place] / totals[column]
       }
     }
     return scores

@@ -10,8 +10,17 @@ extension MethodDescriptor {
     var lines = ["merge_method: \(name)"]
     if base == .required { lines.append("base_model: models/base") }
     let count = min(max(min(2, models.upperBound), models.lowerBound), Self.exampleModels.count)
+    let sides = sideInputs.filter(\.isRequired)
+    func side(_ inputs: [SideInputDescriptor], of model: String) -> String {
+      "side: {" + inputs.map { "\($0.name): \($0.name)/\(model).safetensors" }.joined(separator: ", ") + "}"
+    }
+    let (own, shared) = (sides.filter(\.isPerModel), sides.filter { !$0.isPerModel })
+    if !shared.isEmpty { lines.append(side(shared, of: "base")) }
     lines.append("models:")
-    for model in Self.exampleModels.prefix(count) { lines.append("  - model: \(model)") }
+    for model in Self.exampleModels.prefix(count) {
+      lines.append("  - model: \(model)")
+      if !own.isEmpty { lines.append("    " + side(own, of: String(model.dropFirst("models/".count)))) }
+    }
     let required = parameters.filter(\.isRequired).map { "\($0.name): \($0.exampleValue)" }
     if !required.isEmpty { lines.append("parameters: {\(required.joined(separator: ", "))}") }
     lines.append("dtype: bfloat16")

@@ -40,6 +40,10 @@ extension MethodDescriptor {
       lines += ["", "| parameter | value | default | by model | meaning |", "|---|---|---|---|---|"]
       lines += parameters.map(\.row)
     }
+    if !sideInputs.isEmpty {
+      lines += ["", "| [side input](side-inputs.md) | what it looks like | | by model | meaning |", "|---|---|---|---|---|"]
+      lines += sideInputs.map(\.row)
+    }
     if !notes.isEmpty { lines += [""] + notes.map { "* \(sentence($0))" } }
     return lines + ["", "```yaml", String(exampleRecipe.dropLast()), "```"]
   }
@@ -51,6 +55,13 @@ extension ParameterDescriptor {
     if let paperDefault { standard += ", `\(paperDefault)` under `preset: paper`" }
     let value = expectation + (unit.map { " (\($0))" } ?? "")
     return "| `\(name)` | \(cell(value)) | \(standard) | \(isPerModel ? "yes" : "no") | \(cell(summary)) |"
+  }
+}
+
+extension SideInputDescriptor {
+  fileprivate var row: String {
+    let need = (isRequired ? "required" : "optional") + (isList ? ", a list" : "")
+    return "| `\(name)` | \(form.words) | \(need) | \(isPerModel ? "yes" : "no") | \(cell(summary)) |"
   }
 }
 

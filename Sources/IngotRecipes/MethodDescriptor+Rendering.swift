@@ -97,13 +97,7 @@ extension SideInputDescriptor {
   }
 
   func help(width: Int) -> [String] {
-    var traits: [String] = []
-    switch form {
-    case .tensor: traits.append("of each tensor's shape")
-    case .tensorOrSums: traits.append("of each tensor's shape, or row and column sums")
-    case .channels: traits.append("one value for each input channel")
-    case .gram: traits.append("a Gram matrix of each module's inputs")
-    }
+    var traits = [form.words]
     traits.append(isRequired ? "required" : "optional")
     if isPerModel { traits.append("per model") }
     if isList { traits.append("one file or a list") }

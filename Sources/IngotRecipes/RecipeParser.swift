@@ -81,7 +81,8 @@ struct RecipeParser {
     let scaling = try placeSides(&slices, &sides, top, base: base)
     noteUnusedBaseSettings(&slices, of: method)
     return Recipe(
-      origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, modelCount: modelCount, baseModel: baseOrdinal,
+      origin: origin, text: text, method: method, methodPosition: methodNode.position, form: form, models: models, modelCount: modelCount,
+      baseModel: baseOrdinal,
       slices: slices, modules: modules, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
       seed: try seed(top),
       preset: try preset(top), tokenizer: tokenizer, chatTemplate: try chatTemplate(top), numerics: try numerics(top, method),

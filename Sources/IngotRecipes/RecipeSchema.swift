@@ -9,6 +9,7 @@ extension MethodCatalog {
   package var recipeSchema: JSONValue {
     var definitions = JSONObject()
     definitions["reference"] = Schema.reference
+    definitions["side_file"] = Schema.sideFile
     definitions["layer_range"] = .object([
       "type": "array", "items": ["type": "integer", "minimum": 0], "minItems": 2, "maxItems": 2,
     ])
@@ -50,6 +51,17 @@ extension MethodCatalog {
 
 /// The parts of the schema.
 enum Schema {
+  /// A side file takes no adapter.
+  static let sideFile: JSONValue = [
+    "anyOf": [
+      ["type": "string", "minLength": 1],
+      [
+        "type": "object", "required": ["path"], "properties": ["path": ["type": "string"], "revision": ["type": "string"]],
+        "additionalProperties": false,
+      ],
+    ]
+  ]
+
   static var reference: JSONValue {
     let text: JSONValue = ["type": "string"]
     func place(_ properties: JSONValue) -> JSONValue {
@@ -77,7 +89,7 @@ enum Schema {
 
   /// The side inputs that belong to models, or to the merge.
   static func sides(_ method: MethodDescriptor, isPerModel: Bool) -> JSONValue {
-    let one: JSONValue = ["$ref": "#/$defs/reference"]
+    let one: JSONValue = ["$ref": "#/$defs/side_file"]
     var properties = JSONObject()
     for input in method.sideInputs where input.isPerModel == isPerModel {
       var schema = JSONObject()
@@ -95,7 +107,7 @@ enum Schema {
         [
           "type": "object", "required": ["side"],
           "properties": [
-            "side": ["$ref": "#/$defs/reference"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
+            "side": ["$ref": "#/$defs/side_file"], "omega": ["type": ["number", "null"], "minimum": 0, "maximum": 1],
             "base_model": ["$ref": "#/$defs/reference"],
           ],
           "additionalProperties": false,

@@ -15,6 +15,16 @@ package struct SideInputDescriptor: Sendable, Hashable {
     case channels
     /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`.
     case gram
+
+    /// For help.
+    var words: String {
+      switch self {
+      case .tensor: "of each tensor's shape"
+      case .tensorOrSums: "of each tensor's shape, or row and column sums"
+      case .channels: "one value for each input channel"
+      case .gram: "a Gram matrix of each module's inputs"
+      }
+    }
   }
 
   /// The key under `side`, lower case with underscores.

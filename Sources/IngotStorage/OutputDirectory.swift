@@ -91,13 +91,18 @@ package final class OutputDirectory: Sendable {
     }
   }
 
+  /// Writes a whole file whose size shows only while it is written, replacing what an earlier run left of it: it ends where `body` wrote last.
+  package func writeFile(_ name: String, _ body: (OutputFile) throws(IngotError) -> Void) throws(IngotError) {
+    try writeSideFile(name, size: nil, body)
+  }
+
   private static let pieceBytes = 1 << 20
 
-  private func writeSideFile(_ name: String, size: Int, _ write: (OutputFile) throws(IngotError) -> Void) throws(IngotError) {
+  private func writeSideFile(_ name: String, size: Int?, _ write: (OutputFile) throws(IngotError) -> Void) throws(IngotError) {
     let path = destination.partialPath + "/" + name
     let descriptor = try request.openFile(name, in: partial)
-    let file = OutputFile(name: name, size: size, path: path, descriptor: descriptor, system: system)
-    try output(path, "set the file's size") { () throws(SystemError) in try system.truncate(descriptor, to: size) }
+    let file = OutputFile(name: name, size: size ?? .max, path: path, descriptor: descriptor, system: system)
+    try output(path, "set the file's size") { () throws(SystemError) in try system.truncate(descriptor, to: size ?? 0) }
     try write(file)
     if request.sync == .all { try file.sync() }
     smallFiles.withLock { _ = $0.insert(name) }
@@ -122,6 +127,13 @@ package final class OutputDirectory: Sendable {
         if error.code != ENOENT { throw error }
       }
     }
+  }
+
+  /// Removes the partial output and gives the lock back: for a run that failed and has nothing that another could go on with.
+  package func discard() {
+    guard stage.withLock({ $0 == .writing }) else { return }
+    try? system.removeTree(destination.partialName, in: parent)
+    abandon()
   }
 
   /// Leaves the partial output as it is and gives the lock back; for a run that failed or was cancelled. May be called twice.

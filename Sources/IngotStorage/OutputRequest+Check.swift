@@ -93,7 +93,8 @@ extension OutputRequest {
   func partialExists() -> IngotError {
     IngotError(
       .exists, "a partial output of an interrupted run exists",
-      hint: "--resume goes on with it, --force discards it and starts again", subject: destination.partialPath)
+      hint: canResume ? "--resume goes on with it, --force discards it and starts again" : "--force discards it",
+      subject: destination.partialPath)
   }
 
   func readJournal(_ file: Descriptor) throws(IngotError) -> Journal {

@@ -27,6 +27,8 @@ package struct OutputRequest: Sendable {
   package var identity: RunIdentity
   /// Go on with a partial output of the same identity; without one, start a fresh one.
   package var resume: Bool
+  /// False for outputs that are written in one go, so that no message speaks of resuming.
+  package var canResume = true
   /// Discard a partial output, and replace the destination if it is there.
   package var force: Bool
   package var sync: Sync

@@ -61,10 +61,11 @@ import CKernels
     return unsafe Floats(unsafe: pointers[row], count: count)
   }
 
-  /// All rows but the first: the fine-tuned models, where row 0 is the base.
-  package func dropFirst() -> FloatTable {
-    // SAFETY: one past the first of at least one pointer.
-    rows > 0 ? unsafe FloatTable(unsafe: pointers + 1, rows: rows - 1, count: count) : self
+  /// All rows but the first, or the first `length`: the fine-tuned models, where row 0 is the base.
+  package func dropFirst(_ length: Int = 1) -> FloatTable {
+    let dropped = min(max(length, 0), rows)
+    // SAFETY: as many pointers there are.
+    return unsafe FloatTable(unsafe: pointers + dropped, rows: rows - dropped, count: count)
   }
 
   /// The first rows.

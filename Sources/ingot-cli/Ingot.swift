@@ -15,7 +15,11 @@ struct Ingot: ParsableCommand {
       """,
     version: "ingot \(Version.text)",
     groupedSubcommands: [
-      CommandGroup(name: "Merging", subcommands: [MergeCommand.self, PlanCommand.self, CheckCommand.self, RollCommand.self, MergekitYamlCommand.self]),
+      CommandGroup(
+        name: "Merging",
+        subcommands: [
+          MergeCommand.self, PlanCommand.self, CheckCommand.self, RollCommand.self, LoRACommand.self, MergekitYamlCommand.self,
+        ]),
       CommandGroup(
         name: "Looking",
         subcommands: [

@@ -171,6 +171,19 @@ def write_broken(models: Path) -> None:
     write_model(models / "escapes", {**whole, escape: floats([2], 3)})
 
 
+def write_adapter(folder: Path, seed: int, rank: int, **more: object) -> None:
+    """A PEFT adapter of two modules of llama()."""
+    model: Model = {}
+    for number, (module, outputs, inputs) in enumerate([("self_attn.q_proj", HIDDEN, HIDDEN), ("mlp.down_proj", HIDDEN, 2 * HIDDEN)]):
+        name = f"base_model.model.model.layers.0.{module}"
+        model[f"{name}.lora_A.weight"] = floats([rank, inputs], seed * 10 + number)
+        model[f"{name}.lora_B.weight"] = floats([outputs, rank], seed * 10 + number + 5)
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(container(*header_of(model)))
+    content = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"], **more}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+
+
 def write_hub(root: Path) -> None:
     """A Hugging Face cache with one model."""
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -216,6 +229,9 @@ def write_all(root: Path) -> None:
     write_large(models / "large", 64, 1 << 19, 0.25)
     write_large(models / "large-tuned", 64, 1 << 19, -0.5)
     write_sparse(models / "huge", 1, 1 << 41)
+    for name, seed, rank in [("lora-a", 1, 2), ("lora-b", 2, 2), ("lora-c", 3, 3)]:
+        write_adapter(models / name, seed, rank)
+    write_adapter(models / "loha", 1, 2, peft_type="LOHA")
     write_broken(models)
     write_hub(root / "hub")
     write_recipes(root / "recipes")

@@ -62,6 +62,10 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         lambda d: d.update(dtype="bfloat16", out_dtype="float16", seed=2**64 - 1, preset="paper"),
         lambda d: d.update(base_model={"model": {"path": "base", "revision": "main"}}),
         lambda d: d["models"][0].update(parameters={"weight": {"value": 1}}),
+        lambda d: d.update(aim={"side": {"path": "norms", "revision": "main"}, "omega": 0.2, "base_model": "other"}),
+        lambda d: d.update(
+            merge_method="rcp", models=[{"model": "a", "side": {"prior": "p"}}, {"model": "b", "side": {"gradients": ["g"]}}]
+        ),
         lambda d: d.update(tokenizer_source="union"),
         lambda d: d.update(tokenizer_source={"model": {"path": "a", "revision": "x"}}, tokenizer=None),
         lambda d: d.update(tokenizer={}, tokenizer_source=""),
@@ -109,6 +113,10 @@ def test_good_recipes(change: Callable[[dict[str, Any]], object], validator: Any
         lambda d: d.update(seed=-1),
         lambda d: d.update(preset="papers"),
         lambda d: d.update(base_model={"path": "base"}),
+        lambda d: d.update(aim={"omega": 0.2}),
+        lambda d: d.update(aim={"side": "norms", "omega": 2}),
+        lambda d: d.update(side={"fisher": "f"}),
+        lambda d: d["models"][0].update(side={"fisher": "f"}),
         lambda d: d.update(tokenizer_source="union", tokenizer={"source": "base"}),
         lambda d: d.update(tokenizer="union"),
         lambda d: d.update(tokenizer={"sources": "union"}),

@@ -180,6 +180,18 @@ import Testing
     #expect(try weights(text, models) == [0.5, 0.25, 0.25])
   }
 
+  /// The weights of a chain: worked out by hand; without coefficients the mean, and a link of 0 forgets what was before it, unread.
+  @Test func chains() throws {
+    let models = ["a": tensor([1]), "b": tensor([2]), "c": tensor([6])]
+    let text = recipe("merge_chain", ["", "coefficient: 0.6", "coefficient: 0.75"])
+    let found = try weights(text, models)
+    #expect(zip(found, [0.45, 0.3, 0.25]).allSatisfy { abs($0 - $1) < 1e-12 } && found.count == 3)
+    #expect(agree(try merge(recipe: text, models: models).tensors["w"], [0.45 + 0.6 + 1.5]))
+    #expect(agree(try merge(recipe: recipe("merge_chain"), models: models).tensors["w"], [3]))
+    let afresh = try merge(recipe: recipe("merge_chain", ["", "coefficient: 0", "coefficient: 0.5"]), models: models)
+    #expect(afresh.tensors["w"]?.values == [4] && afresh.plan.tensors[0].inputs.map(\.model) == [1, 2])
+  }
+
   // MARK: Layer swapping
 
   private static func layered(_ layers: Int, _ value: Double) -> [TestTensor] {

@@ -9,7 +9,7 @@ import Testing
 
 /// Same recipe, inputs and seed: the same bytes, whatever runs them.
 @Suite struct BitIdentityTests {
-  static let cases = listed + MethodCase.averages
+  static let cases = listed + MethodCase.averages + MethodCase.sideInputs
 
   private static let listed: [MethodCase] = [
     MethodCase(method: "linear"),
@@ -45,13 +45,10 @@ import Testing
     MethodCase(method: "magmax"),
     MethodCase(method: "pcb", extra: ["pcb_ratio": "0.9"]),
     MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),
-    MethodCase(method: "consensus", lambda: 0.3),
     MethodCase(method: "consensus", extra: ["task": "2"]),
-    MethodCase(method: "emr"),
     MethodCase(method: "emr", extra: ["task": "1"]),
     MethodCase(method: "widen"),
     MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], scope: "model"),
-    MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], extra: ["protect": "1"]),
     MethodCase(method: "hi_merging"),
     MethodCase(method: "mediator", extra: ["kappa": "-10"]),
     MethodCase(method: "twin", densities: [0.5, 0.2, 0.9]),
@@ -67,7 +64,7 @@ import Testing
         .init(name: "model.layers.0.rows.weight", shape: [475, 1111], dtypes: [.bf16, .bf16, .bf16, .bf16]),
         .init(name: "model.mixed.weight", shape: [70_001], dtypes: [.f32, .bf16, .f16, .f32]),
         .init(name: "model.small.bias", shape: [37], dtypes: [.f16, .f16, .f16, .f16]),
-        .init(name: "model.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
+        .init(name: "model.layers.1.cube.weight", shape: [3, 5, 7], dtypes: [.f32, .bf16, .f32, .f16]),
         .init(name: "model.embed_tokens.weight", shape: [301, 17], dtypes: [.f32, .bf16, .f32, .bf16]),
       ], seed: 11)
     for tensors in models.models.values {
@@ -77,6 +74,8 @@ import Testing
     }
     return models
   }()
+
+  static let withSides = models.withSides
 
   /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets. All of them, with both
   /// teams, where INGOT_TEST_MATRIX is "full".
@@ -110,7 +109,7 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(Self.models.models)
+    let memory = try MemoryModels(item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides)
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?

@@ -38,13 +38,17 @@ import Testing
     let scratch = try Scratch()
     var text = try Self.text(file)
     let recipe = try Recipe(text)
+    let sides = Self.sides(of: recipe)
     for (number, name) in recipe.externalModels.map(\.name).enumerated() {
-      let isGram = Self.gramFiles(recipe).contains(name)
-      try scratch.model("models-\(number)", isGram ? Self.grams : Self.model(number), config: languageConfig(layers: 24))
-      text = text.replacingOccurrences(of: name + "\n", with: "@models-\(number)\n").replacingOccurrences(
-        of: name + ",", with: "@models-\(number),"
-      )
-      .replacingOccurrences(of: name + "}", with: "@models-\(number)}")
+      let tensors = Self.model(number)
+      if let scaling = recipe.activationScaling, recipe.models[scaling.side].name == name {
+        try scratch.model("models-\(number)", Self.norms)
+      } else if let form = sides[name] {
+        try scratch.model("models-\(number)", Self.sideTensors(form, of: tensors))
+      } else {
+        try scratch.model("models-\(number)", tensors, config: languageConfig(layers: 24))
+      }
+      for end in ["\n", ",", "}", "]"] { text = text.replacingOccurrences(of: name + end, with: "@models-\(number)" + end) }
     }
     let (plan, report) = try scratch.merge(text)
     #expect(!plan.tensors.isEmpty && report.digests.count == plan.tensors.count)
@@ -54,19 +58,35 @@ import Testing
     }
   }
 
-  /// The files of Gram matrices that a recipe names.
-  static func gramFiles(_ recipe: Recipe) -> [String] {
-    let inputs = recipe.method.sideInputs
-    return recipe.slices.flatMap(\.sources).flatMap(\.sides).filter { inputs[$0.input].form == .gram }.flatMap { $0.references.map(\.name) }
+  /// One norm for each input channel.
+  static let norms = (0..<24).map { TestTensor("model.layers.\($0).mlp", .f32, [8], (1...8).map(Double.init)) }
+
+  /// The references of a recipe that are side inputs, and their form.
+  private static func sides(of recipe: Recipe) -> [String: SideInputDescriptor.Form] {
+    var forms: [String: SideInputDescriptor.Form] = [:]
+    for side in recipe.sides + recipe.slices.flatMap({ $0.sources.flatMap(\.sides) }) {
+      for reference in side.references { forms[reference.name] = recipe.method.sideInputs[side.input].form }
+    }
+    return forms
   }
 
-  /// The unit matrix for every linear layer.
-  static var grams: [TestTensor] {
-    model(0).filter { $0.name.hasSuffix(".weight") && $0.shape.count == 2 && !$0.name.contains("embed") && !$0.name.contains("lm_head") }
-      .map {
-        let n = $0.shape[1]
-        return TestTensor(String($0.name.dropLast(7)), .f32, [n, n], (0..<n * n).map { $0 % (n + 1) == 0 ? 1 : 0 })
+  /// Side tensors for every weight of a model.
+  private static func sideTensors(_ form: SideInputDescriptor.Form, of tensors: [TestTensor]) -> [TestTensor] {
+    var random = SplitMix(17)
+    func filled(_ name: String, _ shape: [Int], _ value: (Int) -> Double) -> TestTensor {
+      TestTensor(name, .f32, shape, (0..<shape.reduce(1, *)).map(value))
+    }
+    return tensors.compactMap { tensor in
+      let module = tensor.name.hasSuffix(".weight") ? String(tensor.name.dropLast(7)) : tensor.name
+      switch form {
+      case .tensor, .tensorOrSums: return filled(tensor.name, tensor.shape) { _ in 0.1 + abs(random.normal()) }
+      case .channels: return tensor.shape.count == 2 ? filled(module, [tensor.shape[1]]) { _ in 0.1 + abs(random.normal()) } : nil
+      case .gram:
+        guard tensor.shape.count == 2, !tensor.name.contains("embed"), !tensor.name.contains("head") else { return nil }
+        let n = tensor.shape[1]
+        return filled(module, [n, n]) { $0 % (n + 1) == 0 ? 2 : 0.1 }
       }
+    }
   }
 
   /// Equal but for small changes, with the same zeros.

@@ -18,6 +18,7 @@ extension MethodCase {
     MethodCase(method: "metrics_weighted", extra: ["metric": "steps", "penalty": "2"], perModel: ["steps": ["100", "200", "300"]]),
     MethodCase(method: "lm_cocktail", perModel: ["loss": losses]),
     MethodCase(method: "lm_cocktail", extra: ["temperature": "0.3"], perModel: ["loss": losses, "fixed_weight": ["0.25", "0", "0.125"]]),
+    MethodCase(method: "merge_chain", perModel: ["coefficient": ["1", "0.6", "0.75"]]),
     MethodCase(method: "layer_swap", extra: ["rest_source": "average", "transition_weight": "0.3"]),
     MethodCase(method: "sparse_soup", extra: ["check": "warn"]),
     MethodCase(method: "varm"),
@@ -59,6 +60,7 @@ extension Reference {
       let fixed = item.perModel["fixed_weight"] == nil ? [0, 0, 0] : item.numbers("fixed_weight")
       let shares = normalized(item.numbers("loss").map { exp(-$0 / item.number("temperature", or: 5)) })
       return zip(fixed, shares).map { $0 + (1 - fixed.reduce(0, +)) * $1 }
+    case "merge_chain": return [0.45, 0.3, 0.25]
     case "layer_swap": return [item.number("transition_weight", or: 0.5), 1 - item.number("transition_weight", or: 0.5), 0]
     default: return [1.0 / 3, 1.0 / 3, 1.0 / 3]
     }

@@ -145,15 +145,18 @@ extension Reference {
     let deltas = differences(tensor)
     let count = tensor.base.count
     let (ratio, value) = (item.number("widen_ratio", or: 1), item.number("widen_value", or: 1))
-    func scores(_ significances: [[Double]]) -> [[Double]] {
+    // Ranks k / n have the mean (n − 1) / 2n, which a sum of them only comes near.
+    func scores(_ significances: [[Double]], areRanks: Bool = false) -> [[Double]] {
       var scores = significances
       for model in 0..<3 {
         let own = significances[model]
-        let mean: Double = own.reduce(0, +) / Double(max(own.count, 1))
+        let size = Double(max(own.count, 1))
+        let mean: Double = own.reduce(0, +) / size
         for place in own.indices {
           var total = 0.0
           for other in significances { total += exp(other[place]) }
-          scores[model][place] = own[place] > ratio * mean ? value : exp(own[place]) / total
+          let isAbove: Bool = areRanks ? 2 * (own[place] * size).rounded() > ratio * (size - 1) : own[place] > ratio * mean
+          scores[model][place] = isAbove ? value : exp(own[place]) / total
         }
       }
       return scores
@@ -190,7 +193,7 @@ extension Reference {
         byMagnitude.append(ranks(magnitude))
         byDirection.append(ranks(direction))
       }
-      let (magnitudes, directions) = (scores(byMagnitude), scores(byDirection))
+      let (magnitudes, directions) = (scores(byMagnitude, areRanks: true), scores(byDirection, areRanks: true))
       weights = zip(magnitudes, directions).map { m, d in zip(m, d).map { 0.5 * ($0 + $1) } }
     } else {
       group = { $0 }
@@ -217,7 +220,7 @@ extension Reference {
       let total: Double = terms.reduce(0, +)
       let size: Double = terms.reduce(0) { $0 + abs($1) }
       func divided(_ value: Double, _ weight: Double) -> Double { item.normalizes && weight != 0 ? value / weight : value }
-      func merged(_ isPositive: Bool, isUndecided: Bool?) -> (value: Double, isClose: Bool, divisor: Double) {
+      func merged(_ isPositive: Bool, isUndecided: Bool?) -> (value: Double, isClose: Bool, divisor: Double, unprotected: Double) {
         let own: [Int] = terms.indices.filter { isPositive ? terms[$0] > 0 : terms[$0] < 0 }
         let others: [Int] = terms.indices.filter { isPositive ? terms[$0] < 0 : terms[$0] > 0 }
         let mine: Double = own.reduce(0) { $0 + abs(terms[$1]) }
@@ -230,19 +233,23 @@ extension Reference {
         let sum: Double = entering.reduce(0) { $0 + terms[$1] }
         var value: Double = divided(sum, weight)
         var isClose: Bool = protected == 0 && theirs > 0 && abs(theirs - limit) <= 1e-6 * size
+        let unprotected = value
         if protected > 0 {
           let kept = deltas[protected - 1][index]
           let floor = (1 - slack) * abs(value)
           isClose = kept != 0 && abs(abs(kept) - floor) <= 1e-6 * abs(kept)
           if kept != 0, abs(kept) >= floor { value = kept }
         }
-        return (value, isClose, item.normalizes && weight != 0 ? abs(weight) : 1)
+        return (value, isClose, item.normalizes && weight != 0 ? abs(weight) : 1, unprotected)
       }
-      let (value, isClose, divisor) = merged(total >= 0, isUndecided: nil)
+      let (value, isClose, divisor, unprotected) = merged(total >= 0, isUndecided: nil)
       result.values.append(base[index] + item.lambda * value)
       // Where everything enters, the weights may nearly cancel out.
       result.scales.append(abs(base[index]) + abs(item.lambda) * max(size / divisor, abs(value)))
-      if isClose {
+      if isClose && protected > 0 {
+        let kept = deltas[protected - 1][index]
+        result.alternatives[index] = base[index] + item.lambda * (value == kept ? unprotected : kept)
+      } else if isClose {
         let other = merged(total >= 0, isUndecided: true).value
         result.alternatives[index] = base[index] + item.lambda * (other == value ? merged(total >= 0, isUndecided: false).value : other)
       } else if size > 0 && abs(total) <= 1e-6 * size {
@@ -302,22 +309,23 @@ extension Reference {
     let limit = mean + item.number("kappa", or: 0.5) * deviation
     return tensors.enumerated().map { number, tensor in
       let isRouted = layer(tensor.name).flatMap { values[$0] }.map { $0 > limit } ?? false
+      let deltas = differences(tensor)
       let means: [Float] = tensor.base.indices.map { index in
         var sum: Float = 0
-        for model in tensor.models { sum += Float(model[index]) }
+        for delta in deltas { sum += Float(delta[index]) }
         return sum / 3
       }
-      var own: [[Double]] = tensor.models.map { model in means.indices.map { Double(Float(model[$0]) - means[$0]) } }
+      var own: [[Double]] = deltas.map { delta in means.indices.map { Double(Float(delta[$0]) - means[$0]) } }
       for model in 0..<3 {
         trimRows(&own[model], length: tensor.rowLength, start: starts[number], drop: 0, keep: item.number("sparse_density", or: 0.1))
       }
       var result = Expectation(values: [], scales: [])
       for index in means.indices {
-        var (value, scale) = (0.0, 0.0)
+        var (value, scale) = (tensor.base[index], abs(tensor.base[index]))
         for model in 0..<3 {
           let term: Double = isRouted ? item.weights[model] * own[model][index] : 0
-          value += tensor.models[model][index] / 3 + term
-          scale += abs(tensor.models[model][index]) / 3 + abs(term)
+          value += deltas[model][index] / 3 + term
+          scale += abs(deltas[model][index]) / 3 + abs(term)
         }
         result.values.append(value)
         result.scales.append(scale)

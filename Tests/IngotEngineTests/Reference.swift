@@ -26,6 +26,17 @@ struct MethodCase: Sendable, CustomStringConvertible {
   /// The papers' rules where a parameter is not given.
   var isPaper = false
   var numerics: String?
+  /// The factor of the most active channel, where activation-informed merging is the last step.
+  var omega: Double?
+  /// The side inputs of each model, of `ReferenceModels.withSides`.
+  var sides: [String] {
+    switch method {
+    case "fisher": Self.models.map { "fisher: \($0).fisher" }
+    case "ota": Self.models.map { "second_moment: \($0).second_moment" }
+    case "rcp": ["prior: a.fisher", "gradients: [b.gradient0, b.gradient1, b.gradient2]"]
+    default: []
+    }
+  }
 
   /// Further parameters of each model.
   var perModel: [String: [String]] = [:]
@@ -67,6 +78,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if !hasBase { parts.append("no base") }
     if isPaper { parts.append("paper") }
     if let numerics { parts.append(numerics) }
+    if let omega { parts.append("aim \(omega)") }
     return parts.joined(separator: ", ")
   }
 
@@ -76,12 +88,13 @@ struct MethodCase: Sendable, CustomStringConvertible {
       var parameters: [String] = []
       if descriptor?.parameter("weight") != nil { parameters.append("weight: \(weights[index])") }
       for (name, values) in perModel.sorted(by: { $0.key < $1.key }) { parameters.append("\(name): \(values[index])") }
-      if ["ties", "dare", "della", "breadcrumbs", "twin"].contains(where: method.hasPrefix) {
+      if ["ties", "dare", "della", "breadcrumbs", "ota", "twin"].contains(where: method.hasPrefix) {
         parameters.append("density: \(densities[index])")
       }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
       if method == "passthrough" { parameters.append("scale: \(scale)") }
-      models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}}\n"
+      let side = sides.indices.contains(index) ? ", side: {\(sides[index])}" : ""
+      models += "  - {model: \(Self.models[index]), parameters: {\(parameters.joined(separator: ", "))}\(side)}\n"
     }
     var global: [String] = []
     if let normalize { global.append("normalize: \(normalize)") }
@@ -97,6 +110,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     if let outDType { text += "out_dtype: \(outDType)\n" }
     if isPaper { text += "preset: paper\n" }
     if let numerics { text += "numerics: \(numerics)\n" }
+    if let omega { text += "aim: {side: norms, omega: \(omega), base_model: base}\n" }
     return text
   }
 }
@@ -141,7 +155,7 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
-    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup":
+    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
       return tensors.map(average)
     case "varm": return varm(tensors)
     case "evo_merging": return tensors.map(evoMerging)

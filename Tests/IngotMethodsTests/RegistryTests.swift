@@ -66,6 +66,25 @@ import Testing
     }
   }
 
+  /// Every required side input of every model; of methods that choose among optional ones, what makes a choice.
+  private static func sides(_ method: MethodDescriptor, inputs: Int, hasBase: Bool) -> [SideTensor] {
+    let shape = Shape([4, 8])
+    if method.name == "rcp" {
+      return [SideTensor(input: "votes", model: 2, part: .elements, shape: shape)]
+    }
+    return method.sideInputs.filter(\.isRequired).flatMap { input in
+      ((hasBase ? 1 : 0)..<inputs).map { SideTensor(input: input.name, model: $0, part: .elements, shape: shape) }
+    }
+  }
+
+  @Test(arguments: methods.filter { !$0.sideInputs.isEmpty }) func describesSideInputs(_ method: MethodDescriptor) {
+    #expect(Set(method.sideInputs.map(\.name)).count == method.sideInputs.count)
+    for input in method.sideInputs {
+      #expect(!input.summary.isEmpty && !input.summary.hasSuffix("."))
+      #expect(method.help().contains(input.name) && method.json.contains("\"name\": \"\(input.name)\""))
+    }
+  }
+
   /// The inputs that a descriptor allows at least, with its required parameters, make a method; none of its promises fails to hold.
   @Test(arguments: methods) func makesItself(_ descriptor: MethodDescriptor) throws {
     let method = try #require(MethodRegistry.method(named: descriptor.name))
@@ -85,7 +104,8 @@ import Testing
         segments: [
           .init(
             name: "w", shape: Shape([4, 8]), parameters: values(perModel: false),
-            modelParameters: (0..<inputs).map { _ in values(perModel: true) }, streams: (0..<inputs).map(UInt64.init))
+            modelParameters: (0..<inputs).map { _ in values(perModel: true) }, streams: (0..<inputs).map(UInt64.init),
+            sides: Self.sides(descriptor, inputs: inputs, hasBase: hasBase))
         ], seed: 0)
     }
     let made = try method.init(request(inputs: count))

@@ -313,7 +313,7 @@ def test_adapter_on_a_document(ingot: Command, folder: Path) -> None:
         (folder / "graph.yml").write_text(text)
         out = folder / f"out{number}"
         assert ingot.merge(folder / "graph.yml", out, "--threads", number + 1).digests == wanted.digests
-        assert "0 differ" in (said := ingot("reproduce", out).stdout) or "same" in said, said
+        assert "reproduced: 7 tensors" in ingot("reproduce", out).stdout
     assert "lora" in (folder / "out0" / "README.md").read_text()
     plan = json.loads(ingot("plan", folder / "graph.yml", "--json").stdout)
     assert [stage["name"] for stage in plan["stages"]] == ["mean"]

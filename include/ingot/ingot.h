@@ -157,7 +157,8 @@ INGOT_API uint32_t ingot_isa_count(void);
 INGOT_API const char *INGOT_NULLABLE ingot_isa_name(uint32_t index);
 
 /* Returns every merge method as a JSON array, one object each: name, title, summary, reference, base, models, scopes, parameters
- * (name, summary, type, range, default, required, per_model, unit), notes. Borrowed, never freed. Any thread. Since 0.1. */
+ * (name, summary, type, range, default, required, per_model, unit), side_inputs (name, summary, form, required, per_model, list), notes.
+ * Borrowed, never freed. Any thread. Since 0.1. */
 INGOT_API const char *ingot_methods_json(void);
 
 /* ---- context: threads and memory ------------------------------------------------------------------------------------------ */

@@ -264,17 +264,22 @@ private final class RowTable {
 }
 
 extension ProvidedModel {
+  /// The adapter_config.json beside an adapter's weights, and its path.
+  func adapterConfig(in files: any ModelFiles) throws(IngotError) -> (config: JSONValue, origin: String) {
+    let origin = files.displayPath + "/" + Adapter.configName
+    guard let bytes = try files.readWhole(Adapter.configName, limit: Limit.configBytes) else {
+      throw IngotError(.notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: path)
+    }
+    let config = try JSON.parse(bytes, origin: origin, options: .python)
+    _ = try config.requireObject(origin, in: origin)
+    return (config, origin)
+  }
+
   /// The model with a PEFT adapter applied to it while it is read. `files` are the adapter's, `name` is the reference that named this model.
   ///
   /// Throws `.notFound` without an adapter_config.json, and what `Adapter.init` throws.
   package func applying(_ adapter: ProvidedModel, files: any ModelFiles, name: String) throws(IngotError) -> ProvidedModel {
-    let configOrigin = files.displayPath + "/" + Adapter.configName
-    guard let bytes = try files.readWhole(Adapter.configName, limit: Limit.configBytes) else {
-      throw IngotError(
-        .notFound, "the adapter has no \(Adapter.configName)", hint: "it lies beside the adapter's weights", subject: adapter.path)
-    }
-    let config = try JSON.parse(bytes, origin: configOrigin, options: .python)
-    _ = try config.requireObject(configOrigin, in: configOrigin)
+    let (config, configOrigin) = try adapter.adapterConfig(in: files)
     let readable = try adapter.readable()
     var model = try self.readable()
     let found = try Adapter(

@@ -180,6 +180,24 @@ struct StoredBytes: DerivedTensor {
     // SAFETY: the caller owns the destination for the call.
     try unsafe source.read(destination, at: offset + start)
   }
+
+  /// Compares the bytes of two tensors, in pieces of half the scratch.
+  static func areEqual(_ a: StoredBytes, _ b: StoredBytes, _ scratch: ReadScratch) throws(IngotError) -> Bool {
+    guard a.byteCount == b.byteCount else { return false }
+    let piece = scratch.count / 2
+    var done = 0
+    while done < a.byteCount, piece > 0 {
+      let count = min(piece, a.byteCount - done)
+      // SAFETY: two parts of the scratch, which lives to the end of this function.
+      let (x, y) = unsafe (scratch.bytes(0, count), scratch.bytes(piece, count))
+      try unsafe a.read(x, at: done)
+      try unsafe b.read(y, at: done)
+      guard unsafe x.elementsEqual(y) else { return false }
+      done += count
+    }
+    withExtendedLifetime(scratch) {}
+    return true
+  }
 }
 
 extension ProvidedModel {

@@ -90,17 +90,9 @@ struct RecipeArguments: ParsableArguments {
       method: method, base: base, models: models.map(Self.model), parameters: parameters, dtype: dtype, outDType: outDtype, seed: seed)
   }
 
-  /// `MODEL=WEIGHT` at its last sign, unless that is the path of something that exists as a whole and not without the weight.
   private static func model(_ text: String) -> QuickMerge.Model {
-    guard let sign = text.lastIndex(of: "="), sign != text.startIndex else { return .init(text) }
-    let (name, weight) = (String(text[..<sign]), String(text[text.index(after: sign)...]))
-    if weight.contains("/") || (exists(text) && !exists(name)) { return .init(text) }
+    let (name, weight) = splitWeight(text)
     return .init(name, weight: weight)
-  }
-
-  private static func exists(_ path: String) -> Bool {
-    // SAFETY: the string lives for the call.
-    unsafe access(path, F_OK) == 0
   }
 
   private func refuseQuickOptions() throws {
@@ -113,6 +105,19 @@ struct RecipeArguments: ParsableArguments {
 }
 
 extension Recipe.Numerics: ExpressibleByArgument {}
+
+/// `MODEL=WEIGHT` at its last sign, unless that is the path of something that exists as a whole and not without the weight.
+func splitWeight(_ text: String) -> (name: String, weight: String?) {
+  guard let sign = text.lastIndex(of: "="), sign != text.startIndex else { return (text, nil) }
+  let (name, weight) = (String(text[..<sign]), String(text[text.index(after: sign)...]))
+  if weight.contains("/") || (exists(text) && !exists(name)) { return (text, nil) }
+  return (name, weight)
+}
+
+func exists(_ path: String) -> Bool {
+  // SAFETY: the string lives for the call.
+  unsafe access(path, F_OK) == 0
+}
 
 /// A recipe with the text it was read from, for excerpts in messages.
 struct RecipeText {

@@ -151,7 +151,10 @@ def test_numerics_and_missing(models: dict[str, Path], tmp_path: Path) -> None:
     save(tmp_path / "less" / "model.safetensors", {name: value for name, value in tensors.items() if name != dropped})
     both = {
         "merge_method": "linear",
-        "models": [{"model": str(models["a"]), "parameters": {"weight": 1}}, {"model": str(tmp_path / "less"), "parameters": {"weight": 1}}],
+        "models": [
+            {"model": str(models["a"]), "parameters": {"weight": 1}},
+            {"model": str(tmp_path / "less"), "parameters": {"weight": 1}},
+        ],
     }
     with pytest.raises(ingot.IngotError, match="absent"):
         ingot.plan(both)

@@ -8,6 +8,7 @@ The work is done by libingot, which this package loads with ctypes; it needs no 
 meanwhile. Notices go to logging.getLogger("ingot"), nothing is printed.
 """
 
+from . import collect
 from ._api import inspect, merge, merge_state_dicts, merge_tensors, plan, verify
 from ._engine import Engine
 from ._errors import (
@@ -36,7 +37,7 @@ from ._errors import (
 from ._library import build_info, library_path
 from ._plan import Plan
 from ._progress import Progress
-from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, TensorInfo, Verification, methods
+from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, SideInput, TensorInfo, Verification, methods
 from ._soups import Soup, SoupTrial, greedy_soup
 from ._version import __version__
 
@@ -68,6 +69,7 @@ __all__ = [
     "RecipeError",
     "Report",
     "ShapeError",
+    "SideInput",
     "Soup",
     "SoupTrial",
     "StaleError",
@@ -77,6 +79,7 @@ __all__ = [
     "Verification",
     "__version__",
     "build_info",
+    "collect",
     "greedy_soup",
     "inspect",
     "library_path",

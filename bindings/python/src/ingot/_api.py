@@ -203,6 +203,7 @@ def merge_state_dicts(
     dtype: Any = None,
     seed: int | None = None,
     config: Mapping[str, Any] | None = None,
+    side: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     progress: bool | Listener | None = None,
     threads: int | None = None,
@@ -220,6 +221,7 @@ def merge_state_dicts(
     out: tensors to write into, one for each of the result; none may share memory with an input.
     config: the models' config.json as a mapping: their layer count, tied weights. Needed for few things, gradients over
         layers among them.
+    side: side inputs of methods that have any, each a list of state dicts or a mapping from models' keys: {"fisher": [fa, fb]}.
     Other parameters as for `merge_tensors`.
     """
     with shared_engine(threads, memory, isa) as engine:
@@ -231,6 +233,7 @@ def merge_state_dicts(
             dtype=dtype,
             seed=seed,
             config=config,
+            side=side,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             **parameters,

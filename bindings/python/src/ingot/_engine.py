@@ -19,7 +19,7 @@ from ._lending import StateDict, Tensor, allocate, asked_dtype, given, items, le
 from ._library import library
 from ._plan import Model, Plan
 from ._progress import Listener, listening
-from ._recipes import BASE, Recipe, RecipeSource, model_names, recipe, require_method
+from ._recipes import BASE, Recipe, RecipeSource, model_names, recipe, require_method, side_models
 from ._reports import Report, Verification
 from ._sizes import byte_count
 from ._tensors import Loan, framework
@@ -353,6 +353,7 @@ class Engine:
         dtype: Any = None,
         seed: int | None = None,
         config: Mapping[str, Any] | None = None,
+        side: Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
         progress: bool | Listener | None = None,
         **parameters: Any,
@@ -369,6 +370,7 @@ class Engine:
             dtype=dtype,
             seed=seed,
             config=config,
+            side=side,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             parameters=parameters,
@@ -388,6 +390,7 @@ class Engine:
         allow_nonfinite: bool,
         progress: bool | Listener | None,
         parameters: Mapping[str, Any],
+        side: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         described = require_method(method)
         if not state_dicts:
@@ -396,10 +399,12 @@ class Engine:
         models = [lent(name, tensors, text) for name, tensors in zip(names, state_dicts.values())]
         if base is not None:
             models.insert(0, lent(BASE, base, text))
+        sides, side_dicts = side_models(described, side or {}, list(state_dicts), names, base=base is not None)
+        models += [lent(name, tensors) for name, tensors in side_dicts.items()]
         outputs = Loan()
         types = [] if out is None else [outputs.borrow(key, tensor, output=True).dtype for key, tensor in out.items()]
         asked = asked_dtype(dtype, types)
-        source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters)
+        source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters, sides=sides)
         try:
             plan = self._plan(Recipe(source, strict=True), models, seed=seed, files=False)
         except IngotError as error:

@@ -100,6 +100,38 @@ def model_names(given: Mapping[Any, Any] | Sequence[Any], argument: str) -> list
     ]
 
 
+def side_models(
+    method: Method, side: Mapping[str, Any], keys: Sequence[Any], names: Sequence[str], *, base: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What a recipe says of side inputs in memory, by the models' names, and the state dicts by the names that it gives them.
+
+    A side input is a list with one state dict for each model, or a mapping from models' keys; where the method takes several files, each
+    may be a list.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    models: dict[str, Any] = {}
+    by_key = dict(zip(keys, names)) | ({BASE: BASE} if base and method.base == "none" else {})
+    for name, given in side.items():
+        if name not in method.side_inputs:
+            takes = ", ".join(method.side_inputs)
+            hint = f"it takes {takes}" if takes else None
+            raise InvalidArgumentError(f"{method.name} has no side input {name}", hint=hint, subject="side")
+        if not isinstance(given, Mapping) and len(given) != len(names):
+            raise InvalidArgumentError(
+                f"side input {name} has {len(given)} state dicts, expected one for each of the {len(names)} models", subject="side"
+            )
+        for key, value in given.items() if isinstance(given, Mapping) else zip(keys, given):
+            if key not in by_key:
+                raise InvalidArgumentError(
+                    f"side input {name} is given for {key!r}, expected one of {', '.join(map(repr, by_key))}", subject="side"
+                )
+            files = list(value) if isinstance(value, list | tuple) else [value]
+            labels = [f"{name} {number} of {by_key[key]}" for number in range(len(files))]
+            models.update(zip(labels, files))
+            entries.setdefault(by_key[key], {})[name] = labels if len(labels) > 1 else labels[0]
+    return entries, models
+
+
 def recipe(
     method: Method,
     keys: Sequence[Any],
@@ -108,11 +140,13 @@ def recipe(
     base: bool,
     dtype: DType | None,
     parameters: Mapping[str, Any],
+    sides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The recipe of a merge of models that the program has.
 
     Parameters are one value for all, a list with one for each model, or a mapping from a model's key to its value. `keys` are
-    the caller's keys of the models, `names` what the recipe calls them; "base" is the base model's key.
+    the caller's keys of the models, `names` what the recipe calls them; "base" is the base model's key. `sides` are the side
+    inputs of models by their names, as `side_models` gives them.
     """
     shared: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
@@ -150,6 +184,9 @@ def recipe(
     if base:
         made["base_model"] = BASE
     made["models"] = [{"model": name, "parameters": values} if values else {"model": name} for name, values in own.items()]
+    for entry in made["models"]:
+        if sides and entry["model"] in sides:
+            entry["side"] = sides[entry["model"]]
     if shared:
         made["parameters"] = shared
     if dtype is not None:

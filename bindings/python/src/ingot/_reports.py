@@ -41,6 +41,22 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class SideInput:
+    """Tensors that a merge method reads besides the models': a file that recipes give under `side`."""
+
+    name: str
+    summary: str
+    form: str  # tensor, tensor_or_sums, channels, gram
+    required: bool
+    per_model: bool
+    list: bool  # several files are taken
+
+    def __str__(self) -> str:
+        traits = [self.form, "required" if self.required else "optional"] + ["per model"] * self.per_model + ["a list"] * self.list
+        return f"{self.name} ({', '.join(traits)}): {self.summary}"
+
+
+@dataclass(frozen=True)
 class Method:
     """A merge method: what it does, where it was published, what it takes."""
 
@@ -55,12 +71,14 @@ class Method:
     scopes: tuple[str, ...]
     parameters: Mapping[str, Parameter]
     notes: tuple[str, ...] = ()
+    side_inputs: Mapping[str, SideInput] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.summary}"]
         if self.reference:
             lines.append(f"  {self.reference}" + (f", {self.url}" if self.url else ""))
         lines += [f"  {parameter}" for parameter in self.parameters.values()]
+        lines += [f"  side: {side}" for side in self.side_inputs.values()]
         return "\n".join(lines + [f"  - {note}" for note in self.notes])
 
 
@@ -93,6 +111,7 @@ def _method(fields: dict[str, Any]) -> Method:
         tuple(fields["scopes"]),
         {parameter["name"]: _parameter(parameter) for parameter in fields["parameters"]},
         tuple(fields["notes"]),
+        {side["name"]: SideInput(**side) for side in fields["side_inputs"]},
     )
 
 

@@ -1,0 +1,142 @@
+import ArgumentParser
+import IngotEngine
+import IngotErrors
+import IngotMethods
+import IngotStorage
+import IngotTensors
+
+/// `ingot lora`: PEFT adapters as inputs and outputs.
+struct LoRACommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "lora",
+    abstract: "Look at, apply, merge, extract and resize LoRA adapters in PEFT's layout.",
+    discussion: """
+      An adapter is a directory with adapter_config.json and adapter_model.safetensors (or .bin), its weight file, or org/name[@revision] in \
+      the local Hugging Face cache. What is written has the same layout, and scale 1: lora_alpha is the rank.
+      """,
+    subcommands: [
+      LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
+    ])
+}
+
+/// Where an adapter is written and how.
+struct AdapterOutputArguments: ParsableArguments {
+  @Option(name: .shortAndLong, help: ArgumentHelp("The adapter's directory to make.", valueName: "directory"), completion: .directory)
+  var output: String
+
+  @Option(
+    help: ArgumentHelp("Element type of the output: float32, float16 or bfloat16. Default: that of the first adapter.", valueName: "type"),
+    completion: .list(["float32", "float16", "bfloat16"]))
+  var dtype: String?
+
+  @Flag(help: "Replace OUT, in one step once the new one is complete, and discard OUT.partial.")
+  var force = false
+
+  @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none).", valueName: "what"))
+  var sync: MergeCommand.Sync = .all
+
+  var options: AdapterOutputOptions {
+    var options = AdapterOutputOptions()
+    options.force = force
+    options.sync = sync.storage
+    return options
+  }
+
+  func elementType() throws(Failure) -> DType? {
+    guard let dtype else { return nil }
+    guard let found = DType.allCases.first(where: { $0.torchName == dtype }), found.isOutput else {
+      throw Failure(
+        IngotError(
+          .invalidArgument, "found --dtype \(dtype.prefix(40)), expected float32, float16 or bfloat16", subject: "--dtype"))
+    }
+    return found
+  }
+}
+
+/// How many singular triplets are kept: one of three rules.
+struct RankArguments: ParsableArguments {
+  @Option(name: [.customShort("r"), .long], help: ArgumentHelp("The rank of every module.", valueName: "count"))
+  var rank: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "The least rank that keeps this share of the sum of the squared singular values, for example 0.95.", valueName: "share"))
+  var energy: Double?
+
+  @Option(
+    help: ArgumentHelp(
+      "The least rank whose remainder has a spectral norm of at most this share of the whole's, for example 0.1.", valueName: "share"))
+  var normFraction: Double?
+
+  /// Nil when none is given.
+  func rule() throws(Failure) -> RankRule? {
+    let given = [("--rank", rank != nil), ("--energy", energy != nil), ("--norm-fraction", normFraction != nil)].filter(\.1).map(\.0)
+    guard given.count <= 1 else { throw Self.usage("\(given.joined(separator: " and ")) are given, expected one of them") }
+    if let rank {
+      guard rank >= 1, rank <= 1 << 20 else { throw Self.usage("the rank is \(rank), expected at least 1") }
+      return .fixed(rank)
+    }
+    if let energy {
+      guard energy > 0, energy <= 1 else { throw Self.usage("--energy is \(energy), expected more than 0 and at most 1") }
+      return .energy(energy)
+    }
+    if let normFraction {
+      guard normFraction >= 0, normFraction < 1 else {
+        throw Self.usage("--norm-fraction is \(normFraction), expected 0 or more and less than 1")
+      }
+      return .spectral(normFraction)
+    }
+    return nil
+  }
+
+  static func usage(_ message: String) -> Failure {
+    Failure(IngotError(.invalidArgument, message, hint: "see 'ingot lora --help'"))
+  }
+}
+
+/// `ADAPTER=WEIGHT` arguments.
+func weighted(_ arguments: [String]) throws(Failure) -> [(name: String, weight: Double)] {
+  var result: [(name: String, weight: Double)] = []
+  for text in arguments {
+    let (name, words) = splitWeight(text)
+    guard let words else {
+      result.append((name, 1))
+      continue
+    }
+    guard let weight = Double(words), weight.isFinite else {
+      throw Failure(
+        IngotError(
+          .invalidArgument, "found the weight \"\(words.prefix(40))\" after \(name), expected a number", hint: "for example LORA=0.5",
+          subject: text))
+    }
+    result.append((name, weight))
+  }
+  return result
+}
+
+/// What a command that writes an adapter says of it.
+func adapterSummary(_ report: AdapterReport) -> String {
+  let errors = report.modules.compactMap(\.error)
+  let ranks = Set(report.modules.map(\.rank)).sorted()
+  let rankText = ranks.count == 1 ? "rank \(ranks[0])" : "ranks \(ranks.first ?? 0) to \(ranks.last ?? 0)"
+  var text =
+    "\(printable(report.output)): \(counted(report.modules.count, "module")) of \(rankText), \(ByteCount(report.bytes)), "
+    + duration(report.seconds)
+  if let largest = errors.max() {
+    let mean = errors.reduce(0, +) / Double(errors.count)
+    text += "; relative error \(figure(mean)) on average, \(figure(largest)) at most"
+  }
+  return text + "\n"
+}
+
+/// The modules of a written adapter as a table.
+func adapterTable(_ report: AdapterReport) -> String {
+  var rows = [["module", "shape", "rank", "norm", "error"]]
+  for module in report.modules {
+    rows.append([
+      printable(module.name), "\(module.outputs) x \(module.inputs)", String(module.rank), figure(module.norm),
+      module.error.map { figure($0) } ?? "-",
+    ])
+  }
+  return table(rows, right: [2, 3, 4])
+}
