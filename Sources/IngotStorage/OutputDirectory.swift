@@ -142,14 +142,6 @@ package final class OutputDirectory: Sendable {
     system.unlock(journal)
   }
 
-  /// Removes the partial output and gives the lock back, for a run that failed and whose output cannot be resumed. Nothing after it was published or
-  /// abandoned.
-  package func discard() {
-    guard stage.withLock({ $0 == .writing }) else { return }
-    try? system.removeTree(destination.partialName, in: parent)
-    abandon()
-  }
-
   /// Publishes: syncs (if asked for), renames the partial output to the destination, and deletes what it replaced. The
   /// destination is then there with all files, or, if this throws, as it was before, and the partial output can be resumed.
   /// Returns notices of things that went wrong after the rename and left the output whole.
