@@ -6,7 +6,7 @@ package import IngotRecipes
 /// WUDI-Merging: the merged task matrix that interferes least with what each task matrix reads, found without data.
 ///
 /// Minimises Σ ‖(θ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖² over θ (m × n). With Gᵢ = τᵢᵀ τᵢ / ‖τᵢ‖², C = Σ Gᵢ and D = Σ τᵢ Gᵢ the gradient is 2 (θ C − D), so
-/// a step costs one product. `adam` is the paper's: from Σ τᵢ, rate `lr`, `steps` steps, β 0.9 and 0.999, ε 1e-8. `closed_form` is the
+/// a step costs one product. `adam` is the paper's: from Σ τᵢ, rate `lr`, `iterations` steps, β 0.9 and 0.999, ε 1e-8. `closed_form` is the
 /// minimum D C⁺ on C's range, Σ τᵢ outside it; `spectral` stops gradient flow at time `time`: the share 1 − exp(−λ t) of the way in each
 /// eigendirection of C (trace C is the number of tasks, so t carries over between tensors). Degenerate: a zero task vector takes no part, and none
 /// gives the base. Weights scale the task vectors. Source: Cheng et al., arXiv 2503.08099; the spectral form is that of gradient descent.
@@ -99,7 +99,7 @@ struct InterferenceSolver: Sendable {
 
   init(_ segment: MethodRequest.Segment) {
     solver = segment.text("solver") ?? "adam"
-    steps = Int(segment.number("steps") ?? 300)
+    steps = Int(segment.number("iterations") ?? 300)
     rate = segment.number("lr") ?? 1e-5
     time = segment.number("time") ?? 300
   }
@@ -195,7 +195,7 @@ extension ParameterDescriptor {
       "solver", .choice(["adam", "closed_form", "spectral"]),
       "adam: the paper's iteration; closed_form: the minimum itself; spectral: gradient flow up to a time, in one step",
       default: .text("adam")),
-    ParameterDescriptor("steps", .integer(0...1_000_000), "steps of adam", default: .number(300)),
+    ParameterDescriptor("iterations", .integer(0...1_000_000), "steps of adam", default: .number(300)),
     ParameterDescriptor(
       "lr", .number(NumberRange(from: .closed(0))), "step size of adam: no element moves further in one step", default: .number(1e-5)),
     ParameterDescriptor("time", .number(NumberRange(from: .closed(0))), "time at which the spectral solver stops", default: .number(300)),
