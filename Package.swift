@@ -76,7 +76,8 @@ let package = Package(
     .target(name: "IngotStorage", dependencies: ["CPlatform", "IngotErrors"], swiftSettings: strict),
     .target(name: "IngotRecipes", dependencies: ["IngotTensors", "IngotJSON", "IngotErrors", "CYaml"], swiftSettings: strict),
     .target(
-      name: "IngotMethods", dependencies: ["IngotCheckpoints", "IngotLinearAlgebra", "IngotTensors", "IngotRecipes", "IngotErrors"], swiftSettings: strict),
+      name: "IngotMethods", dependencies: ["IngotCheckpoints", "IngotLinearAlgebra", "IngotTensors", "IngotRecipes", "IngotErrors"],
+      swiftSettings: strict),
     .target(
       name: "IngotEngine",
       dependencies: [

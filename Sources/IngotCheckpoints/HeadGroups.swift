@@ -26,7 +26,8 @@ struct HeadGroups: Hashable, Sendable {
   init?(_ fused: String, config: JSONValue?) {
     guard let config, let type = config["model_type"]?.asString else { return nil }
     func number(_ keys: String...) -> Int? { keys.lazy.compactMap { config[$0]?.asInt }.first }
-    guard let heads = number("num_attention_heads", "n_head"), let width = number("hidden_size", "n_embed", "n_embd"), heads > 0, heads <= 1 << 16, width > 0,
+    guard let heads = number("num_attention_heads", "n_head"), let width = number("hidden_size", "n_embed", "n_embd"), heads > 0,
+      heads <= 1 << 16, width > 0,
       width <= 1 << 30, width % heads == 0
     else { return nil }
     var groups = heads

@@ -158,7 +158,9 @@ package struct LayoutMatch {
     if name.rule.isGrouped {
       let groups = try grouped(tensor, name, donor.groups, rows: parts.map(\.rows))
       for group in 0..<groups.groups {
-        for (part, matrix) in parts.enumerated() { try assembly.append([matrix.rows(groups.rows(of: part), from: group * groups.rows(of: part))]) }
+        for (part, matrix) in parts.enumerated() {
+          try assembly.append([matrix.rows(groups.rows(of: part), from: group * groups.rows(of: part))])
+        }
       }
     } else {
       for matrix in parts { try assembly.append([matrix]) }
@@ -215,7 +217,8 @@ package struct LayoutMatch {
     throw IngotError(
       .shape,
       "\(tensor.name) of a model \(type) and the base's layout differ (\(name.rule.fused) and \(name.rule.parts.joined(separator: ", "))), and config.json does not tell how heads are arranged",
-      hint: "known are gpt_neox, bloom, falcon and internlm2, with num_attention_heads and hidden_size in config.json", subject: tensor.name)
+      hint: "known are gpt_neox, bloom, falcon and internlm2, with num_attention_heads and hidden_size in config.json", subject: tensor.name
+    )
   }
 
   /// The stem of a projection, whose container may have another name in the donor.

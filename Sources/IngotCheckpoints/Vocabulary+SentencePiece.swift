@@ -10,7 +10,9 @@ extension Vocabulary {
   /// kind of model or a tokenizer whose numbers are not the pieces' places.
   package init(sentencePiece bytes: [UInt8], config: [UInt8]?, added: [UInt8]?, origin: String) throws(IngotError) {
     let parsed = try SentencePieceModel(bytes, origin: origin)
-    let settings = try config.map { (bytes) throws(IngotError) in try JSON.parse(bytes, origin: origin + " (tokenizer_config.json)", options: .python) }
+    let settings = try config.map { (bytes) throws(IngotError) in
+      try JSON.parse(bytes, origin: origin + " (tokenizer_config.json)", options: .python)
+    }
     var tokens: [(id: Int, token: AddedToken)] = []
     var known: Set<ExactText> = []
     for member in settings?["added_tokens_decoder"]?.asObject?.members ?? [] {
@@ -28,7 +30,9 @@ extension Vocabulary {
       throw IngotError(
         .unsupported, "the tokenizer has \(extra) tokens (extra_ids) that no file numbers", hint: Self.conversionHint, subject: origin)
     }
-    if let first = tokens.first(where: { $0.id < parsed.pieces.count && ExactText(parsed.pieces[max($0.id, 0)]) != ExactText($0.token.content) }) {
+    if let first = tokens.first(where: {
+      $0.id < parsed.pieces.count && ExactText(parsed.pieces[max($0.id, 0)]) != ExactText($0.token.content)
+    }) {
       throw IngotError(
         .unsupported,
         "the token \(quoted(first.token.content)) has the number \(first.id), which is the place of the piece \(quoted(parsed.pieces[max(first.id, 0)])): numbers are not places here",

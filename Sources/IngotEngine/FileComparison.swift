@@ -65,7 +65,8 @@ package struct FileDifference: Sendable, Hashable {
   private static func changes(_ name: String, _ a: any ModelFiles, _ b: any ModelFiles) throws(IngotError) -> [Change]? {
     let sizes = (try a.size(of: name) ?? 0, try b.size(of: name) ?? 0)
     if sizes.0 == sizes.1, try hasEqualBytes(name, a, b, count: sizes.0) { return nil }
-    guard name.hasSuffix(".json"), max(sizes.0, sizes.1) <= Limit.comparedBytes, let x = try parsed(name, a), let y = try parsed(name, b) else {
+    guard name.hasSuffix(".json"), max(sizes.0, sizes.1) <= Limit.comparedBytes, let x = try parsed(name, a), let y = try parsed(name, b)
+    else {
       return []
     }
     var changes: [Change] = []

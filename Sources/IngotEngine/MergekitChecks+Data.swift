@@ -68,7 +68,8 @@ extension MergekitCheck {
       }),
     MergekitCheck(
       name: "configured-tokens", kind: .bug,
-      mergekit: "leaves bos, eos and other numbers of tokens in config.json as they are under another model's tokenizer, and writes no generation_config.json",
+      mergekit:
+        "leaves bos, eos and other numbers of tokens in config.json as they are under another model's tokenizer, and writes no generation_config.json",
       here: "they are the numbers that the same tokens have in the output",
       find: { context throws(IngotError) in
         guard let plan = context.tokenizer, plan.donor != context.donorIndex else { return nil }
@@ -82,7 +83,8 @@ extension MergekitCheck {
         return [context.recipe.models[plan.donor].name]
       }),
     MergekitCheck(
-      name: "adapter-cache", kind: .difference, mergekit: "needs --lora-merge-cache, and writes a whole model with the adapter applied there",
+      name: "adapter-cache", kind: .difference,
+      mergekit: "needs --lora-merge-cache, and writes a whole model with the adapter applied there",
       here: "adapters are applied while the base is read",
       find: { context throws(IngotError) in
         present(

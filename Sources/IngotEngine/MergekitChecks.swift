@@ -125,7 +125,9 @@ struct MergekitCheck: Sendable {
       name: "own-parameters", kind: .difference, mergekit: "does not read these keys, and merges by its own rule",
       here: "they are read",
       find: { context throws(IngotError) in
-        var found = ["seed", "preset", "numerics", "missing", "tensors", "side", "aim"].filter { context.root.mapping?[$0]?.value.isNull == false }
+        var found = ["seed", "preset", "numerics", "missing", "tensors", "side", "aim"].filter {
+          context.root.mapping?[$0]?.value.isNull == false
+        }
         guard let known = parameters[context.method] else { return present(found) }
         let recipe = context.recipe
         for (index, parameter) in recipe.method.parameters.enumerated() where !known.contains(parameter.name) {

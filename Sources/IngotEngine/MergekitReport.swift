@@ -63,7 +63,9 @@ package struct MergekitReport: Sendable {
   private static let severalDocuments = "several-documents"
 
   /// The names of all checks, for the documentation's test.
-  package static var checkNames: [(name: String, kind: Kind)] { MergekitCheck.all.map { ($0.name, $0.kind) } + [(severalDocuments, .difference)] }
+  package static var checkNames: [(name: String, kind: Kind)] {
+    MergekitCheck.all.map { ($0.name, $0.kind) } + [(severalDocuments, .difference)]
+  }
 }
 
 /// What checks look at.

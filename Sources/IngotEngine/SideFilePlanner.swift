@@ -12,7 +12,6 @@ struct SideFilePlanner {
   let options: PlanOptions
   let tokenizer: TokenizerPlan?
 
-
   /// The model whose config and side files the output gets: the base, else the first.
   private var donor: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
 

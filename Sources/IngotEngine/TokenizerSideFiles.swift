@@ -12,7 +12,6 @@ struct TokenizerSideFiles {
   /// The model whose directory the side files are from.
   let donor: Int
 
-
   func apply(to files: inout [SideFile], notices: inout [Notice]) throws(IngotError) {
     if let plan { try replaceTokenizer(plan, in: &files, notices: &notices) }
     guard let request = recipe.chatTemplate else { return }
@@ -85,7 +84,9 @@ struct TokenizerSideFiles {
   private static func template(of model: ProvidedModel) throws(IngotError) -> String? {
     guard let files = model.files else { return nil }
     var text: String?
-    if let bytes = try files.readWhole("chat_template.jinja", limit: Limit.tokenizerConfigBytes) { text = String(decoding: bytes, as: UTF8.self) }
+    if let bytes = try files.readWhole("chat_template.jinja", limit: Limit.tokenizerConfigBytes) {
+      text = String(decoding: bytes, as: UTF8.self)
+    }
     for name in ["tokenizer_config.json", "chat_template.json"] where text == nil {
       if let config = try json(name, in: files) { text = TokenizerConfig.chatTemplate(in: config) }
     }

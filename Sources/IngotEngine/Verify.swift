@@ -34,7 +34,8 @@ package struct Verification: Sendable {
       progress.tensor = entry.name
       let found = try digest(of: entry, from: model.sources[entry.shard], &buffer, &progress, watcher)
       if found != entry.digest {
-        differences.append(TensorDifference(tensor: entry.name, file: entry.file, problem: "the digest is \(found), expected \(entry.digest)"))
+        differences.append(
+          TensorDifference(tensor: entry.name, file: entry.file, problem: "the digest is \(found), expected \(entry.digest)"))
       }
       tensors += 1
       bytes += entry.bytes

@@ -12,7 +12,6 @@ struct RecipeGraph {
   /// By name, the place in `documents`.
   private var places: [String: Int] = [:]
 
-
   /// Throws `.recipe` with a position for what is wrong with one document, a name given twice, and a second document without a name.
   init(_ roots: [Node], text: [UInt8], origin: String, catalog: MethodCatalog, strict: Bool) throws(IngotError) {
     var unnamed: SourcePosition?
@@ -44,7 +43,8 @@ struct RecipeGraph {
     guard let node = root.mapping?["name"]?.value, !node.isNull else { return nil }
     guard let text = node.scalar?.text, !text.isEmpty, text.utf8.count <= Limit.documentNameBytes, !text.utf8.contains(0) else {
       throw IngotError(
-        .recipe, "name is \(node.found), expected a text of 1 to \(Limit.documentNameBytes) bytes", hint: "other documents name it as their model",
+        .recipe, "name is \(node.found), expected a text of 1 to \(Limit.documentNameBytes) bytes",
+        hint: "other documents name it as their model",
         subject: "name", position: node.position)
     }
     return (text, node.position)

@@ -46,7 +46,10 @@ extension Schema {
       ["kind": place, "model": ["$ref": "#/$defs/reference"], "token": scalar, "token_id": ["type": "null"]], required: ["model", "token"])
     let ofRow = object(
       ["kind": place, "model": ["$ref": "#/$defs/reference"], "token": ["type": "null"], "token_id": row], required: ["model", "token_id"])
-    return anyOf([["type": "null"], ["$ref": "#/$defs/reference"], zero, ofText, .object(["allOf": [ofRow, ["not": ["properties": ["token_id": ["type": "null"]]]]]])])
+    return anyOf([
+      ["type": "null"], ["$ref": "#/$defs/reference"], zero, ofText,
+      .object(["allOf": [ofRow, ["not": ["properties": ["token_id": ["type": "null"]]]]]]),
+    ])
   }
 
   /// Only one of the two says something.

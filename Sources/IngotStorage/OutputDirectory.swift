@@ -129,6 +129,13 @@ package final class OutputDirectory: Sendable {
     }
   }
 
+  /// Removes the partial output and gives the lock back: for a run that failed and has nothing that another could go on with.
+  package func discard() {
+    guard stage.withLock({ $0 == .writing }) else { return }
+    try? system.removeTree(destination.partialName, in: parent)
+    abandon()
+  }
+
   /// Leaves the partial output as it is and gives the lock back; for a run that failed or was cancelled. May be called twice.
   package func abandon() {
     stage.withLock { if $0 == .writing { $0 = .abandoned } }

@@ -26,7 +26,8 @@ import Testing
       for tensor in tensors { for index in 0..<tensor.count { tensor.set(index, Double((index * 7 + place * 5) % 23 - 11) / 16) } }
       try scratch.model(
         name, tensors, config: languageConfig(layers: 1, rows: 6), shards: name == "a" ? 2 : 1,
-        extra: name == "base" ? ["tokenizer.json": #"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#, "extra/x.txt": "x"] : [:])
+        extra: name == "base"
+          ? ["tokenizer.json": #"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#, "extra/x.txt": "x"] : [:])
     }
     return scratch
   }

@@ -119,7 +119,9 @@ import Testing
     try scratch.model("piece", languageModel(layers: 2, value: 1) + more(1), config: languageConfig(layers: 2))
     // A piece "a", and a trainer's description that says BPE.
     try scratch.write("piece/tokenizer.model", [10, 3, 10, 1, 0x61, 18, 2, 24, 2] as [UInt8])
-    let lora = ["A", "B"].map { TestTensor("base_model.model.model.layers.0.mlp.lora_\($0).weight", .f32, $0 == "A" ? [1, 8] : [8, 1], [1]) }
+    let lora = ["A", "B"].map {
+      TestTensor("base_model.model.model.layers.0.mlp.lora_\($0).weight", .f32, $0 == "A" ? [1, 8] : [8, 1], [1])
+    }
     try scratch.model("lora", lora)
     try scratch.write("lora/adapter_model.safetensors", try #require(scratch.read("lora/model.safetensors")))
     try scratch.write("lora/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#.utf8)

@@ -144,7 +144,8 @@ private func runPlan(_ input: inout FuzzInput) throws {
   let choices = input.byte()
   let result = Int32(input.byte() % 3)
   let user = CallerMemory(littleEndian(Int(result), 4) + littleEndian(0, 4))
-  let write: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UInt64, UnsafeRawPointer?, UInt64) -> Int32 = { user, _, _, _, _ in
+  let write: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UInt64, UnsafeRawPointer?, UInt64) -> Int32 = {
+    user, _, _, _, _ in
     user?.load(as: Int32.self) ?? 0
   }
   let reserve: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UInt64) -> Int32 = { _, _, _ in 0 }
@@ -189,42 +190,45 @@ private final class ResolverFiles {
 }
 
 /// The files of a model: the input as the weights, and nothing else. The input may spoil the source.
-private let openFile: @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UnsafePointer<CChar>?, UnsafeMutablePointer<ingot_source>?) -> Int32 = {
-  user, _, file, out in
-  guard let user = user, let file = file, let out = out else { return 77 }
-  guard String(cString: file) == "model.safetensors" else { return Int32(INGOT_E_NOT_FOUND) }
-  let files = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue()
-  // The input may spoil the size and the flags.
-  if files.source[0] > 200 { out.pointee.struct_size = UInt32(files.source[1]) }
-  if files.source[2] > 200 { out.pointee.flags = UInt32(files.source[3]) }
-  out.pointee.user = user
-  if files.source[4] < 250 {
-    out.pointee.size = { user, size in
-      guard let user = user, let size = size else { return 1 }
-      size.pointee = UInt64(Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights.count)
+private let openFile:
+  @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, UnsafePointer<CChar>?, UnsafeMutablePointer<ingot_source>?) ->
+    Int32 = {
+      user, _, file, out in
+      guard let user = user, let file = file, let out = out else { return 77 }
+      guard String(cString: file) == "model.safetensors" else { return Int32(INGOT_E_NOT_FOUND) }
+      let files = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue()
+      // The input may spoil the size and the flags.
+      if files.source[0] > 200 { out.pointee.struct_size = UInt32(files.source[1]) }
+      if files.source[2] > 200 { out.pointee.flags = UInt32(files.source[3]) }
+      out.pointee.user = user
+      if files.source[4] < 250 {
+        out.pointee.size = { user, size in
+          guard let user = user, let size = size else { return 1 }
+          size.pointee = UInt64(Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights.count)
+          return 0
+        }
+      }
+      if files.source[5] < 250 {
+        out.pointee.read_at = { user, offset, target, count in
+          guard let user = user else { return 1 }
+          let weights = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights
+          guard offset <= UInt64(weights.count), count <= UInt64(weights.count) - offset else { return 3 }
+          target?.copyMemory(from: weights.address + Int(offset), byteCount: Int(count))
+          return 0
+        }
+      }
+      out.pointee.release = { user in
+        if let user = user { Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().releases += 1 }
+      }
       return 0
     }
-  }
-  if files.source[5] < 250 {
-    out.pointee.read_at = { user, offset, target, count in
-      guard let user = user else { return 1 }
-      let weights = Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().weights
-      guard offset <= UInt64(weights.count), count <= UInt64(weights.count) - offset else { return 3 }
-      target?.copyMemory(from: weights.address + Int(offset), byteCount: Int(count))
-      return 0
-    }
-  }
-  out.pointee.release = { user in
-    if let user = user { Unmanaged<ResolverFiles>.fromOpaque(user).takeUnretainedValue().releases += 1 }
-  }
-  return 0
-}
 
-private let listFiles: @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, ingot_name_fn?, UnsafeMutableRawPointer?) -> Int32 = {
-  _, _, add, names in
-  guard let add = add, let names = names else { return 1 }
-  return add(names, "model.safetensors")
-}
+private let listFiles:
+  @Sendable @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<CChar>?, ingot_name_fn?, UnsafeMutableRawPointer?) -> Int32 = {
+    _, _, add, names in
+    guard let add = add, let names = names else { return 1 }
+    return add(names, "model.safetensors")
+  }
 
 private func planFromSources(_ input: inout FuzzInput) throws {
   let resolver = CallerMemory(struct: MemoryLayout<ingot_resolver>.size, &input)

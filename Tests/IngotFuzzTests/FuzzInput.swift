@@ -64,6 +64,7 @@ extension CallerMemory {
     let choice = input.byte()
     let given = choice < 192 ? size : choice < 224 ? Int(choice - 192) * 8 : Int(input.number(4))
     let count = given < 8 || given > 4096 ? 4 : given
-    self.init(littleEndian(given, 4) + input.take(max(0, min(count, size + 8) - 4)) + [UInt8](repeating: 0, count: max(0, count - size - 8)))
+    self.init(
+      littleEndian(given, 4) + input.take(max(0, min(count, size + 8) - 4)) + [UInt8](repeating: 0, count: max(0, count - size - 8)))
   }
 }

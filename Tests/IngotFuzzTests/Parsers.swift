@@ -153,7 +153,8 @@ func readAdapter(_ bytes: [UInt8]) throws {
   let tensors = parts.count > 1 ? parts[1].split(separator: 0x0A).prefix(64).compactMap(tensor) : []
   let checkpoint = try Checkpoint(displayPath: "adapter", shards: [], tensors: tensors, config: nil)
   let base = try base.get()
-  let adapter = try Adapter(checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json", compile: ProvidedModel.namePattern)
+  let adapter = try Adapter(
+    checkpoint, config: config, base: base, baseName: "base", origin: "adapter_config.json", compile: ProvidedModel.namePattern)
   for target in adapter.targets {
     try require(base[target.base.name] != nil, "a change of \(target.base.name), which the base does not have")
     guard case .lowRank(let change) = target.change else { continue }

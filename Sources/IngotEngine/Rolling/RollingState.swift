@@ -70,7 +70,8 @@ package struct RollingState: Sendable {
         hint: "name a directory that 'ingot roll' wrote, or one that does not exist yet", subject: directory)
     }
     let file = try StoredFile(path)
-    return try RollingState(try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path), path: path)
+    return try RollingState(
+      try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path), path: path)
   }
 
   private init(_ root: JSONValue, path: String) throws(IngotError) {

@@ -8,7 +8,8 @@ struct VerifyCommand: ParsableCommand {
     commandName: "verify",
     abstract: "Read a merged model and compare every tensor with its digest in ingot.json.",
     discussion:
-      "With --against a part of the tensors is computed again from the recipe's models and compared byte by byte; seed and rules for rounding and absent tensors are those of ingot.json.")
+      "With --against a part of the tensors is computed again from the recipe's models and compared byte by byte; seed and rules for rounding and absent tensors are those of ingot.json."
+  )
 
   @Argument(help: ArgumentHelp("A directory that 'ingot merge' wrote.", valueName: "directory"), completion: .directory)
   var directory: String
@@ -17,7 +18,8 @@ struct VerifyCommand: ParsableCommand {
   var against: String?
 
   @Option(
-    help: ArgumentHelp("How much of the output to compute again, in percent of its bytes; whole tensors. Default: 5.", valueName: "percent"))
+    help: ArgumentHelp("How much of the output to compute again, in percent of its bytes; whole tensors. Default: 5.", valueName: "percent")
+  )
   var sample: Double?
 
   @OptionGroup(title: "Resources") var engine: EngineArguments
