@@ -1,6 +1,6 @@
 package import IngotErrors
 
-// SAFETY of this file: shapes are checked before each call, a matrix holds (rows − 1) · stride + columns elements, and workspaces have at least the
+// SAFETY: shapes are checked before each call, a matrix holds (rows − 1) · stride + columns elements, and workspaces have at least the
 // sizes that LAPACK's documentation names.
 
 extension LinearAlgebra {

@@ -1,6 +1,6 @@
 package import IngotErrors
 
-// SAFETY of this file: shapes are checked before each call, and a matrix holds (rows − 1) · stride + columns elements.
+// SAFETY: shapes are checked before each call, and a matrix holds (rows − 1) · stride + columns elements.
 
 /// Whether an operand is taken as it is or transposed.
 package enum Transposition: Sendable, Hashable {

@@ -1,6 +1,6 @@
 package import IngotErrors
 
-// SAFETY of this file: shapes are checked before each call, and a matrix holds (rows − 1) · stride + columns elements.
+// SAFETY: shapes are checked before each call, and a matrix holds (rows − 1) · stride + columns elements.
 
 extension LinearAlgebra {
   /// The Cholesky factor of a symmetric positive definite S = L Lᵀ, in place of its lower triangle; the upper one is not read and stays.

@@ -1,6 +1,6 @@
 internal import CLAPACK
 
-// SAFETY of this file: every function hands its arguments on unchanged; `LinearAlgebra`, the only caller, has checked shapes and strides.
+// SAFETY: every function hands its arguments on unchanged; `LinearAlgebra`, the only caller, has checked shapes and strides.
 
 /// The element types that LAPACK has: f32 and f64. The functions take column-major arguments and are for `LinearAlgebra` alone.
 package protocol MatrixElement: BinaryFloatingPoint, Sendable {

@@ -19,7 +19,11 @@ extension MethodCase {
     MethodCase(method: "lm_cocktail", perModel: ["loss": losses]),
     MethodCase(method: "lm_cocktail", extra: ["temperature": "0.3"], perModel: ["loss": losses, "fixed_weight": ["0.25", "0", "0.125"]]),
     MethodCase(method: "merge_chain", perModel: ["coefficient": ["1", "0.6", "0.75"]]),
-    MethodCase(method: "layer_swap", extra: ["rest_source": "average", "transition_weight": "0.3"]),
+    MethodCase(
+      method: "layer_swap",
+      extra: [
+        "rest_source": "average", "transition_weight": "0.3", "bottom": "0", "bottom_transition": "1", "top": "0", "top_transition": "1",
+      ]),
     MethodCase(method: "sparse_soup", extra: ["check": "warn"]),
     MethodCase(method: "varm"),
     MethodCase(method: "varm", extra: ["granularity": "model"]),
