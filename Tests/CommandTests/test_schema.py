@@ -22,6 +22,9 @@ TIES: dict[str, Any] = {
     "models": [{"model": "a", "parameters": {"weight": 0.5}}, {"model": "b", "parameters": {"weight": 1, "density": [0.5, 1]}}],
 }
 
+# A slice names the base among its sources.
+BOTH: list[dict[str, Any]] = [{"model": name, "layer_range": [0, 2], "parameters": {"weight": 1}} for name in ("a", "base")]
+
 
 @pytest.fixture
 def validator(ingot: Run) -> Any:
@@ -78,7 +81,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         lambda d: d.update(modules={"text": {"models": d.pop("models"), "parameters": {"density": 0.5}}}),
         lambda d: (
             d.update(
-                modules={"text": {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "parameters": {"lambda": 1}}]}},
+                modules={"text": {"slices": [{"sources": BOTH, "parameters": {"lambda": 1}}]}},
                 models=None,
             )
             or d.pop("models")

@@ -210,10 +210,10 @@ def test_an_adapter_that_changed_does_not_resume(ingot: Command, folder: Path) -
 
 def test_most_kills_came_in_the_middle(kills: list[tuple[int, int]]) -> None:
     """Else the test above would show little: kills before the first tensor and after the last are the easy ones."""
-    if len(kills) < KILLS:
-        pytest.skip("runs behind the kills at random")
+    if len(kills) < max(KILLS, 100):
+        pytest.skip("asked of a hundred kills at random; a few say nothing")
     between = sum(1 for done, count in kills if 0 < done < count)
-    assert between >= KILLS * (0.6 if KILLS >= 100 else 0.4), f"{between} of {len(kills)}"
+    assert between >= 0.6 * KILLS, f"{between} of {len(kills)}"
 
 
 # Every step
