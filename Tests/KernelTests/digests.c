@@ -182,7 +182,7 @@ static void methods(size_t n) {
   add(out, 4 * n);
   ingotk_energy(set, inputs[3], inputs[0], out, lanes + 16, n);
   add(lanes, sizeof lanes);
-  ingotk_sce_merge(set, inputs[3], rows, ROWS, NULL, weights, out, n);
+  ingotk_sce_merge(set, inputs[3], rows, ROWS, NULL, weights, 1e-6f, out, n);
   add(out, 4 * n);
   uint64_t most = 0;
   add_number(ingotk_distances(set, 2, bytes, bytes + 1, 0x7f80, &most, n));
