@@ -19,11 +19,12 @@ extension Plan {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
       let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
+      if !isModel, (try? LocalModels.parse(reference))?.adapter != nil {
+        throw IngotError(
+          .recipe, "a side file with an adapter, expected a side file alone", subject: reference.name, position: reference.position)
+      }
+      let model = try stages.open(reference)
       do throws(IngotError) {
-        if !isModel, (try? LocalModels.parse(reference))?.adapter != nil {
-          throw IngotError(.recipe, "a side file with an adapter, expected a side file alone", subject: reference.name)
-        }
-        let model = try stages.open(reference)
         // What lies beside a side file says nothing of it.
         models.append(isModel ? try model.readable() : try model.gathered())
       } catch {
