@@ -38,7 +38,30 @@ METHODS: dict[str, list[str]] = {
     "ram": ["-m", "ram", "-b", "{0}", "{1}", "{2}"],
     "ramplus_tl": ["-m", "ramplus_tl", "-b", "{0}", "{1}", "{2}"],
     "passthrough": ["-m", "passthrough", "{0}"],
+    "uniform_soup": ["-m", "uniform_soup", "{0}", "{1}", "{2}"],
+    "metrics_weighted": ["-m", "metrics_weighted", "{0}", "{1}", "-p", "loss=2"],
+    "lm_cocktail": ["-m", "lm_cocktail", "{0}", "{1}", "{2}", "-p", "loss=2"],
+    "ema": ["-m", "ema", "{0}", "{1}", "{2}"],
+    "swa": ["-m", "swa", "{0}", "{1}", "{2}"],
+    "lawa": ["-m", "lawa", "{0}", "{1}", "{2}"],
+    "wma": ["-m", "wma", "{0}", "{1}", "{2}"],
+    "merge_chain": ["-m", "merge_chain", "{0}", "{1}", "{2}", "-p", "coefficient=0.5"],
+    "layer_swap": ["-m", "layer_swap", "{1}", "{2}", "-p", "bottom=2"],
+    "sparse_soup": ["-m", "sparse_soup", "{0}", "{1}", "{2}", "-p", "check=warn"],
+    "varm": ["-m", "varm", "-b", "{0}", "{1}", "{2}"],
+    "evo_merging": ["-m", "evo_merging", "{1}=0.4", "{2}=-0.3", "-p", "density=0.4"],
+    "magmax": ["-m", "magmax", "-b", "{0}", "{1}", "{2}"],
+    "pcb": ["-m", "pcb", "-b", "{0}", "{1}", "{2}"],
+    "consensus": ["-m", "consensus", "-b", "{0}", "{1}", "{2}"],
+    "emr": ["-m", "emr", "-b", "{0}", "{1}", "{2}"],
+    "widen": ["-m", "widen", "-b", "{0}", "{1}", "{2}"],
+    "ties_sv": ["-m", "ties_sv", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
+    "hi_merging": ["-m", "hi_merging", "-b", "{0}", "{1}=0.5", "{2}=0.3"],
+    "mediator": ["-m", "mediator", "-b", "{0}", "{1}", "{2}"],
+    "twin": ["-m", "twin", "-b", "{0}", "{1}", "{2}"],
 }
+# Measured elsewhere: they hold whole matrices, whose bytes the plan says, or read side files.
+OTHERS = {"iso_c", "iso_cts", "tsv_m", "r_tsvm", "wudi", "optmerge", "opcm", "dop", "regmean", "fisher", "ota", "rcp"}
 
 
 def arguments(method: str, models: list[Path]) -> list[str]:
