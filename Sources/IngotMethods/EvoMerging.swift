@@ -70,11 +70,11 @@ package struct EvoMerging: MergeMethod {
   }
 
   package func fused(_ state: State, segment: Int) -> FusedMerge? {
-    state.cuts.allSatisfy { $0 == .everything } ? FusedMerge(.linear(divisor: 1), terms: weights.map { FusedMerge.Term(weight: $0) }) : nil
+    state.keepsEverything ? FusedMerge(.linear(divisor: 1), terms: weights.map { FusedMerge.Term(weight: $0) }) : nil
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
-    if state.cuts.allSatisfy({ $0 == .everything }) {
+    if state.keepsEverything {
       tile.kernels.linearCombination(tile.inputs, weights: weights, into: output)
       return
     }

@@ -273,6 +273,12 @@ package struct MagnitudeSearches: Sendable {
 
   package var cuts: [MagnitudeCut] { searches.map { $0.cut ?? .everything } }
 
+  /// One of `cuts`, for use in every tile.
+  package func cut(_ model: Int) -> MagnitudeCut { searches[model].cut ?? .everything }
+
+  /// True when no cut takes anything away.
+  package var keepsEverything: Bool { searches.allSatisfy { ($0.cut ?? .everything) == .everything } }
+
   /// The next round over the data, or nil when every cut is known. Samples come first and alone, since they read other elements.
   package var nextRound: Round? {
     let open = searches.filter { $0.cut == nil }

@@ -260,7 +260,7 @@ package struct OTA: MergeMethod {
 
   /// The saliencies of what is kept, zero elsewhere; nil where everything is.
   private func kept(_ model: Int, _ state: State, _ tile: Tile, _ moments: Floats) -> Floats? {
-    let cut = state.searches.cuts[model]
+    let cut = state.searches.cut(model)
     let threshold = settings[tile.segment].thresholds[model]
     if cut == .everything && threshold == nil { return nil }
     let values = saliency(model, tile, moments)

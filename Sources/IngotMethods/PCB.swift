@@ -29,6 +29,8 @@ package struct PCB: MergeMethod {
     fileprivate var bounds: [Float]
     /// Cut and top of each model's scores.
     fileprivate var cuts: [(cut: Float, top: Float)] = []
+    /// Bounds, cut, top and weight of each model, for every tensor: what the last step needs of a tile at once.
+    fileprivate var limits: [[Float]] = []
   }
 
   package static let descriptor = MethodDescriptor(
@@ -124,7 +126,7 @@ package struct PCB: MergeMethod {
         state.searches = scoreSearches(cutPlace, (population > 0 ? population : 1) - 1)
       case .scores:
         state.cuts = pairs(values)
-        if state.cuts.allSatisfy({ $0.cut > 0 }) { return .emit(state) }
+        if state.cuts.allSatisfy({ $0.cut > 0 }) { return emitting(state) }
         // Among magnitudes of negative scores the order is the other way round.
         state.stage = .negatives
         state.searches = scoreSearches((population > 0 ? population : 1) - 1 - cutPlace, 0)
@@ -133,9 +135,22 @@ package struct PCB: MergeMethod {
           if !(state.cuts[model].cut > 0) { state.cuts[model].cut = -found.cut }
           if !(state.cuts[model].top > 0) { state.cuts[model].top = -found.top }
         }
-        return .emit(state)
+        return emitting(state)
       }
     }
+  }
+
+  private func emitting(_ state: State) -> Phase<State> {
+    var state = state
+    for own in weights {
+      var limits: [Float] = []
+      limits.reserveCapacity(5 * modelCount)
+      for model in 0..<modelCount {
+        limits += [state.bounds[2 * model], state.bounds[2 * model + 1], state.cuts[model].cut, state.cuts[model].top, own[model]]
+      }
+      state.limits.append(limits)
+    }
+    return .emit(state)
   }
 
   private func pairs(_ values: [Float]) -> [(cut: Float, top: Float)] {
@@ -173,15 +188,10 @@ package struct PCB: MergeMethod {
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     let deltas = tile.subtractingBase()
-    var limits: [Float] = []
-    limits.reserveCapacity(5 * modelCount)
     for model in 0..<modelCount {
       tile.kernels.competition(deltas, row: model, bounds: state.bounds, pairwise: isPairwise, into: tile.scratch[model])
-      limits += [
-        state.bounds[2 * model], state.bounds[2 * model + 1], state.cuts[model].cut, state.cuts[model].top, weights[tile.segment][model],
-      ]
     }
-    tile.kernels.balance(deltas, scores: tile.scratch, limits: limits, into: output)
+    tile.kernels.balance(deltas, scores: tile.scratch, limits: state.limits[tile.segment], into: output)
     tile.kernels.addDelta(output, scaledBy: lambdas[tile.segment], to: tile.inputs[0], into: output)
   }
 

@@ -32,7 +32,8 @@ def models(session_folder: Path) -> dict[int, list[Path]]:
     return made
 
 
-@pytest.mark.parametrize("method", synthetic.METHODS)
+# What sparse_soup reports of a tensor depends on its values: a line more where zeros do not match.
+@pytest.mark.parametrize("method", [method for method in synthetic.METHODS if method != "sparse_soup"])
 @pytest.mark.parametrize("threads", SLACK)
 def test_twice_the_tiles_the_same_allocations(
     ingot: Command, counter: Preload, models: dict[int, list[Path]], folder: Path, method: str, threads: int
