@@ -32,8 +32,11 @@ def models(session_folder: Path) -> dict[int, list[Path]]:
     return made
 
 
-# What sparse_soup reports of a tensor depends on its values: a line more where zeros do not match.
-@pytest.mark.parametrize("method", [method for method in synthetic.METHODS if method != "sparse_soup"])
+# What they do once for a tensor depends on its values: sparse_soup reports a line more where zeros do not match, widen sorts columns.
+BY_VALUE = {"sparse_soup", "widen"}
+
+
+@pytest.mark.parametrize("method", [method for method in synthetic.METHODS if method not in BY_VALUE])
 @pytest.mark.parametrize("threads", SLACK)
 def test_twice_the_tiles_the_same_allocations(
     ingot: Command, counter: Preload, models: dict[int, list[Path]], folder: Path, method: str, threads: int
