@@ -52,7 +52,7 @@ def main() -> int:
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     number = getattr(signal, "SIG" + arguments.signal) if arguments.signal else 0
-    if number:
+    if number not in (0, signal.SIGKILL):
         # However this was started itself: a signal that is ignored now would stay so for the command.
         signal.signal(number, signal.SIG_IGN if arguments.ignored else signal.SIG_DFL)
     process = subprocess.Popen(arguments.command, stderr=inner)
