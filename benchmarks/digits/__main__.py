@@ -1,7 +1,7 @@
 """Accuracies of every merge method on four experts for handwritten digits.
 
-scripts/digits calls it and builds what is needed before; `scripts/digits --update` writes docs/digits.md. The last table compares Ingot with
-merges written in numpy; the command fails where accuracies differ by more than 0.2 points.
+scripts/digits builds what is needed and calls it; with --update it writes docs/digits.md. The last table compares Ingot with merges written
+in numpy; the command fails where accuracies differ by more than 0.2 points.
 """
 
 from __future__ import annotations

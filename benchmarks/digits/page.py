@@ -45,8 +45,8 @@ HEAD = """\
 Written by `scripts/digits --update`, which trains, collects, merges and measures all of this in a few minutes.
 
 What each method keeps of four experts, on scikit-learn's handwritten digits (1797 real images of 8 × 8 pixels). A residual network with six
-weight matrices ({parameters} parameters) is trained a little on all ten digits, with 100 images. From this base an expert is trained for each
-of four tasks, the digits {tasks}; it sees no others and soon forgets them. `ingot merge` merges the experts.
+weight matrices ({parameters} parameters) is trained a little on all ten digits, with 100 images. From this base an expert is trained for
+each of four tasks, the digits {tasks}; it sees no others and soon forgets them. `ingot merge` merges the experts.
 
 * *All ten*: percent of {test} test images, which no training saw, told right among all ten digits.
 * *By task*: the mean over the tasks of the accuracy among the task's own digits, as percent of its expert's, as where tasks have heads of
@@ -56,7 +56,8 @@ of four tasks, the digits {tasks}; it sees no others and soon forgets them. `ing
 * Figures are means over {repetitions} repetitions, ± the standard deviation between them; each has its own split of the images, base and
   experts.
 * Side inputs are made by `ingot.collect` on the experts' own training images: the diagonal Fisher information of {fisher} of them, Gram
-  matrices, Adam's second moments; for `aim` the base's activation norms. Losses for `metrics_weighted` and `lm_cocktail` are those on the validation images.
+  matrices, Adam's second moments; for `aim` the base's activation norms. The losses of
+  `metrics_weighted` and `lm_cocktail` are those on the validation images.
 * *Given* is what the recipe has beside defaults, chosen beforehand; a required `weight` is 1 for every model.
 * *Each task's own*: where a method rebuilds one task's model (`task`), every image is shown to the model of its task.
 

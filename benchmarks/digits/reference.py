@@ -1,7 +1,7 @@
 """Merges in numpy's float64, written from the papers' formulas and nothing of Ingot, for comparison.
 
-A tensor with two axes is a matrix for the matrix methods. Biases are none: their task vectors are averaged (TSV-M, Iso-C) or summed (OPCM), or
-they themselves are averaged (RegMean).
+A tensor with two axes is a matrix for the matrix methods. Biases are none: their task vectors are averaged (TSV-M, Iso-C) or summed (OPCM),
+or they themselves are averaged (RegMean).
 """
 
 from __future__ import annotations
