@@ -5,9 +5,9 @@
     .venv-bench/bin/python benchmarks/methods --ingot /tmp/ingot/bin/ingot --json methods.json --markdown methods.md
 
 Models, tmpfs, warm-up and measuring are those of benchmarks/versus_mergekit. In each round a merge runs, then the plain bound reads as
-many bytes as the merge has just read (its report says how many), from the same files over and over, and writes the output once. `--methods`
-takes names, `elementwise` (the default), `matrix` (minutes each) or `all`. Side inputs are made when a method needs them and removed when the
-next ones do not.
+many bytes as the merge has just read (its report says how many), from the same files over and over, and writes the output once.
+`--methods` takes names, `elementwise` (the default), `matrix` (minutes each) or `all`. Side inputs are made when a method needs them and
+removed when the next ones do not.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A merge for every registered method, over the checkpoints of checkpoints.py: mergekit's methods as benchmarks/versus_mergekit runs them, the
-others with what stands here beside their defaults.
+"""A merge for every registered method, over the checkpoints of checkpoints.py: mergekit's methods as benchmarks/versus_mergekit runs them,
+the others with what stands here beside their defaults.
 """
 
 from __future__ import annotations
