@@ -94,9 +94,8 @@ def make(side_root: Path, preset_name: str, form: str) -> Path:
     directory.mkdir(parents=True)
     room = shutil.disk_usage(directory).free
     if size(preset, form) > room:
-        sys.exit(
-            f"methods: the side inputs need {size(preset, form) / 1e9:.1f} GB and {directory} has {room / 1e9:.1f} GB: give --sides another folder"
-        )
+        have = f"methods: side inputs need {needed / 1e9:.1f} GB, {directory} has {free / 1e9:.1f} GB"
+        sys.exit(f"{have}: give --sides another folder")
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for model in OF[form]:
             if form == "tensor":
