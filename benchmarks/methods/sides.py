@@ -92,8 +92,8 @@ def make(side_root: Path, preset_name: str, form: str) -> Path:
         return directory
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    room = shutil.disk_usage(directory).free
-    if size(preset, form) > room:
+    needed, free = size(preset, form), shutil.disk_usage(directory).free
+    if needed > free:
         have = f"methods: side inputs need {needed / 1e9:.1f} GB, {directory} has {free / 1e9:.1f} GB"
         sys.exit(f"{have}: give --sides another folder")
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
