@@ -107,8 +107,7 @@ int main(int argc, char **argv) {
   double start = now();
   uint64_t read_bytes = 0;
   for (uint64_t before = 0;;) {
-    for (int i = at + 2; i < argc; i++)
-      read_bytes += read_file(argv[i], buffer, piece, wanted == 0 ? UINT64_MAX : wanted - read_bytes);
+    for (int i = at + 2; i < argc; i++) read_bytes += read_file(argv[i], buffer, piece, wanted == 0 ? UINT64_MAX : wanted - read_bytes);
     if (read_bytes >= wanted || read_bytes == before) break;
     before = read_bytes;
   }

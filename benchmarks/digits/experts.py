@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 
 TASKS: tuple[tuple[int, ...], ...] = ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
 TEST, VALIDATION = 540, 257  # images; the other 1000 are for training
+BASE_IMAGES = 50  # so few that the base leaves much to the experts
 FISHER_EXAMPLES = 100
 SIDES = ("fisher", "gram", "second_moment")  # side inputs, one of each for every expert
 NORMS = "activation_norms"  # of the base
@@ -68,7 +69,7 @@ def prepare(folder: Path, seed: int, sides: Collection[str]) -> Repetition:
     split = train_test_split(rest, rest_labels, test_size=VALIDATION, random_state=seed, stratify=rest_labels)
     training, validation = Images(split[0], split[2]), Images(split[1], split[3])
     generator = np.random.default_rng(seed)
-    few = generator.permutation(len(training.labels))[:100]
+    few = generator.permutation(len(training.labels))[:BASE_IMAGES]
     start = initial(generator)
     base = train(start, training.pixels[few], training.labels[few], passes=6, rate=2e-3, generator=generator, batch=32).weights
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from choices import LAMBDAS, Entry
-from experts import FISHER_EXAMPLES, TASKS, TEST, VALIDATION
+from experts import BASE_IMAGES, FISHER_EXAMPLES, TASKS, TEST, VALIDATION
 
 Series = tuple[float, ...]  # one value for each repetition
 
@@ -45,7 +45,7 @@ HEAD = """\
 Written by `scripts/digits --update`, which trains, collects, merges and measures all of this in a few minutes.
 
 What each method keeps of four experts, on scikit-learn's handwritten digits (1797 real images of 8 × 8 pixels). A residual network with six
-weight matrices ({parameters} parameters) is trained a little on all ten digits, with 100 images. From this base an expert is trained for
+weight matrices ({parameters} parameters) is trained a little on all ten digits, with {few} images. From this base an expert is trained for
 each of four tasks, the digits {tasks}; it sees no others and soon forgets them. `ingot merge` merges the experts.
 
 * *All ten*: percent of {test} test images, which no training saw, told right among all ten digits.
@@ -125,6 +125,7 @@ def page(
     head = HEAD.format(
         parameters=f"{parameters:,}",
         tasks="; ".join(groups[:-1]) + "; and " + groups[-1],
+        few=BASE_IMAGES,
         test=TEST,
         validation=VALIDATION,
         lambdas=", ".join(f"{value:g}" for value in LAMBDAS),

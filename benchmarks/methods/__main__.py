@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,6 @@ import catalog
 import measure
 import merges
 import report
-from checkpoints import PRESETS
 from measure import Run
 from merges import Job
 from recipes import Recipe
@@ -62,7 +61,7 @@ class Measured:
 def parse() -> argparse.Namespace:
     root = HERE.parent.parent
     parser = argparse.ArgumentParser(prog="methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="large", choices=tuple(PRESETS), help="sizes of the models (large: 1.1B)")
+    parser.add_argument("--preset", default="large", choices=("tiny", "small", "large"), help="sizes of the models (large: 1.1B)")
     parser.add_argument("--root", type=Path, default=Path("/dev/shm/ingot-bench"), help="where the checkpoints lie: a tmpfs")
     parser.add_argument("--sides", type=Path, help="where side inputs are made, up to 7 GB; else the same")
     parser.add_argument("--work", type=Path, default=root / ".build" / "bench", help="where outputs go: a disk")
@@ -80,7 +79,7 @@ def parse() -> argparse.Namespace:
 
 def select(names: str, offered: dict[str, Job]) -> list[Job]:
     """The jobs that are asked for, in the order of the registry."""
-    groups = {
+    groups: dict[str, Callable[[Job], bool]] = {
         "all": lambda _: True,
         "matrix": lambda job: job.method.works_on_matrices,
         "elementwise": lambda job: not job.method.works_on_matrices,
@@ -128,15 +127,16 @@ class Bench:
         make = [sys.executable, str(HERE.parent / "versus_mergekit" / "checkpoints.py"), str(options.root), options.preset]
         root, self.output_bytes = json.loads(subprocess.run(make, check=True, stdout=subprocess.PIPE).stdout)
         self.models = Path(root)
+        self.layers: int = json.loads((self.models / "base" / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
         self.sides = SideFolders(options.sides or options.root, options.preset)
 
     def run(self, job: Job) -> Measured:
         self.sides.keep(job.forms)
-        recipe = merges.recipe(job, self.models, PRESETS[self.options.preset].layers, self.sides.folder)
+        recipe = merges.recipe(job, self.models, self.layers, self.sides.folder)
         file = self.work / "method.yml"
         file.write_text(recipe.text, encoding="utf-8")
         memory = self.options.matrix_memory if job.method.works_on_matrices else self.options.memory
-        plan = [self.options.ingot, "plan", str(file), "--memory", memory, "--json"]
+        plan = [self.options.ingot, "plan", str(file), "--json"]
         planned = subprocess.run(plan, capture_output=True, text=True)
         if planned.returncode != 0:
             raise RuntimeError(f"{job.name}: {planned.stderr or planned.stdout}")
