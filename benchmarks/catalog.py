@@ -68,7 +68,7 @@ def _method(entry: Mapping[str, object]) -> Method:
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge of `models` in order. What stands under `by_model` and `sides` has one entry for each of them."""
+    """A merge of `models` in order: `by_model` and `sides` have one entry for each of them, `shared_sides` has what is for all."""
 
     method: str
     models: Sequence[Path]
@@ -76,6 +76,7 @@ class Merge:
     parameters: Mapping[str, Value] = field(default_factory=dict)
     by_model: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     sides: Mapping[str, Sequence[Path | Sequence[Path] | None]] = field(default_factory=dict)
+    shared_sides: Mapping[str, Path | Sequence[Path]] = field(default_factory=dict)
     aim: Path | None = None
     dtype: str = "float32"
 
@@ -94,6 +95,8 @@ class Merge:
                 lines.append(f"    side: {_flow(files)}")
         if self.parameters:
             lines.append(f"parameters: {_flow(self.parameters)}")
+        if self.shared_sides:
+            lines.append(f"side: {_flow(self.shared_sides)}")
         if self.aim is not None:
             lines.append(f"aim: {_flow({'side': self.aim})}")
         return "\n".join([*lines, f"dtype: {self.dtype}"]) + "\n"

@@ -106,12 +106,11 @@ class Bench:
         def validated(factor: float) -> float:
             values = []
             for index, made in enumerate(self.repetitions):
-                models = self.models_of(entry, index, {"lambda": factor})
-                values.append(_all_ten(models * len(TASKS) if len(models) == 1 else models, made.validation))
+                values.append(accuracy(self.merged(entry, index, {"lambda": factor}), made.validation.pixels, made.validation.labels))
             return float(np.mean(values))
 
         best = max(LAMBDAS, key=validated)
-        return best, self.score(lambda index: self.models_of(entry, index, {"lambda": best}, f"{entry.key}-tuned"))
+        return best, self.score(lambda index: [self.merged(entry, index, {"lambda": best}, f"{entry.key}-tuned")])
 
     def models(self) -> dict[str, Score]:
         """The models that are not merged, for comparison."""

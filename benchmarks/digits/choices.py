@@ -13,7 +13,7 @@ from catalog import Method, Value, missing
 from experts import SIDES, TASKS
 
 # λ of every method that has one, tried on the validation images.
-LAMBDAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0)
+LAMBDAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0)
 
 GIVEN: dict[str, dict[str, Value]] = {
     "ties": {"density": 0.2},
@@ -28,6 +28,7 @@ GIVEN: dict[str, dict[str, Value]] = {
     "ota": {"density": 0.4},
     "mediator": {"weight": 0.25},
     "twin": {"weight": 0.25},
+    "twin_svd": {"weight": 0.25},
 }
 # Rows of their own for another way of the method.
 VARIANTS: dict[str, list[dict[str, Value]]] = {
@@ -37,14 +38,24 @@ VARIANTS: dict[str, list[dict[str, Value]]] = {
     "varm": [{"granularity": "element"}],
     "regmean": [{"reduce_non_diagonal_ratio": 0.1}],
 }
-WITH_BASE = {"ota"}  # of the methods to which a base is optional
+WITH_BASE = {"ota", "mats"}  # of the methods to which a base is optional
 MEASURED = {"metrics_weighted": "loss", "lm_cocktail": "loss"}  # a parameter by model: what the model's loss on the validation images is
-BY_TASK = ("consensus", "emr", "mediator", "twin")  # rebuild one task's own model, where the task of an image is known
+BY_TASK = (
+    "consensus",
+    "emr",
+    "mediator",
+    "twin",
+    "twin_svd",
+    "onebit",
+)  # can rebuild the model of one task
 AIM = ("task_arithmetic",)  # once more with activation-informed merging as the last step
 
 EXCLUDED = {
     "evo_merging": "sparsifies the factors of adapters; on full models it is a weighted sum",
     "sparse_soup": "wants models that were pruned by one mask",
+    "concrete": "wants masks that were learned on data",
+    "custom_diffusion": "edits the cross-attention of image models by text features",
+    "wise": "merges side memories that were edited in masked subspaces",
     "ema": "averages the checkpoints of one training, in order",
     "swa": "averages the checkpoints of one training; on experts it is `uniform_soup`",
     "lawa": "averages the checkpoints of one training; on experts it is `uniform_soup`",
@@ -68,7 +79,8 @@ class Entry:
 
     @property
     def is_tuned(self) -> bool:
-        return "lambda" in self.method.defaults
+        """Whether λ is chosen; where a task's own model is rebuilt it stays at its default."""
+        return "lambda" in self.method.defaults and not self.by_task
 
     @property
     def key(self) -> str:

@@ -59,7 +59,8 @@ each of four tasks, the digits {tasks}; it sees no others and soon forgets them.
   matrices, Adam's second moments; for `aim` the base's activation norms. The losses of
   `metrics_weighted` and `lm_cocktail` are those on the validation images.
 * *Given* is what the recipe has beside defaults, chosen beforehand; a required `weight` is 1 for every model.
-* *Each task's own*: where a method rebuilds one task's model (`task`), every image is shown to the model of its task.
+* *Each task's own*: where a method can rebuild one task's model (`task`), every image is shown to the model of its task; λ
+  stays at its default.
 
 One small network says how the methods behave, not which is best for large models: differences below the deviation mean nothing.
 Training is deterministic on one machine; another processor rounds differently, and moves the figures by about as much.

@@ -20,6 +20,7 @@ GIVEN: dict[str, dict[str, Value]] = {
     "evo_merging": {"density": 0.5},
     "mediator": {"weight": 0.3},
     "twin": {"weight": 0.3},
+    "twin_svd": {"weight": 0.3},
     "sparse_soup": {"check": "warn"},
     # The iteration of the papers takes hours at this size; the minimum that it goes to is a solve.
     "wudi": {"solver": "closed_form"},
@@ -29,7 +30,9 @@ BY_MODEL: dict[str, dict[str, Sequence[Value]]] = {
     "metrics_weighted": {"loss": (2.0, 2.1, 2.2)},
     "lm_cocktail": {"loss": (2.0, 2.1, 2.2)},
 }
-WITH_BASE = {"ota"}  # of the methods to which a base is optional
+WITH_BASE = {"ota", "mats"}  # of the methods to which a base is optional
+EXCLUDED = {"custom_diffusion": "edits the cross-attention of image models, which these are not"}
+FORMS = {"tensor": "tensor", "tensor_or_sums": "tensor", "optional_tensor": "tensor", "gram": "gram"}  # which side inputs serve which form
 AIM = "task_arithmetic, aim"  # activation-informed merging as the last step of another method
 
 
@@ -56,13 +59,15 @@ def jobs(methods: Mapping[str, Method]) -> dict[str, Job]:
     """One for each method, and one for `aim`. LookupError names a method that lacks something here."""
     found: dict[str, Job] = {}
     for name, method in methods.items():
+        if name in EXCLUDED:
+            continue
         sides = [side for side in method.sides if side.required or name == "rcp"]
         if name not in recipes.METHODS + recipes.FURTHER:
             given = {*GIVEN.get(name, {}), *BY_MODEL.get(name, {}), *(method.required & {"weight"})}
-            lacking = missing(method, given, [side.name for side in sides if side.per_model])
+            lacking = missing(method, given, [side.name for side in sides if side.form in FORMS])
             if lacking:
                 raise LookupError(f"{name}: benchmarks/methods/merges.py does not say {', '.join(lacking)}")
-        forms = tuple(sorted({"tensor" if side.form == "tensor_or_sums" else side.form for side in sides}))
+        forms = tuple(sorted({FORMS[side.form] for side in sides}))
         found[name] = Job(name, method, forms)
         if f"{name}, aim" == AIM:
             found[AIM] = Job(AIM, method, ("channels",))
@@ -83,9 +88,10 @@ def recipe(job: Job, models_root: Path, layers: int, side_folder: Callable[[str]
     if "weight" in method.required and "weight" not in given:
         by_model["weight"] = WEIGHTS[: len(tuned)]
     sides = _sides(job, tuned, side_folder)
+    shared = {side.name: side_folder(FORMS[side.form]) / "ft1" for side in method.sides if side.required and not side.per_model}
     aim = side_folder("channels") / "base" if job.name == AIM else None
-    merge = Merge(method.name, tuned, base, given, by_model, sides, aim, dtype="bfloat16")
-    read: list[Path] = [] if aim is None else [aim]
+    merge = Merge(method.name, tuned, base, given, by_model, sides, shared, aim, dtype="bfloat16")
+    read = [*shared.values(), *([] if aim is None else [aim])]
     for each in sides.values():
         for files in each:
             read += [] if files is None else [files] if isinstance(files, Path) else files
@@ -99,6 +105,5 @@ def _sides(job: Job, tuned: Sequence[Path], side_folder: Callable[[str], Path]) 
     found: dict[str, Sequence[Path | Sequence[Path] | None]] = {}
     for side in job.method.sides:
         if side.required and side.per_model:
-            folder = side_folder("tensor" if side.form == "tensor_or_sums" else side.form)
-            found[side.name] = [folder / model.name for model in tuned]
+            found[side.name] = [side_folder(FORMS[side.form]) / model.name for model in tuned]
     return found
