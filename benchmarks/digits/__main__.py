@@ -75,6 +75,15 @@ class Bench:
             recipe.unlink()
         return weights
 
+    def check(self, entry: Entry) -> None:
+        """Plans the merge of the first repetition, so that a recipe that is refused is known before minutes of merging."""
+        path = self.repetitions[0].folder / "check.yml"
+        path.write_text(self.recipe(entry, 0, {"task": 1} if entry.by_task else {}).recipe(), encoding="utf-8")
+        done = subprocess.run([str(self.command), "plan", str(path), "--quiet"], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{entry.key}: {done.stderr}")
+        path.unlink()
+
     # Measuring
 
     def score(self, models: Callable[[int], Sequence[Weights]]) -> Score:
@@ -203,6 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"training {options.repetitions} times a base, {len(TASKS)} experts and one of all; collecting side inputs", flush=True)
     sides = {"gram"} | {side.name for entry in wanted for side in entry.method.sides} | {NORMS for entry in wanted if entry.aim}
     bench = Bench(options.ingot.resolve(), options.out.resolve(), options.repetitions, sides)
+    for entry in wanted:
+        bench.check(entry)
     print("merging: accuracy on the test images, then with the best λ", flush=True)
     rows = [bench.row(entry) for entry in wanted]
     compared = references(bench, offered, rows)

@@ -118,7 +118,8 @@ def entries(methods: Mapping[str, Method], chosen: Sequence[str] | None = None) 
         rows.append(row)
         rows += [Entry(method, given, variant) for variant in VARIANTS.get(name, [])]
         if name in BY_TASK:
-            rows.append(Entry(method, given, by_task=True))
+            # Which of the models' own parts is added says either `task` or their weights.
+            rows.append(Entry(method, {key: value for key, value in given.items() if key != "weight"}, by_task=True))
         if name in AIM:
             rows.append(Entry(method, given, aim=True))
     return rows
