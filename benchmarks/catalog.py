@@ -1,4 +1,4 @@
-"""The merge methods as `ingot methods --json` lists them, and recipes made from what they say of themselves.
+"""The merge methods as Ingot lists them, and recipes made from what they say of themselves.
 
 benchmarks/digits and benchmarks/methods run every registered method and take it from here, so that a new one is measured without a line of
 theirs where its defaults will do.
@@ -48,6 +48,24 @@ def methods(command: str | Path) -> dict[str, Method]:
     """Every method that `command` offers, in its order."""
     listed = json.loads(subprocess.run([str(command), "methods", "--json"], check=True, stdout=subprocess.PIPE).stdout)["methods"]
     return {entry["name"]: _method(entry) for entry in listed}
+
+
+def of_package() -> dict[str, Method]:
+    """The same of the Python package, whose library must be there."""
+    import ingot
+
+    return {
+        name: Method(
+            name=name,
+            base=method.base,
+            least=method.least_models,
+            most=method.most_models,
+            defaults={each.name: each.default for each in method.parameters.values()},
+            required=frozenset(each.name for each in method.parameters.values() if each.required),
+            sides=tuple(Side(each.name, each.form, each.required, each.per_model, each.list) for each in method.side_inputs.values()),
+        )
+        for name, method in ingot.methods().items()
+    }
 
 
 def _method(entry: Mapping[str, object]) -> Method:

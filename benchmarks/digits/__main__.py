@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import ingot
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import page
 import reference
-from catalog import Merge, Method, Value, methods
+from catalog import Merge, Method, Value, of_package
 from choices import LAMBDAS, MEASURED, WITH_BASE, Entry, entries, reason_against
 from classifier import Weights, accuracy, load
 from experts import NORMS, SIDES, TASKS, Images, Repetition, loss, prepare, task_accuracy
@@ -30,10 +30,10 @@ LIMIT = 0.2  # points between an accuracy of Ingot's and the reference's
 
 
 class Bench:
-    """The repetitions, and the command that merges them."""
+    """The repetitions, and the engine that merges them."""
 
-    def __init__(self, command: Path, folder: Path, repetitions: int, sides: Collection[str]) -> None:
-        self.command = command
+    def __init__(self, folder: Path, repetitions: int, sides: Collection[str]) -> None:
+        self.engine = ingot.Engine(threads=1)
         self.repetitions = [prepare(folder / f"repetition-{seed}", seed, sides) for seed in range(repetitions)]
         self.expert_accuracies = [
             [task_accuracy(weights, made.test, classes) for weights, classes in zip(made.experts, TASKS)] for made in self.repetitions
@@ -64,11 +64,7 @@ class Bench:
         name = keep or "last"
         recipe, out = folder / f"{name}.yml", folder / name
         recipe.write_text(self.recipe(entry, index, parameters).recipe(), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        command = [str(self.command), "merge", str(recipe), str(out), "--sync", "none", "--quiet"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"exit status {done.returncode} from {' '.join(command)}\n{done.stderr}")
+        self.engine.merge(recipe, out, sync="none", force=True)
         weights = load(out)
         if not keep:
             shutil.rmtree(out)
@@ -77,12 +73,10 @@ class Bench:
 
     def check(self, entry: Entry) -> None:
         """Plans the merge of the first repetition, so that a recipe that is refused is known before minutes of merging."""
-        path = self.repetitions[0].folder / "check.yml"
+        path = self.repetitions[0].folder / "merges" / f"{entry.key}.yml"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(self.recipe(entry, 0, {"task": 1} if entry.by_task else {}).recipe(), encoding="utf-8")
-        done = subprocess.run([str(self.command), "plan", str(path), "--quiet"], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{entry.key}: {done.stderr}")
-        path.unlink()
+        self.engine.plan(path)
 
     # Measuring
 
@@ -190,7 +184,6 @@ def differing(compared: Sequence[Comparison]) -> list[str]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(prog="digits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ingot", type=Path, default=root / ".build" / "release" / "ingot", help="the command to merge with")
     parser.add_argument("--out", type=Path, default=root / ".build" / "digits", help="a folder for models, recipes and merges; made anew")
     parser.add_argument("--methods", default="", help="only these, comma-separated, and no page")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -201,17 +194,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     chosen = options.methods.split(",") if options.methods else None
-    offered = methods(options.ingot)
+    offered = of_package()
     unknown = sorted(set(chosen or ()) - set(offered))
     if unknown:
-        print(f"error: {options.ingot} has no method {', '.join(unknown)}", file=sys.stderr)
+        print(f"error: there is no method {', '.join(unknown)}", file=sys.stderr)
         return 2
     wanted = entries(offered, chosen)  # before the training: a method that cannot be run is told at once
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     print(f"training {options.repetitions} times a base, {len(TASKS)} experts and one of all; collecting side inputs", flush=True)
     sides = {"gram"} | {side.name for entry in wanted for side in entry.method.sides} | {NORMS for entry in wanted if entry.aim}
-    bench = Bench(options.ingot.resolve(), options.out.resolve(), options.repetitions, sides)
+    bench = Bench(options.out.resolve(), options.repetitions, sides)
     for entry in wanted:
         bench.check(entry)
     print("merging: accuracy on the test images, then with the best λ", flush=True)

@@ -46,7 +46,7 @@ Written by `scripts/digits --update`, which trains, collects, merges and measure
 
 What each method keeps of four experts, on scikit-learn's handwritten digits (1797 real images of 8 × 8 pixels). A residual network with six
 weight matrices ({parameters} parameters) is trained a little on all ten digits, with {few} images. From this base an expert is trained for
-each of four tasks, the digits {tasks}; it sees no others and soon forgets them. `ingot merge` merges the experts.
+each of four tasks, the digits {tasks}; it sees no others and soon forgets them. Ingot's Python package merges the experts.
 
 * *All ten*: percent of {test} test images, which no training saw, told right among all ten digits.
 * *By task*: the mean over the tasks of the accuracy among the task's own digits, as percent of its expert's, as where tasks have heads of
