@@ -76,7 +76,7 @@ package struct Consensus: MergeMethod {
         thresholds: (1..<request.inputs.count).map { Float(segment.number("tall_lambda", model: $0) ?? 0.4) },
         least: Int(exactly: segment.number("consensus_k") ?? 2) ?? Int.max, lambda: Float(segment.number("lambda") ?? 1))
     }
-    initial = elects ? try MagnitudeSearches(trimming: request) : MagnitudeSearches([])
+    initial = try elects ? MagnitudeSearches(trimming: request) : MagnitudeSearches([])
   }
 
   /// Under TIES one run for each trimmed task vector and one for their merge.

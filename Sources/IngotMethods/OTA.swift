@@ -135,7 +135,7 @@ package struct OTA: MergeMethod {
     try Self.requireOneSetting(
       request,
       ["power", "ota_epsilon", "ota_normalize", "ota_post", "fallback_to_base", "ties", "ota_rescale", "rescale_threshold"])
-    norms = lead.text("ota_rescale") == "operator" ? try OperatorNorms(request) : nil
+    norms = try lead.text("ota_rescale") == "operator" ? OperatorNorms(request) : nil
     least = lead.number("rescale_threshold") ?? 0
     let models = Array(request.inputs.indices.dropFirst(request.hasBase ? 1 : 0))
     settings = try request.segments.map { (segment) throws(IngotError) in try Self.setting(segment, request, models) }
@@ -231,7 +231,7 @@ package struct OTA: MergeMethod {
 
   private func next(_ state: State) -> Phase<State> {
     if let round = state.searches.nextRound { return .gather(state, round) }
-    guard let norms = state.norms ?? norms, !norms.isDone else { return .emit(state) }
+    guard let norms = state.norms ?? self.norms, !norms.isDone else { return .emit(state) }
     var measuring = state
     measuring.norms = norms
     return .gather(measuring, Round(columnSums: norms.sumCount))

@@ -67,6 +67,7 @@ package struct TwinSVD: MatrixMethod {
     let shared: Matrix<Float> = try workspace.matrix(job.rows, job.columns)
     try job.sumTaskMatrices(weights: [Float](repeating: lambda, count: shares.count), into: shared)
     job.output.copy(shared)
+    job.report("shared", shared.norm)
     for (model, share) in shares.enumerated() where share != 0 {
       try job.checkStop()
       try workspace.scope { () throws(IngotError) in

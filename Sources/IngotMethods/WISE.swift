@@ -15,7 +15,8 @@ package struct WISE: MergeMethod {
   package static let descriptor = MethodDescriptor(
     name: "wise", title: "WISE's merge of side memories", summary: "Merges side memories that were edited in random subspaces.",
     formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; τ̂ᵢ = the density·n largest magnitudes of maskᵢ ⊙ τᵢ",
-    reference: .init("WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, arXiv 2405.14768", url: "https://arxiv.org/abs/2405.14768"),
+    reference: .init(
+      "WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, arXiv 2405.14768", url: "https://arxiv.org/abs/2405.14768"),
     base: .required, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", default: .number(1), isPerModel: true),

@@ -12,7 +12,9 @@ import Testing
 
   init() throws { golden = try ElementwiseGolden() }
 
-  private func tensor(_ values: [Double], _ shape: [Int]? = nil) -> [TestTensor] { [TestTensor("w", .f32, shape ?? [values.count], values)] }
+  private func tensor(_ values: [Double], _ shape: [Int]? = nil) -> [TestTensor] {
+    [TestTensor("w", .f32, shape ?? [values.count], values)]
+  }
 
   private func agree(_ found: [Double], _ expected: [Double]) -> Bool {
     !expected.isEmpty && found.count == expected.count && zip(found, expected).allSatisfy { abs($0 - $1) <= 2e-6 }
@@ -33,7 +35,8 @@ import Testing
     var options = PlanOptions()
     options.seed = seed
     let result = try merge(
-      recipe: "merge_method: \(method)\n\(lead)models: [\(own)]\nparameters: {\(global)}\n", models: models ?? golden.tensors, plan: options)
+      recipe: "merge_method: \(method)\n\(lead)models: [\(own)]\nparameters: {\(global)}\n", models: models ?? golden.tensors, plan: options
+    )
     return (result.tensors["w"]?.values ?? [], result.report.findings.map(\.finding))
   }
 
@@ -230,11 +233,14 @@ import Testing
     "pcb_scale": "an intermediate; the merge made of it is checked",
     "widen_dmag": "an intermediate; the merge made of it is checked", "widen_ddir": "an intermediate; the merge made of it is checked",
     "widen_rank_m": "an intermediate; the merge made of it is checked", "widen_rank_d": "an intermediate; the merge made of it is checked",
-    "widen_score": "an intermediate; the merge made of it is checked", "widen_1d_score": "an intermediate; the merge made of it is checked",
-    "ffg_score*1e6": "an intermediate; the merge made of it is checked", "ffg_mask_rho.5": "an intermediate; the merge made of it is checked",
+    "widen_score": "an intermediate; the merge made of it is checked",
+    "widen_1d_score": "an intermediate; the merge made of it is checked",
+    "ffg_score*1e6": "an intermediate; the merge made of it is checked",
+    "ffg_mask_rho.5": "an intermediate; the merge made of it is checked",
     "rcp_sens": "an intermediate; the merge made of it is checked", "rcp_pen": "an intermediate; the merge made of it is checked",
     "compeft_sigma": "the one magnitude of compeft_tau", "compeft_signs": "the signs of compeft_tau",
-    "compeft_entropy_golomb_k0.05": "bounds of a size, which PackTests has", "compeft_entropy_golomb_k0.1": "bounds of a size, which PackTests has",
+    "compeft_entropy_golomb_k0.05": "bounds of a size, which PackTests has",
+    "compeft_entropy_golomb_k0.1": "bounds of a size, which PackTests has",
     "compeft_entropy_golomb_k0.2": "bounds of a size, which PackTests has", "kin_pcc": "model kinship is no merge",
     "kin_cs": "model kinship is no merge", "kin_ed": "model kinship is no merge", "kin_mergeN_pcc": "model kinship is no merge",
   ]

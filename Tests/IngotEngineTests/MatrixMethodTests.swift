@@ -160,7 +160,7 @@ import Testing
     var left = own
     for _ in 0..<4 {
       var v = (0..<20).map { _ in random.normal() }
-      for _ in 0..<2000 {
+      for _ in 0..<300 {
         let u = left.map { row in zip(row, v).reduce(0) { $0 + $1.0 * $1.1 } }
         v = (0..<20).map { j in (0..<12).reduce(0) { $0 + left[$1][j] * u[$1] } }
         let size = v.reduce(0) { $0 + $1 * $1 }.squareRoot()
@@ -177,7 +177,9 @@ import Testing
     let names = ["model.norm.weight": [3], "model.embed_tokens.weight": [2, 3]]
     func model(_ seed: UInt64) -> [TestTensor] {
       var random = SplitMix(seed)
-      return names.sorted { $0.key < $1.key }.map { TestTensor($0.key, .f32, $0.value, (0..<6).prefix($0.value.reduce(1, *)).map { _ in random.normal() }) }
+      return names.sorted { $0.key < $1.key }.map { name, shape in
+        TestTensor(name, .f32, shape, (0..<shape.reduce(1, *)).map { _ in random.normal() })
+      }
     }
     let models = ["base": model(1), "a": model(2), "b": model(3)]
     let recipe = "merge_method: twin_svd\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {density: 0.1, task: 2}\n"

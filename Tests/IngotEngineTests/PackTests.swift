@@ -285,7 +285,10 @@ struct PackReferenceTests {
   }
 
   /// One half of the blocks as signs, the other whole: what 1bit-Merging stores.
-  @Test(arguments: [("attention", ["q_proj", "attention.output"]), ("mlp", ["up_proj", "intermediate"]), ("all", ["q_proj", "attention.output", "up_proj", "intermediate", "embed"])])
+  @Test(arguments: [
+    ("attention", ["q_proj", "attention.output"]), ("mlp", ["up_proj", "intermediate"]),
+    ("all", ["q_proj", "attention.output", "up_proj", "intermediate", "embed"]),
+  ])
   func layersOfOneKind(_ layers: String, _ packed: [String]) throws {
     let scratch = try Scratch()
     let names = [

@@ -227,7 +227,8 @@ import Testing
   @Test func keepsTheOperatorNorm() throws {
     func output(_ values: [Double], _ shape: [Int], _ name: String, density: Double, more: String = "") throws -> [Double] {
       let models = [
-        "base": tensor(values.map { _ in 0.0 }, shape, name), "a": tensor(values, shape, name), "v": tensor(values.map { _ in 1 }, shape, name),
+        "base": tensor(values.map { _ in 0.0 }, shape, name), "a": tensor(values, shape, name),
+        "v": tensor(values.map { _ in 1 }, shape, name),
       ]
       let recipe = """
         merge_method: ota
@@ -238,7 +239,7 @@ import Testing
       return try #require(try merge(recipe: recipe, models: models).tensors[name]).values
     }
     #expect(agree(TestTensor("w", .f32, [2], try output([3, 4], [2], "w", density: 0.5)), [0, 5]))
-    // diag(2, 1) beside the largest element keeps its σ; without it nothing that is left has it.
+    // What is kept of diag(4, 1) has its largest singular value already.
     let diagonal = try output([4, 0, 0, 1], [2, 2], "w", density: 0.25)
     #expect(abs(diagonal[0] - 4) < 1e-4 && diagonal.dropFirst().allSatisfy { $0 == 0 }, "\(diagonal)")
     // Rank one, so that one step is exact: σ is 5 √2 and what is kept, the fours, has 4 √2.
@@ -273,8 +274,8 @@ import Testing
     #expect(found == [3, 3, -2, 2])
     #expect(try output("", ", side: {mask: mb}") == [3, 3, -2, 2.5])
     #expect(try output(", side: {mask: ma}", ", side: {mask: mb}", "density: 0.25, ties: index") == [3, 1, -2, 1])
-    let ties = try merge(
-      recipe: "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.5}\n", models: models)
+    let plain = "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.5}\n"
+    let ties = try merge(recipe: plain, models: models)
     #expect(try output("", "", "density: 0.5") == ties.tensors["w"]?.values)
     // A mask of other tensors, or of another shape, is an error before anything is computed.
     models["mb"] = tensor([1, 1], nil, "other")

@@ -43,7 +43,7 @@ struct RollingPlane: Sendable {
   /// The plane that the step reads in the place of this one.
   var source: String?
   /// Parameters of the step's method; every plane of a method has the same ones.
-  var parameters: @Sendable (Step) -> [(name: String, value: String)] = { fold(1, $0.weight) }
+  var parameters: @Sendable (Step) -> [(name: String, value: String)] = { RollingPlane.fold(1, $0.weight) }
 
   /// factor · state + weight · model.
   static func fold(_ factor: Double, _ weight: Double) -> [(name: String, value: String)] {
@@ -128,7 +128,9 @@ extension RollingMethod {
     return first.enumerated().map { number, parameter in
       let values = planes.map { $0.parameters(step)[number].value }
       if values.allSatisfy({ $0 == parameter.value }) { return parameter }
-      let others = zip(planes, values).dropFirst().map { "{filter: \"\(RollingRules.suffix($0.name))\", value: \($1)}" }
+      // The first condition whose filter is a part of the name holds, so longer ones go before.
+      let named = zip(planes, values).dropFirst().sorted { $0.0.name.utf8.count > $1.0.name.utf8.count }
+      let others = named.map { "{filter: \"\(RollingRules.suffix($0.0.name))\", value: \($0.1)}" }
       return (parameter.name, "[" + (others + ["{value: \(parameter.value)}"]).joined(separator: ", ") + "]")
     }
   }

@@ -33,7 +33,8 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic, magmax and ties. Needed for the first step.", valueName: "model"), completion: .directory)
+    help: ArgumentHelp("Base model of task_arithmetic, magmax and ties. Needed for the first step.", valueName: "model"),
+    completion: .directory)
   var base: String?
 
   @Option(
@@ -50,7 +51,8 @@ struct RollCommand: ParsableCommand {
   var density: Double?
 
   @Option(
-    help: ArgumentHelp("Side file of the model, for fisher; once for each model, in their order.", valueName: "file"), completion: .file())
+    help: ArgumentHelp("Side file of the model, for fisher; once for each model, in their order.", valueName: "file"),
+    completion: .file())
   var side: [String] = []
 
   @Flag(help: "Add a model although its files are in the state already.")
