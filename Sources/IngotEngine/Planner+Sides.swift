@@ -113,13 +113,13 @@ struct SideFinder {
         return try self.planned(tensor, described, in: file, expected, of: names[0], at: side.position)
       }
       switch input.form {
-      case .tensor, .tensorOrSums:
+      case .tensor, .optionalTensor, .tensorOrSums:
         if let tensor = files.tensor(names, in: file, of: models[file].checkpoint) {
           sides.append(try planned(tensor, .elements, [shape.dimensions]))
         } else if input.form == .tensorOrSums, shape.rank == 2, let sums = sums(names, in: file) {
           sides.append(try planned(sums.rows, .rowSums, [[shape.dimensions[0]]]))
           sides.append(try planned(sums.columns, .columnSums, [[shape.dimensions[1]]]))
-        } else {
+        } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
       case .channels, .gram:
