@@ -112,7 +112,7 @@ private func texts(
 
 /// Parameters of a packing as texts: what the command line has behind `-p`.
 private func packParameters(_ text: String) throws(IngotError) -> [(name: String, value: String)] {
-  let members = try asArgument { () throws(IngotError) in
+  let members = try asArgument([.format]) { () throws(IngotError) in
     try JSON.parse(text, origin: "parameters_json").requireObject("parameters_json", in: "parameters_json").members
   }
   var parameters: [(name: String, value: String)] = []

@@ -29,25 +29,20 @@ struct SideArguments {
     guard let output = unsafe output else { throw nullArgument("output") }
     let given = try unsafe optionalText(ingot_tensor_view.copy(of: output).name, "name of output")
     let number = unsafe try count(options.side_count, "side_count")
-    var sides: [(descriptor: SideInputDescriptor?, argument: ingot_side_input, parameter: String)] = []
-    if number > 0 {
-      guard let pointers = unsafe options.sides else { throw nullArgument("sides") }
-      for index in 0..<number {
-        // SAFETY: the C contract: the array has that many pointers.
-        guard let pointer = unsafe pointers[index] else { throw nullArgument("sides[\(index)]") }
-        let side = try unsafe ingot_side_input.copy(of: pointer)
-        let name = try unsafe text(side.name, "name of sides[\(index)]")
-        unsafe sides.append((method.sideInputs.first { $0.name == name }, side, "sides[\(index)]"))
-      }
+    var isOfModule = unsafe options.aim != nil
+    for index in 0..<number {
+      let side = try unsafe Self.side(index, of: options)
+      let name = try unsafe text(side.name, "name of sides[\(index)]")
+      let form = method.sideInputs.first { $0.name == name }?.form
+      isOfModule = isOfModule || form == .channels || form == .gram
     }
-    let isOfModule = unsafe options.aim != nil || sides.contains { [.channels, .gram].contains($0.descriptor?.form) }
     weight = given ?? (isOfModule ? "tensor.weight" : "tensor")
     guard !isOfModule || weight.hasSuffix(".weight") else {
       throw IngotError(
         .invalidArgument, "the output is called \(weight), and channels belong to the weight of a module",
         hint: "call it NAME.weight, or give no name", subject: "output")
     }
-    for side in unsafe sides { try unsafe add(side.argument, side.descriptor, side.parameter) }
+    for index in 0..<number { try unsafe add(Self.side(index, of: options), of: method, "sides[\(index)]") }
     if let pointer = unsafe options.aim { try unsafe addAim(ingot_aim.copy(of: pointer)) }
   }
 
@@ -66,10 +61,16 @@ struct SideArguments {
     }
   }
 
-  private mutating func add(
-    _ side: ingot_side_input, _ descriptor: SideInputDescriptor?, _ parameter: String
-  ) throws(IngotError) {
+  private static func side(_ index: Int, of options: ingot_merge_options) throws(IngotError) -> ingot_side_input {
+    guard let pointers = unsafe options.sides else { throw nullArgument("sides") }
+    // SAFETY: the C contract: the array has side_count pointers.
+    guard let pointer = unsafe pointers[index] else { throw nullArgument("sides[\(index)]") }
+    return try unsafe ingot_side_input.copy(of: pointer)
+  }
+
+  private mutating func add(_ side: ingot_side_input, of method: MethodDescriptor, _ parameter: String) throws(IngotError) {
     let name = try unsafe text(side.name, "name of \(parameter)")
+    let descriptor = method.sideInputs.first { $0.name == name }
     let owner: Owner = unsafe side.input == UInt64.max ? .base : .input(try count(side.input, "input of \(parameter)"))
     guard let view = unsafe side.tensor else { throw nullArgument("tensor of \(parameter)") }
     let part = try unsafe optionalText(ingot_tensor_view.copy(of: view).name, "name of the tensor of \(parameter)")

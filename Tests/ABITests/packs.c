@@ -93,7 +93,7 @@ static void test_pack_mistakes(void) {
   PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "models", "bitdelta", NULL, base, NULL, 1);
   PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "models[0]", "bitdelta", NULL, base, none, 1);
   PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "base is among", "bitdelta", NULL, tuned, models, 1);
-  PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "plus", "bitdelta", NULL, "a@b@c+", models, 1);
+  PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "2 @ signs", "bitdelta", NULL, "a@b@c+", models, 1);
   PACK_ERROR(INGOT_E_NOT_FOUND, "nowhere", "bitdelta", NULL, "./nowhere", models, 1);
   PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "method", NULL, NULL, base, models, 1);
   PACK_ERROR(INGOT_E_INVALID_ARGUMENT, "base", "bitdelta", NULL, NULL, models, 1);

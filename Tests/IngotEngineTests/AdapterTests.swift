@@ -146,8 +146,8 @@ struct AdapterTests {
     try merge("'@unpacked+@lora'", to: "in-two-steps")
     try merge("'@base+@PACK#1+@lora'", to: "chained")
     try merge("{model: '@base', lora: [{path: '@PACK', task: other}, '@lora']}", to: "listed")
-    #expect(scratch.read("chained/model.safetensors") == scratch.read("in-two-steps/model.safetensors"))
-    #expect(scratch.read("listed/model.safetensors") == scratch.read("chained/model.safetensors"))
+    let values = try ["in-two-steps", "chained", "listed", "unpacked"].map { try scratch.tensors($0)["m.weight"]?.values }
+    #expect(values[0] == values[1] && values[1] == values[2] && values[2] != values[3])
     #expect(try Engine().reproduce(scratch("chained")).differences.isEmpty)
     let record = try JSON.parse(try #require(scratch.text("chained/ingot.json")), origin: "record")
     let adapters = record["models"]?.asArray?.first?["adapters"]?.asArray

@@ -3,6 +3,7 @@ import IngotCheckpoints
 import IngotEngine
 import IngotErrors
 import IngotJSON
+import IngotRecipes
 
 /// `ingot delta`: compressed task vectors.
 struct DeltaCommand: ParsableCommand {

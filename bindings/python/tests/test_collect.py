@@ -363,7 +363,7 @@ def test_tensors_with_side_inputs() -> None:
         (ingot.InvalidArgumentError, "called w,", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms}, "name": "w"}),
         (ingot.ShapeError, r"expected \[5\]", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms[:3], "base": base}}),
         (ingot.InvalidArgumentError, "omega", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms, "base": base, "omega": 2}}),
-        (ingot.NonfiniteError, "", {"side": {"fisher": [np.full_like(fa, np.nan), fb]}}),
+        (ingot.NonfiniteError, "NaN", {"side": {"fisher": [np.full_like(fa, np.nan), fb]}}),
     ]
     for kind, words, options in mistakes:
         with pytest.raises(kind, match=words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def test_signs_there_and_back(models: dict[str, Path], tmp_path: Path) -> None:
     assert (pack.method, pack.base_name, [task.name for task in pack.tasks]) == ("bitdelta", "base", ["a"])
     assert {form.form: form.tensors for form in pack.forms} == {"signs": 2, "whole": 2}
     assert sum(pack.parts.values()) == pack.bytes == (tmp_path / "pack" / "delta_pack.safetensors").stat().st_size
-    assert ingot.delta.inspect(tmp_path / "pack") == pack
+    assert [notice.message for notice in pack.notices] == ["1 tensors are not packed: a model that is unpacked has them from its base"]
+    assert ingot.delta.inspect(tmp_path / "pack") == dataclasses.replace(pack, notices=())
     assert ingot.delta.inspect(tmp_path / "pack" / "delta_pack.safetensors").to_dict()["parameters"] == {"layers": "all"}
 
     base, tuned = values(models["base"]), values(models["a"])
@@ -53,14 +55,14 @@ def test_tasks_parameters_and_recipes(models: dict[str, Path], tmp_path: Path) -
     assert (tmp_path / "pack" / "delta_pack.safetensors").read_bytes() == (tmp_path / "other" / "delta_pack.safetensors").read_bytes()
     assert other.tasks == pack.tasks
     for number, name in enumerate("ab"):
-        ingot.delta.apply(tmp_path / "pack", models["base"], tmp_path / name, task=name)
-        ingot.delta.apply(tmp_path / "pack", models["base"], tmp_path / str(number), task=number)
+        places = [tmp_path / f"{name}-{way}" for way in ("name", "number", "recipe")]
+        ingot.delta.apply(tmp_path / "pack", models["base"], places[0], task=name)
+        ingot.delta.apply(tmp_path / "pack", models["base"], places[1], task=number)
         recipe = {"merge_method": "passthrough", "models": [{"model": f"{models['base']}+{tmp_path / 'pack'}#{name}"}]}
-        ingot.merge(recipe, tmp_path / f"{name}-by-recipe")
-        bytes_of = [(tmp_path / place / "model.safetensors").read_bytes() for place in (name, str(number), f"{name}-by-recipe")]
-        assert len(set(bytes_of)) == 1
-    ingot.delta.apply(tmp_path / "pack", models["base"], tmp_path / "a", task="b", force=True, shard_size=0)
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+        ingot.merge(recipe, places[2])
+        assert len({(place / "model.safetensors").read_bytes() for place in places}) == 1
+    ingot.delta.apply(tmp_path / "pack", models["base"], tmp_path / "a-name", task="b", force=True, shard_size=0)
+    assert (tmp_path / "a-name" / "model.safetensors").read_bytes() == (tmp_path / "b-name" / "model.safetensors").read_bytes()
 
 
 def test_mistakes(models: dict[str, Path], tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_mistakes(models: dict[str, Path], tmp_path: Path) -> None:
     ingot.delta.pack("bitdelta", base, a, tmp_path / "signs")
     save(tmp_path / "else", near(state(7), 8))
     calls: list[tuple[type[Exception], str, Callable[[], Any]]] = [
-        (ingot.ExistsError, "", lambda: ingot.delta.pack("emr", base, [a, b], pack)),
+        (ingot.ExistsError, "exists", lambda: ingot.delta.pack("emr", base, [a, b], pack)),
         (ingot.InvalidArgumentError, "unknown pack method", lambda: ingot.delta.pack("erm", base, a, out)),
         (ingot.InvalidArgumentError, "no parameter", lambda: ingot.delta.pack("compeft", base, a, out, desnity=0.1)),
         (ingot.InvalidArgumentError, "density", lambda: ingot.delta.pack("compeft", base, a, out, density=2)),
