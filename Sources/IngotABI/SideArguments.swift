@@ -92,7 +92,9 @@ struct SideArguments {
     var own = entries[owner] ?? JSONObject()
     var labels = own[name].map { $0.asArray ?? [$0] } ?? []
     // Row and column sums are two tensors of one file.
-    if descriptor?.form == .tensorOrSums, part != nil, let last = labels.last?.asString, let parts = models[last], parts.count == 1, parts[0].name != called {
+    if descriptor?.form == .tensorOrSums, part != nil, let last = labels.last?.asString, let parts = models[last], parts.count == 1,
+      parts[0].name != called
+    {
       models[last] = parts + [tensor.view]
       return
     }

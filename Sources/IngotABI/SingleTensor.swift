@@ -100,7 +100,9 @@ private struct SingleTensorMerge {
     var options = PlanOptions()
     options.shardSize = 0
     options.seed = seed
-    let plan = try asArgument([.recipe, .format]) { () throws(IngotError) in try Plan.make(recipe, options: options, models: MemoryModels(models)) }
+    let plan = try asArgument([.recipe, .format]) { () throws(IngotError) in
+      try Plan.make(recipe, options: options, models: MemoryModels(models))
+    }
     var run = RunOptions()
     run.allowsNonfinite = flags & UInt32(INGOT_MERGE_ALLOW_NONFINITE) != 0
     _ = try engine.run(plan, into: try MemorySink(plan: plan, outputs: [output]), options: run, watcher: watcher)

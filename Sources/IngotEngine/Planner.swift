@@ -126,7 +126,8 @@ struct Planner {
       let model = models[index]
       return PlannedModel(
         name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles,
-        adapters: model.adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) }, isSide: index >= recipe.modelCount, shards: model.checkpoint.shards.map { ShardIdentity($0) })
+        adapters: model.adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) }, isSide: index >= recipe.modelCount,
+        shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
       recipe: recipe, models: planned, sources: sources, files: files.files, sideFiles: side, tensors: tensors,

@@ -24,7 +24,8 @@ struct ModelReferenceTests {
   }
 
   @Test(
-    "what does not parse", arguments: ["", "a++c", "a+b+", "a+b+c@", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b", "a+b#", "a+#t"])
+    "what does not parse",
+    arguments: ["", "a++c", "a+b+", "a+b+c@", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b", "a+b#", "a+#t"])
   func refused(_ text: String) throws {
     let position = SourcePosition(origin: "r.yml", line: 3, column: 5)
     let error = try #require(throws: IngotError.self) { try ModelReference(parsing: text, position: position) }

@@ -218,7 +218,9 @@ import Testing
       models["m\(index)"] = [tensor(pair.1), TestTensor("model.norm.weight", .f32, [2], [Double(index), 1])]
       let n = pair.0.count
       let values = packed ? (0..<n).flatMap { i in (i..<n).map { pair.0[i][$0] } } : pair.0.flatMap { $0 }
-      models["g\(index)"] = [TestTensor(String(weight.dropLast(7)) + (turned ? ".transposed" : ""), .f32, packed ? [values.count] : [n, n], values)]
+      models["g\(index)"] = [
+        TestTensor(String(weight.dropLast(7)) + (turned ? ".transposed" : ""), .f32, packed ? [values.count] : [n, n], values)
+      ]
       list.append("{model: m\(index), side: {gram: g\(index)}}")
     }
     let recipe = "merge_method: regmean\nmodels: [\(list.joined(separator: ", "))]\nparameters: {\(parameters)}\n"
@@ -244,7 +246,9 @@ import Testing
   /// Of a weight that is stored as [in, out]: 3 inputs and 2 outputs, against the same weights stored as [out, in].
   @Test(arguments: [false, true], ["", "ridge: 0", "reduce_non_diagonal_ratio: 1"])
   func regmeanOfTransposedWeights(_ packed: Bool, _ parameters: String) throws {
-    let g: [[[Double]]] = [[[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]]]
+    let g: [[[Double]]] = [
+      [[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]],
+    ]
     let w: [[[Double]]] = [[[1, 2, -1], [0, 1, 3]], [[3, 0, 1], [1, -1, 0]], [[2, 2, 2], [-1, 0, 1]]]
     func transposed(_ matrix: [[Double]]) -> [[Double]] { (0..<matrix[0].count).map { j in matrix.map { $0[j] } } }
     // The third is singular: the way by eigenvectors.

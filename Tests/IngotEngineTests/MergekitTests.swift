@@ -88,7 +88,8 @@ import Testing
       subjects: ["@base+@lora"]),
     Meeting(
       check: "adapter-chain",
-      recipe: "{merge_method: linear, dtype: float32, parameters: {weight: 1}, models: [{model: '@base+@lora'}, {model: '@base+@lora+@lora'}]}",
+      recipe:
+        "{merge_method: linear, dtype: float32, parameters: {weight: 1}, models: [{model: '@base+@lora'}, {model: '@base+@lora+@lora'}]}",
       subjects: ["@base+@lora+@lora"]),
     Meeting(
       check: "unnamed-modules",

@@ -218,7 +218,8 @@ extension ProvidedModel {
   /// The model as plans identify it.
   fileprivate func planned(_ name: String) -> PlannedModel {
     PlannedModel(
-      name: name, path: path, isOnDisk: files is DirectoryFiles, adapters: adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) },
+      name: name, path: path, isOnDisk: files is DirectoryFiles,
+      adapters: adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) },
       shards: checkpoint.shards.map { ShardIdentity($0) })
   }
 
