@@ -15,7 +15,8 @@ package struct SideInputDescriptor: Sendable, Hashable {
     /// One value for each input channel, which is a column: the name of the module, that is the weight's without `.weight`. Weights whose module
     /// is not in the file have none.
     case channels
-    /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`.
+    /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`. Of a
+    /// weight that is stored as n × m it has `.transposed` behind its name.
     case gram
 
     /// For help.

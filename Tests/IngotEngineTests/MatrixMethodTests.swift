@@ -267,14 +267,18 @@ import Testing
 
   // MARK: RegMean
 
-  static func regmean(_ parameters: String, grams: [[[Double]]], weights: [[[Double]]], packed: Bool = false) throws -> [Double] {
+  static func regmean(
+    _ parameters: String, grams: [[[Double]]], weights: [[[Double]]], packed: Bool = false, turned: Bool = false
+  ) throws -> [Double] {
     var models: [String: [TestTensor]] = [:]
     var list: [String] = []
     for (index, pair) in zip(grams, weights).enumerated() {
       models["m\(index)"] = [tensor(pair.1), TestTensor("model.norm.weight", .f32, [2], [Double(index), 1])]
       let n = pair.0.count
       let values = packed ? (0..<n).flatMap { i in (i..<n).map { pair.0[i][$0] } } : pair.0.flatMap { $0 }
-      models["g\(index)"] = [TestTensor(String(weight.dropLast(7)), .f32, packed ? [values.count] : [n, n], values)]
+      models["g\(index)"] = [
+        TestTensor(String(weight.dropLast(7)) + (turned ? ".transposed" : ""), .f32, packed ? [values.count] : [n, n], values)
+      ]
       list.append("{model: m\(index), side: {gram: g\(index)}}")
     }
     let recipe = "merge_method: regmean\nmodels: [\(list.joined(separator: ", "))]\nparameters: {\(parameters)}\n"
@@ -295,6 +299,37 @@ import Testing
     let shrunk = try Self.regmean(
       "reduce_non_diagonal_ratio: 0.5, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
     #expect(Self.agree(shrunk, [[1.8813559322, 0.7118644068], [0.5423728814, -0.2542372881]]), "\(shrunk)")
+  }
+
+  /// Of a weight that is stored as [in, out]: 3 inputs and 2 outputs, against the same weights stored as [out, in].
+  @Test(arguments: [false, true], ["", "ridge: 0", "reduce_non_diagonal_ratio: 1"])
+  func regmeanOfTransposedWeights(_ packed: Bool, _ parameters: String) throws {
+    let g: [[[Double]]] = [
+      [[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]],
+    ]
+    let w: [[[Double]]] = [[[1, 2, -1], [0, 1, 3]], [[3, 0, 1], [1, -1, 0]], [[2, 2, 2], [-1, 0, 1]]]
+    func transposed(_ matrix: [[Double]]) -> [[Double]] { (0..<matrix[0].count).map { j in matrix.map { $0[j] } } }
+    // The third is singular: the way by eigenvectors.
+    for (models, grams) in [([0, 1], [0, 1]), ([0, 1, 2], [0, 1, 2]), ([0, 1], [2, 2])] {
+      let (own, seen) = (models.map { w[$0] }, grams.map { g[$0] })
+      let plain = try Self.regmean(parameters, grams: seen, weights: own, packed: packed)
+      let turned = try Self.regmean(parameters, grams: seen, weights: own.map(transposed), packed: packed, turned: true)
+      #expect(Self.agree(turned, transposed([Array(plain[..<3]), Array(plain[3...])])))
+    }
+  }
+
+  @Test func regmeanRefusesGramsOfRowsBesideOthers() throws {
+    let tensors = { (value: Double) in [TestTensor(Self.weight, .f32, [2, 2], [value, 0, 1, 2])] }
+    let module = String(Self.weight.dropLast(7))
+    let unit = { (name: String, n: Int) in [TestTensor(name, .f32, [n, n], [1])] }
+    let recipe = "merge_method: regmean\nmodels: [{model: a, side: {gram: ga}}, {model: b, side: {gram: gb}}]\n"
+    for (name, n, words) in [(module + ".transposed", 2, "are of the rows"), (module + ".transposed", 3, "[2, 2] or [3]")] {
+      let error = try #require(throws: IngotError.self) {
+        _ = try merge(
+          recipe: recipe, models: ["a": tensors(1), "b": tensors(2), "ga": unit(module, 2), "gb": unit(name, n)])
+      }
+      #expect(error.status == .shape && error.message.contains(words), "\(error)")
+    }
   }
 
   @Test func regmeanIdentities() throws {

@@ -131,7 +131,7 @@ package struct PackPlan: Sendable {
   /// A name that says nothing of this machine.
   private static func publicName(of model: ProvidedModel, _ reference: String) -> String {
     let parsed = try? IngotCheckpoints.ModelReference(parsing: reference)
-    let parts = [parsed?.model, parsed?.adapter].compactMap(\.self)
+    let parts = parsed.map { [$0.model] + $0.adapters } ?? []
     return parts.map { $0.publicName(isLocal: model.isLocal || !$0.isHubName) }.joined(separator: "+")
   }
 

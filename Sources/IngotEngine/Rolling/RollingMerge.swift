@@ -213,7 +213,7 @@ extension RollingStep {
 
 extension RollingState.Base {
   fileprivate init(_ model: ProvidedModel, _ reference: IngotRecipes.ModelReference) throws(IngotError) {
-    let place = model.isLocal && model.adapter == nil ? absolutePath(model.path) : nil
+    let place = model.isLocal && model.adapters.isEmpty ? absolutePath(model.path) : nil
     self.init(
       reference: place ?? reference.name, isPath: place != nil,
       digest: try PlanDigest.sources([model.planned(reference.name)]).description)
@@ -239,7 +239,8 @@ extension ProvidedModel {
   /// The model as plans identify it.
   fileprivate func planned(_ name: String) -> PlannedModel {
     PlannedModel(
-      name: name, path: path, isOnDisk: files is DirectoryFiles, adapter: adapter?.path,
+      name: name, path: path, isOnDisk: files is DirectoryFiles,
+      adapters: adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) },
       shards: checkpoint.shards.map { ShardIdentity($0) })
   }
 
