@@ -66,7 +66,7 @@ struct SideFiles {
       let example = models[model].checkpoint.tensors.first?.name ?? ""
       throw IngotError(
         .shape, "no tensor of \(recipe.models[model].name) belongs to a merged tensor; its first is \(example)",
-        hint: use.input.form == .channels || use.input.form == .gram
+        hint: use.input.form.isOfModules
           ? "its tensors are called as the modules: a weight's name without .weight" : "its tensors are called as the weights",
         subject: use.input.name, position: use.position)
     }
@@ -113,24 +113,29 @@ struct SideFinder {
         return try self.planned(tensor, described, in: file, expected, of: names[0], at: side.position)
       }
       switch input.form {
-      case .tensor, .tensorOrSums:
+      case .tensor, .tensorOrSums, .optionalTensor:
         if let tensor = files.tensor(names, in: file, of: models[file].checkpoint) {
           sides.append(try planned(tensor, .elements, [shape.dimensions]))
         } else if input.form == .tensorOrSums, shape.rank == 2, let sums = sums(names, in: file) {
           sides.append(try planned(sums.rows, .rowSums, [[shape.dimensions[0]]]))
           sides.append(try planned(sums.columns, .columnSums, [[shape.dimensions[1]]]))
-        } else {
+        } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
-      case .channels, .gram:
+      case .channels, .gram, .outputGram, .rows:
         guard let modules = modules(names), shape.rank > 0,
           let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
         else { continue }
-        let n = shape.rowLength
-        if input.form == .channels {
-          sides.append(try planned(tensor, .channels, [[n]]))
-        } else {
-          sides.append(try planned(tensor, .gram, [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]]))
+        let (m, n) = (shape.dimensions[0], shape.rowLength)
+        func triangle(_ n: Int) -> [[Int]] { [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]] }
+        switch input.form {
+        case .gram: sides.append(try planned(tensor, .gram, triangle(n)))
+        case .outputGram: sides.append(try planned(tensor, .outputGram, triangle(m)))
+        case .rows:
+          // Any number of rows above 0.
+          let count = tensor.shape.rank == 2 ? max(tensor.shape.dimensions[0], 1) : 1
+          sides.append(try planned(tensor, .rows, [[count, n]]))
+        default: sides.append(try planned(tensor, .channels, [[n]]))
         }
       }
     }

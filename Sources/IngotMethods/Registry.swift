@@ -57,10 +57,15 @@ package enum MethodRegistry {
     RCP.self,
     OPCM.self,
     DOP.self,
+    DOGE.self,
+    SVC.self,
+    MaTS.self,
+    CustomDiffusion.self,
+    Concrete.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
-  package static let rolling: [any MergeMethod.Type] = [RollingFold.self, RollingMagMax.self, RollingFinish.self]
+  package static let rolling: [any MergeMethod.Type] = [RollingFold.self, RollingMagMax.self, RollingOPCM.self, RollingFinish.self]
 
   /// The descriptors, for recipe checking, help and docs.
   package static let catalog = MethodCatalog(all.map { $0.descriptor })

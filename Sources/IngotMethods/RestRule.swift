@@ -84,16 +84,17 @@ extension ParameterDescriptor {
     ] + matrixSelection
   }
 
-  static var matrixSelection: [ParameterDescriptor] {
-    [
-      ParameterDescriptor(
-        "rest", .choice(["average", "task_arithmetic", "base"]),
-        "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
-        default: .text("average")),
-      ParameterDescriptor(
-        "embeddings", .choice(["rest", "matrix"]),
-        "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
-        default: .text("rest")),
-    ]
+  static var matrixSelection: [ParameterDescriptor] { [rest("average"), matrixEmbeddings] }
+
+  static func rest(_ fallback: String) -> ParameterDescriptor {
+    ParameterDescriptor(
+      "rest", .choice(["average", "task_arithmetic", "base"]),
+      "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
+      default: .text(fallback))
   }
+
+  static let matrixEmbeddings = ParameterDescriptor(
+    "embeddings", .choice(["rest", "matrix"]),
+    "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
+    default: .text("rest"))
 }

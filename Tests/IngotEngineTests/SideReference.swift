@@ -21,6 +21,10 @@ extension ReferenceModels {
         } else {
           all["\(model).second_moment", default: []].append(Self.side(tensor.name, dtype, tensor.shape, seed + 2, 1e-12))
         }
+        // Logits of masks; one file does without the small tensors.
+        if model == "a" || model == "b" && tensor.count > 64 {
+          all["\(model).mask", default: []].append(Self.side(tensor.name, .f32, tensor.shape, seed + 6, 2) { $0 & 256 == 0 ? 1 : -1 })
+        }
         if model == "b" {
           for sample in 0..<3 {
             all["b.gradient\(sample)", default: []].append(
@@ -58,6 +62,9 @@ extension MethodCase {
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1], extra: ["power": "0.7", "ota_normalize": "mean"]),
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_post": "ties"]),
     MethodCase(method: "rcp"),
+    MethodCase(method: "concrete", weights: [1, 0.5, 2], lambda: 0.4),
+    MethodCase(method: "concrete", extra: ["mask_type": "discrete", "mask_rescale": "none"]),
+    MethodCase(method: "concrete", extra: ["mask_type": "continuous", "temperature": "0.3"]),
     MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], omega: 0.3),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], omega: 0.1),
   ]
@@ -76,6 +83,7 @@ struct SideReference {
     switch item.method {
     case "fisher": fisher()
     case "ota": ota()
+    case "concrete": concrete()
     default: rcp()
     }
   }
@@ -164,6 +172,30 @@ struct SideReference {
         }
       }
       return Expectation(values: result, scales: base.indices.map { i in abs(base[i]) + inputs.reduce(0) { $0 + abs($1[i]) } })
+    }
+  }
+
+  /// Of the masks that draw nothing.
+  private func concrete() -> [Expectation] {
+    let lambda = item.lambda == 1 ? 0.3 : item.lambda
+    return tensors.indices.map { index in
+      let base = values("base", index)
+      let inputs = MethodCase.models.map { values($0, index) }
+      let files = ["a.mask", "b.mask"].map { side($0, tensors[index].name) }.filter { !$0.isEmpty }
+      let mask = base.indices.map { i in
+        files.reduce(1.0) { product, file in
+          let share = 1 / (1 + exp(-file[i]))
+          return product * (item.extra["mask_type"] == "binary" ? (share > 0.5 ? 1 : 0) : share)
+        }
+      }
+      let mean = item.extra["mask_rescale"] == "none" ? 1 : mask.reduce(0, +) / Double(max(mask.count, 1))
+      let result = base.indices.map { i in
+        let sum = (0..<3).reduce(0.0) { $0 + item.weights[$1] * (inputs[$1][i] - base[i]) }
+        return base[i] + lambda * (mean > 0 ? mask[i] / mean : 0) * sum
+      }
+      return Expectation(
+        values: result,
+        scales: base.indices.map { i in abs(base[i]) + inputs.reduce(0) { $0 + (1 + mask[i] / max(mean, 1e-9)) * abs($1[i]) } })
     }
   }
 

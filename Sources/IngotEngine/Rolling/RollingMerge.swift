@@ -15,6 +15,8 @@ package struct RollingStep: Sendable {
   package var method: RollingMethod?
   package var base: String?
   package var beta: Double?
+  /// `projection_alpha` of `opcm`.
+  package var alpha: Double?
   /// Factor of the model, for the methods that take one.
   package var weight: Double?
   /// Adds a model whose files are in the state already.
@@ -32,7 +34,9 @@ package struct RollingPlan: Sendable {
   package let destination: String
   /// True when the destination is the state that the plan reads.
   package let replaces: Bool
-  /// The record after the step.
+  /// False for the end.
+  let isStep: Bool
+  /// The record after the step; norms are still those of before.
   package let state: RollingState
 }
 
@@ -58,7 +62,10 @@ extension RollingPlan {
           hint: "give the same base, unchanged since, or begin another state", subject: step.state)
       }
     }
-    var state = known ?? RollingState(method: method, beta: method == .ema ? step.beta ?? 0.9 : nil, base: base)
+    var state =
+      known
+      ?? RollingState(
+        method: method, beta: method == .ema ? step.beta ?? 0.9 : nil, alpha: method == .opcm ? step.alpha ?? 0.5 : nil, base: base)
     if known == nil { state.dtype = model.sharedDType }
     let digest = try PlanDigest.sources([model.planned(step.model)]).description
     if !step.allowsRepeat, let earlier = state.models.firstIndex(of: digest) {
@@ -73,9 +80,10 @@ extension RollingPlan {
     state.weightSum += weight
     var options = PlanOptions()
     options.writesModelCard = false
-    options.extraFiles = [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
+    // Where the run finds a norm, the record is written after it.
+    if method != .opcm { options.extraFiles = [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))] }
     let plan = try Plan.make(try Self.parse(text), options: options, models: provider)
-    return RollingPlan(plan: plan, destination: step.state, replaces: known != nil, state: state)
+    return RollingPlan(plan: plan, destination: step.state, replaces: known != nil, isStep: true, state: state)
   }
 
   /// Plans the model that a state makes. `lambda` is the factor of the merged task vector, `dtype` the type of the result: by default the base's,
@@ -109,12 +117,13 @@ extension RollingPlan {
       lines.append("base_model: \(reference.yaml)")
     }
     lines += ["models:", "  - model: \(ModelReference(.fields(path: directory, revision: nil), position: position).yaml)"]
-    lines.append("parameters: {divisor: \(state.method == .ema ? 1 : state.weightSum), lambda: \(lambda ?? 1)}")
+    let factor = (lambda ?? 1) * (state.method == .opcm ? state.normFactor : 1)
+    lines.append("parameters: {divisor: \(state.method == .ema ? 1 : state.weightSum), lambda: \(factor)}")
     if let dtype = dtype ?? (state.base == nil ? state.dtype : nil) { lines.append("dtype: \(yamlScalar(dtype))") }
     var options = PlanOptions()
     options.writesModelCard = false
     let plan = try Plan.make(try parse(lines.joined(separator: "\n") + "\n"), options: options, models: provider)
-    return RollingPlan(plan: plan, destination: destination, replaces: false, state: state)
+    return RollingPlan(plan: plan, destination: destination, replaces: false, isStep: false, state: state)
   }
 
   private static func parse(_ text: String) throws(IngotError) -> Recipe {
@@ -128,7 +137,16 @@ extension Engine {
   package func merge(
     _ rolling: RollingPlan, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = .none
   ) throws(IngotError) -> RunReport {
-    try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher)
+    try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher) { (report) throws(IngotError) in
+      guard rolling.state.method == .opcm, rolling.isStep else { return [] }
+      var state = rolling.state
+      guard let task = report.finding(RollingOPCM.taskNorm), let norm = report.finding(RollingOPCM.stateNorm) else {
+        throw IngotError(.internalError, "a step of opcm that found no norms")
+      }
+      state.norms.append(task)
+      state.stateNorm = norm
+      return [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
+    }
   }
 }
 
@@ -151,18 +169,23 @@ extension RollingStep {
     if let known {
       if let method, method != known.method { throw contradiction("the method", method.rawValue, known.method.rawValue) }
       if let beta, beta != known.beta { throw contradiction("beta", "\(beta)", known.beta.map { "\($0)" } ?? "none") }
+      if let alpha, alpha != known.alpha { throw contradiction("alpha", "\(alpha)", known.alpha.map { "\($0)" } ?? "none") }
     }
     func useless(_ name: String) -> IngotError {
       IngotError(.invalidArgument, "\(used.rawValue) takes no \(name)", hint: "remove it", subject: name)
     }
     if base != nil, !used.needsBase { throw useless("base model") }
     if beta != nil, used != .ema { throw useless("beta") }
+    if alpha != nil, used != .opcm { throw useless("alpha") }
     if weight != nil, !used.takesWeight { throw useless("weight") }
     if base == nil, known == nil, used.needsBase {
       throw IngotError(.invalidArgument, "\(used.rawValue) needs a base model", hint: "give it with --base", subject: "base")
     }
     if let beta, !(beta >= 0 && beta < 1) {
       throw IngotError(.invalidArgument, "beta is \(beta), expected a number from 0 to below 1", subject: "beta")
+    }
+    if let alpha, !(alpha >= 0 && alpha <= 1) {
+      throw IngotError(.invalidArgument, "alpha is \(alpha), expected a number from 0 to 1", subject: "alpha")
     }
     if let weight, !(abs(weight) <= Double(Float.greatestFiniteMagnitude)) {
       throw IngotError(.invalidArgument, "the weight is \(weight), expected a finite number", subject: "weight")
@@ -174,7 +197,13 @@ extension RollingStep {
     let position = SourcePosition(origin: "rolling merge", line: 1, column: 1)
     let own = IngotRecipes.ModelReference(.text(model), position: position).yaml
     let stored = IngotRecipes.ModelReference(.fields(path: state, revision: nil), position: position).yaml
-    var lines = ["merge_method: \(record.method == .magmax ? "rolling_magmax" : "rolling_fold")"]
+    let name =
+      switch record.method {
+      case .magmax: "rolling_magmax"
+      case .opcm: "rolling_opcm"
+      default: "rolling_fold"
+      }
+    var lines = ["merge_method: \(name)"]
     if let base { lines.append("base_model: \(base.yaml)") }
     lines.append("models:")
     // Without a base, buffers that are not merged come from the first: the model that is added.
@@ -182,6 +211,7 @@ extension RollingStep {
     lines += order.map { "  - model: \($0)" }
     switch record.method {
     case .magmax: break
+    case .opcm: lines.append("parameters: {projection_alpha: \(record.alpha ?? 0.5)}")
     case .ema:
       let beta = record.beta ?? 0
       lines.append("parameters: {factor: \(beta), weight: \(isFirst ? 1 : 1 - beta)}")
@@ -227,4 +257,9 @@ extension ProvidedModel {
     let found = Set(checkpoint.tensors.lazy.map(\.dtype).filter(\.hasArithmetic).map(\.defaultOutput))
     return found.count == 1 ? found.first?.torchName : nil
   }
+}
+
+extension RunReport {
+  /// A number that a job of the whole model found.
+  fileprivate func finding(_ name: String) -> Double? { findings.first { $0.finding.name == name }?.finding.value }
 }

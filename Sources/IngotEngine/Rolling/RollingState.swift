@@ -14,8 +14,10 @@ package enum RollingMethod: String, Sendable, CaseIterable {
   case taskArithmetic = "task_arithmetic"
   /// Of all θₜ − θ₀ the element of the largest magnitude, of equal ones the last; at the end times λ and added to θ₀.
   case magmax
+  /// D₁ = τ₁, Dₜ = Dₜ₋₁ + τₜ without what it says along the singular directions of Dₜ₋₁; at the end times λ and the mean of ‖τₜ‖ over ‖D‖, added to θ₀.
+  case opcm
 
-  package var needsBase: Bool { self == .taskArithmetic || self == .magmax }
+  package var needsBase: Bool { self == .taskArithmetic || self == .magmax || self == .opcm }
   package var takesWeight: Bool { self == .weightedMean || self == .taskArithmetic }
 }
 
@@ -35,6 +37,8 @@ package struct RollingState: Sendable {
   package var method: RollingMethod
   /// Share of the average so far at each step of `ema`; nil elsewhere.
   package var beta: Double?
+  /// `projection_alpha` of `opcm`; nil elsewhere.
+  package var alpha: Double?
   package var base: Base?
   /// How many models are in, and the sum of their weights.
   package var count = 0
@@ -43,16 +47,26 @@ package struct RollingState: Sendable {
   package var dtype: String?
   /// Digests of the sources of the models that are in, in order.
   package var models: [String] = []
+  /// Of `opcm`: the norm of each model's task vector, and that of the state.
+  package var norms: [Double] = []
+  package var stateNorm = 0.0
 
-  package init(method: RollingMethod, beta: Double?, base: Base?) {
+  package init(method: RollingMethod, beta: Double?, alpha: Double? = nil, base: Base?) {
     self.method = method
     self.beta = beta
+    self.alpha = alpha
     self.base = base
+  }
+
+  /// What the end multiplies the state with, of `opcm`: the models' mean norm over the state's; 0 where the state is zero.
+  package var normFactor: Double {
+    stateNorm > 0 ? norms.reduce(0, +) / Double(max(norms.count, 1)) / stateNorm : 0
   }
 
   /// What must stay the same from step to step, as one digest.
   package var identity: String {
-    let parts = ["ingot-rolling-1", method.rawValue, beta.map { "\($0)" } ?? "", base?.digest ?? ""]
+    var parts = ["ingot-rolling-1", method.rawValue, beta.map { "\($0)" } ?? "", base?.digest ?? ""]
+    if let alpha { parts.append("\(alpha)") }
     return Digest128(of: Array(parts.joined(separator: "\n").utf8)).description
   }
 
@@ -85,7 +99,7 @@ package struct RollingState: Sendable {
       let known = RollingMethod.allCases.map(\.rawValue).joined(separator: ", ")
       throw IngotError(.format, "found the method \"\(name.prefix(40))\", expected one of \(known)", subject: path)
     }
-    self.init(method: method, beta: root["beta"]?.asDouble, base: nil)
+    self.init(method: method, beta: root["beta"]?.asDouble, alpha: root["alpha"]?.asDouble, base: nil)
     if let found = root["base"], !found.isNull {
       base = Base(
         reference: try (found["reference"] ?? .null).requireString("base.reference", in: path), isPath: found["is_path"]?.asBool ?? false,
@@ -97,12 +111,18 @@ package struct RollingState: Sendable {
     for model in try (root["models"] ?? .null).requireArray("models", in: path) {
       models.append(try model.requireString("models", in: path))
     }
+    if method == .opcm {
+      for norm in try (root["norms"] ?? .null).requireArray("norms", in: path) { norms.append(norm.asDouble ?? .nan) }
+      stateNorm = root["state_norm"]?.asDouble ?? .nan
+    }
     let identity = try (root["identity"] ?? .null).requireString("identity", in: path)
     guard identity == self.identity, count > 0, count == models.count, weightSum.isFinite, method.needsBase == (base != nil),
-      (method == .ema) == (beta != nil), beta.map({ $0 >= 0 && $0 < 1 }) ?? true
+      (method == .ema) == (beta != nil), beta.map({ $0 >= 0 && $0 < 1 }) ?? true, (method == .opcm) == (alpha != nil),
+      alpha.map({ $0 >= 0 && $0 <= 1 }) ?? true, norms.count == (method == .opcm ? count : 0),
+      (norms + [stateNorm]).allSatisfy({ $0.isFinite && $0 >= 0 })
     else {
       throw IngotError(
-        .format, "the record does not fit itself: method, beta, base, count and models are not what its identity says",
+        .format, "the record does not fit itself: method, beta, alpha, base, count, models and norms are not what its identity says",
         hint: "the file was changed by hand; begin again, or bring back the one that was written", subject: path)
     }
   }
@@ -113,6 +133,7 @@ package struct RollingState: Sendable {
       document.field("schema", 1)
       document.field("method", method.rawValue)
       if let beta { document.field("beta", beta) }
+      if let alpha { document.field("alpha", alpha) }
       if let base {
         document.object("base") {
           $0.field("reference", base.reference)
@@ -125,6 +146,10 @@ package struct RollingState: Sendable {
       document.field("weight_sum", weightSum)
       document.field("dtype", dtype)
       document.list("models") { list in for model in models { list.value(model) } }
+      if method == .opcm {
+        document.field("norms", json: JSON.text(.array(norms.map { .double($0) })))
+        document.field("state_norm", stateNorm)
+      }
     }
     return Array(document.line().utf8)
   }

@@ -33,7 +33,7 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic and magmax. Needed for the first step.", valueName: "model"), completion: .directory)
+    help: ArgumentHelp("Base model of task_arithmetic, magmax and opcm. Needed for the first step.", valueName: "model"), completion: .directory)
   var base: String?
 
   @Option(help: ArgumentHelp("Factor of the models, for weighted_mean and task_arithmetic. Default: 1.", valueName: "number"))
@@ -41,6 +41,11 @@ struct RollCommand: ParsableCommand {
 
   @Option(help: ArgumentHelp("Share of the average so far at each step of ema. Default: 0.9.", valueName: "number"))
   var beta: Double?
+
+  @Option(
+    help: ArgumentHelp(
+      "Share of the singular values whose directions opcm closes to further models. Default: 0.5.", valueName: "number"))
+  var alpha: Double?
 
   @Flag(help: "Add a model although its files are in the state already.")
   var again = false
@@ -69,7 +74,7 @@ struct RollCommand: ParsableCommand {
 
   func validate() throws {
     if finish != nil {
-      if !models.isEmpty || method != nil || base != nil || weight != nil || beta != nil || again {
+      if !models.isEmpty || method != nil || base != nil || weight != nil || beta != nil || alpha != nil || again {
         throw ValidationError("--finish takes no models and none of their options.")
       }
     } else {
@@ -92,7 +97,8 @@ struct RollCommand: ParsableCommand {
     }
     for model in models {
       var step = RollingStep(state: state, model: model)
-      (step.method, step.base, step.beta, step.weight, step.allowsRepeat) = (method, base, beta, weight, again)
+      (step.method, step.base, step.beta, step.alpha, step.weight) = (method, base, beta, alpha, weight)
+      step.allowsRepeat = again
       let wanted = step
       let rolling = try caught { () throws(IngotError) in try RollingPlan.make(wanted, models: provider) }
       // What an interrupted step left is of no use to this one.
