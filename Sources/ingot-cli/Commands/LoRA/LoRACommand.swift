@@ -9,13 +9,14 @@ import IngotTensors
 struct LoRACommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "lora",
-    abstract: "Look at, apply, merge, extract and resize LoRA adapters in PEFT's layout.",
+    abstract: "Look at, apply, merge, extract, resize and pack LoRA adapters in PEFT's layout.",
     discussion: """
       An adapter is a directory with adapter_config.json and adapter_model.safetensors (or .bin), its weight file, or org/name[@revision] in \
       the local Hugging Face cache. What is written has the same layout, and scale 1: lora_alpha is the rank.
       """,
     subcommands: [
       LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
+      LoRABasisCommand.self, LoRARestoreCommand.self,
     ])
 }
 
