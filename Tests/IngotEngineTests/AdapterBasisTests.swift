@@ -101,7 +101,7 @@ import Testing
         largest = max(largest, distance(stored, try changes("back", in: scratch, scale: 1)))
       }
       errors.append(largest)
-      if granularity == .position { #expect((report.modules.map(\.error).max() ?? 1) < 1 || components == 0) }
+      #expect(report.modules.allSatisfy { components < 2 ? $0.error > 0.01 && $0.error <= 1 : $0.error < 1e-9 })
     }
     // The mean alone is far off; two directions of three models are all there is.
     #expect(errors[0] > 0.1 && errors[2] < 1e-5 && errors[3] < 1e-5, "\(errors)")
@@ -178,7 +178,8 @@ import Testing
     var bytes = try #require(scratch.read("basis/adapter_basis.safetensors"))
     bytes.replaceSubrange(bytes.count - 4..<bytes.count, with: [0, 0, 0xC0, 0x7F])
     try scratch.write("basis/adapter_basis.safetensors", bytes)
-    #expect([1, 2].contains { refusal("\($0)")?.status == .nonFinite } || true)
+    // The last value is a coefficient of the second model.
+    #expect(refusal("2")?.status == .nonFinite)
     try scratch.write("basis/adapter_basis.safetensors", Array(bytes.dropLast(4)))
     #expect(refusal()?.status == .format)
   }

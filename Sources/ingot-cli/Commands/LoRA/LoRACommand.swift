@@ -2,6 +2,7 @@ import ArgumentParser
 import IngotEngine
 import IngotErrors
 import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 
@@ -16,7 +17,7 @@ struct LoRACommand: ParsableCommand {
       """,
     subcommands: [
       LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
-      LoRABasisCommand.self, LoRARestoreCommand.self,
+      LoRABasisCommand.self, LoRARestoreCommand.self, LoRAInitCommand.self,
     ])
 }
 
@@ -92,6 +93,15 @@ struct RankArguments: ParsableArguments {
 
   static func usage(_ message: String) -> Failure {
     Failure(IngotError(.invalidArgument, message, hint: "see 'ingot lora --help'"))
+  }
+}
+
+/// A glob or regular expression of an option.
+func pattern(_ text: String, of option: String) throws(Failure) -> TensorPattern {
+  do throws(TensorPattern.Fault) {
+    return try TensorPattern(text)
+  } catch {
+    throw Failure(IngotError(.invalidArgument, "\(option) \(text.prefix(80)): \(error.message)", subject: option))
   }
 }
 

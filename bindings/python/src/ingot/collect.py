@@ -29,7 +29,7 @@ Loss = Callable[[Any, Any], Any]
 Chooser = Callable[[str], bool]
 Output = str | os.PathLike[str]
 
-__all__ = ["activation_norms", "fisher", "gradients", "gram_matrices", "prior", "second_moments"]
+__all__ = ["activation_norms", "fisher", "gradients", "gram_matrices", "output_gram_matrices", "prior", "second_moments"]
 
 
 def fisher(
@@ -79,8 +79,8 @@ def fisher(
                 _scalar(torch, _loss(torch, model, batch, loss)).backward()
                 continue
             scores, mask = _logits(model, _without_labels(torch, batch)), _mask(torch, batch)
-            logs = torch.log_softmax(scores.float(), dim=-1)
             if labels == "exact":
+                logs = torch.log_softmax(scores.float(), dim=-1)
                 if logs.dim() != 2 or logs.shape[0] != 1:
                     raise InvalidArgumentError(
                         f"the logits have shape {tuple(scores.shape)}, expected one example of some classes",
@@ -91,12 +91,7 @@ def fisher(
                     factor = float(logs[0, label].detach().exp())
                     logs[0, label].backward(retain_graph=label + 1 < logs.shape[1])
                 continue
-            flat = logs.reshape(-1, logs.shape[-1])
-            drawn = torch.multinomial(flat.detach().cpu().exp(), 1, generator=generator).to(flat.device)
-            chosen = flat.gather(1, drawn)[:, 0]
-            if mask is not None and mask.numel() == chosen.numel():
-                chosen = chosen[mask.reshape(-1).to(chosen.device)]
-            chosen.sum().backward()
+            _drawn(torch, scores, mask, generator).backward()
         return _finish(file, count, {"kind": "fisher", "labels": labels})
 
 
@@ -229,6 +224,68 @@ def gram_matrices(model: Any, batches: Iterable[Any], out: Output, *, choose: Ch
         return file.commit(metadata)
 
 
+def output_gram_matrices(
+    model: Any,
+    batches: Iterable[Any],
+    out: Output,
+    *,
+    labels: Literal["sampled", "empirical"] = "sampled",
+    loss: Loss | None = None,
+    per_example: bool = True,
+    choose: Chooser | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """The mean of g gᵀ over the gradients g of the log likelihood at the N rows of output of each linear layer, for `mats`.
+
+    Beside `gram_matrices` it is the other factor of K-FAC's Fisher information. Modules, padding and other parameters as there,
+    labels and loss as for `fisher`.
+    """
+    torch = _torch()
+    if labels not in ("sampled", "empirical"):
+        raise InvalidArgumentError(f'labels is {labels!r}, expected "sampled" or "empirical"', subject="labels")
+    if loss is not None and labels != "empirical":
+        raise InvalidArgumentError(f"a loss was given, and labels are {labels}", hint='ask for labels="empirical"', subject="loss")
+    modules = _modules(model, choose, norms=False)
+    weights = {name + ".weight": module.weight for name, module in modules.items()}
+    shapes = {name: (int(module.weight.shape[0]),) * 2 for name, module in modules.items()}
+    generator = torch.Generator().manual_seed(seed)
+    rows_of = dict.fromkeys(modules, 0)
+    mask: Any = None
+    with SideFile(torch, out, shapes, force=force) as file, ExitStack() as stack:
+
+        def see(name: str, gradient: Any) -> None:
+            rows = _rows(gradient.detach(), mask, shapes[name][0]).to(torch.float32)
+            file.tensor(name).add_((rows.T @ rows).cpu())
+            rows_of[name] += len(rows)
+
+        def hook(name: str) -> Callable[[Any, Any, Any], None]:
+            def look(module: Any, arguments: Any, output: Any) -> None:
+                if isinstance(output, torch.Tensor) and output.requires_grad:
+                    output.register_hook(lambda gradient: see(name, gradient))
+
+            return look
+
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(_gradients(torch, model, weights, lambda name, gradient: None))
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(hook(name)).remove)
+        count = 0
+        for batch in _units(torch, batches, per_example):
+            count += 1
+            mask = _mask(torch, batch)
+            if labels == "empirical":
+                _scalar(torch, _loss(torch, model, batch, loss)).backward()
+            else:
+                _drawn(torch, _logits(model, _without_labels(torch, batch)), mask, generator).backward()
+        if count == 0:
+            raise InvalidArgumentError("there are no batches, expected at least one", subject="batches")
+        for name, rows in rows_of.items():
+            if rows:
+                file.tensor(name).div_(rows)
+        return file.commit({"kind": "output_gram", "labels": labels, "samples": str(count), "rows": str(max(rows_of.values(), default=0))})
+
+
 def second_moments(
     model: Any, optimizer: Any, out: Output, *, sums: bool = False, choose: Chooser | None = None, force: bool = False
 ) -> Path:
@@ -324,6 +381,17 @@ def _scores(output: Any) -> Any:
 
 def _logits(model: Any, batch: Any) -> Any:
     return _scores(_call(model, batch))
+
+
+def _drawn(torch: Any, scores: Any, mask: Any, generator: Any) -> Any:
+    """The log likelihood of labels that are drawn from the prediction itself, for each position that is no padding."""
+    logs = torch.log_softmax(scores.float(), dim=-1)
+    flat = logs.reshape(-1, logs.shape[-1])
+    drawn = torch.multinomial(flat.detach().cpu().exp(), 1, generator=generator).to(flat.device)
+    chosen = flat.gather(1, drawn)[:, 0]
+    if mask is not None and mask.numel() == chosen.numel():
+        chosen = chosen[mask.reshape(-1).to(chosen.device)]
+    return chosen.sum()
 
 
 def _loss(torch: Any, model: Any, batch: Any, loss: Loss | None) -> Any:
