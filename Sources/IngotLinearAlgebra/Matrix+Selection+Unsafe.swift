@@ -6,8 +6,8 @@ extension Matrix where Element == Float {
   package func countMagnitudes(known: UInt32, shift: UInt32, width: UInt32, into counters: inout [UInt64], from first: Int) {
     let bins = 1 << Int(width)
     guard first >= 0, counters.count - first >= bins else { return }
-    withElements { elements in
-      for index in unsafe elements.indices {
+    unsafe withElements { elements in
+      for index in elements.indices {
         // SAFETY: the index is one of the elements'; the digit is below the number of bins, for which there is room.
         let magnitude = unsafe elements[index].bitPattern & 0x7fff_ffff
         if magnitude >> (shift + width) != known { continue }
@@ -20,11 +20,11 @@ extension Matrix where Element == Float {
   /// contiguous and of one shape.
   package func addSelected(_ x: Matrix<Float>, plus y: Matrix<Float>, threshold: UInt32, times factor: Float) -> Int {
     var selected = 0
-    withElements { target in
-      x.withElements { first in
-        y.withElements { second in
-          guard unsafe target.count == first.count, unsafe target.count == second.count else { return }
-          for index in unsafe target.indices {
+    unsafe withElements { target in
+      unsafe x.withElements { first in
+        unsafe y.withElements { second in
+          guard target.count == first.count, target.count == second.count else { return }
+          for index in target.indices {
             // SAFETY: all three have this index.
             let value = unsafe first[index]
             if value.bitPattern & 0x7fff_ffff < threshold { continue }

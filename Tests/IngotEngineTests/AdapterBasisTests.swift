@@ -13,7 +13,7 @@ import Testing
 
   private func adapter(
     _ name: String, _ seed: UInt64, in scratch: Scratch, rank: Int = 3, more: String = "", extra: [TestTensor] = [],
-    modules: [(String, Int, Int)] = Self.modules
+    modules: [(String, Int, Int)] = AdapterBasisTests.modules
   ) throws {
     var random = SplitMix(seed)
     var tensors: [TestTensor] = []

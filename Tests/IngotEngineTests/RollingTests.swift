@@ -156,9 +156,10 @@ import Testing
         }
       }
     }
-    // The base alone, and a model that is the base: nothing to scale by.
+    // A model like the base: nothing to scale by.
     let still = try Self.scratch(.f32)
-    try add("base", still) { step in (step.method, step.base) = (.opcm, still("base")) }
+    try still.model("same", Array(try still.tensors("base").values), config: #"{"model_type": "llama"}"#)
+    try add("same", still) { step in (step.method, step.base) = (.opcm, still("base")) }
     let same = try finish(still)
     for name in Self.merged { #expect(same[name]?.hasBytes(of: try still.tensors("base")[name]) == true) }
     for text in ["\"norms\": [0.0]", "\"state_norm\": 0.0"] {

@@ -3,7 +3,7 @@ package import IngotErrors
 internal import IngotJSON
 internal import IngotLinearAlgebra
 internal import IngotMethods
-package import IngotRecipes
+internal import IngotRecipes
 package import IngotTensors
 
 extension Engine {

@@ -1,7 +1,7 @@
 internal import IngotCheckpoints
 package import IngotErrors
 internal import IngotJSON
-package import IngotMethods
+internal import IngotMethods
 package import IngotRecipes
 internal import IngotStorage
 package import IngotTensors

@@ -1,6 +1,6 @@
 internal import Glibc
 package import IngotErrors
-package import IngotLinearAlgebra
+internal import IngotLinearAlgebra
 internal import IngotTensors
 
 /// Where an adapter begins so that it uses inputs that others do not: rows of A out of one orthogonal basis, B = 0.

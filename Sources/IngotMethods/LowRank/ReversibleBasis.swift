@@ -1,5 +1,5 @@
 package import IngotErrors
-package import IngotLinearAlgebra
+internal import IngotLinearAlgebra
 
 /// Reversible model merging: not one adapter but a mean, a few directions and coefficients, from which each of the models can be made again.
 ///
