@@ -2,6 +2,7 @@ import Foundation
 import IngotEngine
 import IngotErrors
 import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 import Testing
@@ -201,5 +202,83 @@ import Testing
     _ = try Engine().basis(of: wanted, to: scratch("basis"), options: quick())
     let again = #expect(throws: IngotError.self) { try Engine().basis(of: wanted, to: scratch("basis"), options: quick()) }
     #expect(again?.status == .exists)
+  }
+
+  // MARK: Packs of few bits
+
+  private func pack(_ name: String, _ bits: String, _ scratch: Scratch, rules: [(String, String)] = []) throws -> AdapterReport {
+    var request = AdapterPackRequest(adapter: try Self.models.openAdapter(named: scratch(name)), bits: try ColumnBits(bits))
+    request.rules = try rules.map { (try TensorPattern($0.0), try ColumnBits($0.1)) }
+    return try Engine().pack(request, to: scratch("pack"), options: quick(force: true))
+  }
+
+  @Test func packsComeBack() throws {
+    let scratch = try arrange()
+    let stored = try changes("a", in: scratch, scale: 2)
+    var previous = 0.0
+    for bits in ["8", "6", "4", "3", "2", "1"] {
+      let report = try pack("a", bits, scratch)
+      #expect(try Verification(directory: scratch("pack")).differences.isEmpty)
+      let back = try Engine().unpack(adapter: scratch("pack"), to: scratch("back"), models: Self.models, options: quick(force: true))
+      #expect(back.modules.map(\.rank) == [3, 3])
+      let error = distance(stored, try changes("back", in: scratch, scale: 1))
+      #expect(error > previous && error < 0.9, "\(bits): \(error)")
+      // The report says so too.
+      let reported = report.modules.compactMap(\.error)
+      #expect(reported.count == 2 && (reported.min() ?? 0) <= error + 1e-6 && (reported.max() ?? 1) >= error - 1e-6)
+      previous = error
+    }
+    #expect(previous > 0.1)
+    let fine = try pack("a", "8", scratch)
+    #expect((fine.modules.compactMap(\.error).max() ?? 1) < 0.02)
+    // Columns that no group has are left out; a rule decides for its modules.
+    let mixed = try pack("a", "8", scratch, rules: [("m.1.*", "8:1")])
+    #expect(mixed.modules.map(\.rank) == [3, 1])
+    #expect(try Engine().unpack(adapter: scratch("pack"), to: scratch("back"), models: Self.models, options: quick(force: true)).modules.map(\.rank) == [3, 1])
+  }
+
+  @Test func packsCarryWholeTensors() throws {
+    let scratch = try arrange()
+    let norm = TestTensor("base_model.model.m.norm.weight", .bf16, [4], [1, 2, 3, 4])
+    try adapter("whole", 9, in: scratch, more: #", "modules_to_save": ["norm"]"#, extra: [norm])
+    #expect(try pack("whole", "4", scratch).wholeTensors == 1)
+    _ = try Engine().unpack(adapter: scratch("pack"), dtype: "float16", to: scratch("back"), models: Self.models, options: quick(force: true))
+    try scratch.write("back/model.safetensors", try #require(scratch.read("back/adapter_model.safetensors")))
+    let tensors = try scratch.tensors("back")
+    #expect(tensors[norm.name]?.hasBytes(of: norm) == true)
+    #expect(tensors["base_model.model.m.0.q_proj.lora_A.weight"]?.dtype == .f16)
+  }
+
+  @Test func packsThatAreNone() throws {
+    let scratch = try arrange()
+    _ = try pack("a", "8:2,4", scratch)
+    func refusal(_ place: String = "pack", dtype: String? = nil) -> IngotError? {
+      let error = #expect(throws: IngotError.self) {
+        try Engine().unpack(adapter: scratch(place), dtype: dtype, to: scratch("back"), models: Self.models, options: quick())
+      }
+      #expect(!scratch.exists("back") && !scratch.exists("back.partial"))
+      return error
+    }
+    #expect(refusal("nowhere")?.status == .notFound)
+    #expect(refusal(dtype: "int8")?.status == .dtype)
+    let text = try #require(scratch.text("pack/adapter_pack.json"))
+    for (old, new) in [
+      ("\"schema\": 1", "\"schema\": 2"), ("\"outputs\": 12", "\"outputs\": 13"), ("\"outputs\": 12", "\"outputs\": -1"),
+      ("\"outputs\": 12", "\"outputs\": 4611686018427387904"), ("\"modules\"", "\"other\""), ("\"bits\"", "\"bit\""),
+      ("m.0.q_proj", "m.9.q_proj"), ("\"float32\"", "\"int8\""), ("{", "["),
+    ] {
+      let changed = text.replacingOccurrences(of: old, with: new)
+      #expect(changed != text, "\(old)")
+      try scratch.write("pack/adapter_pack.json", Array(changed.utf8))
+      #expect([.format, .unsupported].contains(refusal()?.status), "\(new)")
+    }
+    try scratch.write("pack/adapter_pack.json", Array(text.utf8))
+    // A scale that is no number.
+    var bytes = try #require(scratch.read("pack/adapter_pack.safetensors"))
+    let size = 8 + bytes.prefix(8).enumerated().reduce(0) { $0 + Int($1.element) << (8 * $1.offset) }
+    bytes.replaceSubrange(size..<size + 4, with: [0, 0, 0xC0, 0x7F])
+    try scratch.write("pack/adapter_pack.safetensors", bytes)
+    #expect(refusal()?.status == .nonFinite)
+    #expect(throws: IngotError.self) { _ = try pack("nothing", "8", scratch) }
   }
 }

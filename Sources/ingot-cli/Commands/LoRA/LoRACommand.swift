@@ -17,7 +17,7 @@ struct LoRACommand: ParsableCommand {
       """,
     subcommands: [
       LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
-      LoRABasisCommand.self, LoRARestoreCommand.self, LoRAInitCommand.self,
+      LoRABasisCommand.self, LoRARestoreCommand.self, LoRAPackCommand.self, LoRAUnpackCommand.self, LoRAInitCommand.self,
     ])
 }
 

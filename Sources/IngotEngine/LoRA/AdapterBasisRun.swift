@@ -23,26 +23,26 @@ extension Engine {
         .memory, "the memory budget is \(self.options.memoryBudget) bytes, but one module needs \(need.bytes)",
         hint: "raise the budget, for example --memory \(need.bytes / (1 << 20) + 1)MiB", subject: need.module)
     }
-    let layout = try SafetensorsLayout(tensors: run.tensors, metadata: [MetadataEntry("format", "pt")])
+    let writer = try TensorFileWriter(run.tensors)
     var output = OutputRequest(
       destination: try DestinationPath(destination), files: [],
       identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapters")), force: options.force, sync: options.sync,
-      replaceableMarkers: [AdapterBasisRecord.fileName, AdapterBasisRecord.weights], otherBytes: Int(clamping: layout.fileSize),
+      replaceableMarkers: [AdapterBasisRecord.fileName, AdapterBasisRecord.weights], otherBytes: writer.fileSize,
       system: options.system)
     output.canResume = false
     let directory = try OutputDirectory(output)
     do throws(IngotError) {
       try directory.writeFile(AdapterBasisRecord.weights) { (file) throws(IngotError) in
         let workspace = try MatrixWorkspace(capacity: need.bytes)
-        try file.write(layout.header, at: 0)
-        try run.write(to: file, layout, workspace, watcher)
+        try writer.begin(file)
+        try run.write(to: writer, file, workspace, watcher)
       }
       try directory.writeSmallFile(AdapterBasisRecord.fileName, run.record.bytes)
-      try directory.writeSmallFile(MergeRecord.fileName, Array(run.mergeRecord().utf8))
+      try directory.writeSmallFile(MergeRecord.fileName, Array(writer.record(run.identity, file: AdapterBasisRecord.weights).utf8))
       for adapter in request.adapters { try adapter.requireUnchanged() }
       let notices = try run.notices + directory.notices + directory.commit()
       return AdapterBasisReport(
-        output: destination, modules: run.reports, models: run.record.models, bytes: Int(clamping: layout.fileSize),
+        output: destination, modules: run.reports, models: run.record.models, bytes: writer.fileSize,
         storageRatio: run.storageRatio, seconds: Double(Watcher.now() - start) / 1e9, notices: notices)
     } catch {
       directory.discard()
@@ -60,7 +60,6 @@ private final class AdapterBasisRun {
   let record: AdapterBasisRecord
   let notices: [Notice]
   private(set) var reports: [AdapterBasisReport.Module] = []
-  private var written: [AdapterRun.Written] = []
 
   init(_ request: AdapterBasisRequest, kernels: Kernels, algebra: LinearAlgebra) throws(IngotError) {
     self.request = request
@@ -186,20 +185,19 @@ private final class AdapterBasisRun {
 
   // MARK: Work
 
-  func write(to file: OutputFile, _ layout: SafetensorsLayout, _ workspace: MatrixWorkspace, _ watcher: Watcher) throws(IngotError) {
-    var next = 0
+  func write(
+    to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace, _ watcher: Watcher
+  ) throws(IngotError) {
     for (number, module) in record.modules.enumerated() {
-      watcher.look(Progress(bytesDone: number, bytesTotal: record.modules.count, tensorsDone: number, tensorsTotal: record.modules.count, tensor: nil))
+      let all = record.modules.count
+      watcher.look(Progress(bytesDone: number, bytesTotal: all, tensorsDone: number, tensorsTotal: all, tensor: nil))
       if let stop = watcher.stop { throw stop }
       do throws(IngotError) {
         let parts = try workspace.scope { () throws(IngotError) -> [AdapterBasisRecord.Role: [Float]] in
           let factors = try algebra.withThreads(1) { () throws(IngotError) in try self.factors(module, LowRankAlgebra(algebra, workspace)) }
           return request.granularity == .position ? byPosition(module, factors) : byModule(module, factors)
         }
-        for (tensor, role) in record.tensors(module, dtype) {
-          try write(parts[role] ?? [], tensor, at: layout.fileOffsets[next], to: file)
-          next += 1
-        }
+        for (_, role) in record.tensors(module, dtype) { try writer.write(parts[role] ?? [], to: file, kernels) }
       } catch {
         var named = error
         if named.subject == nil { named.subject = module.name }
@@ -260,50 +258,5 @@ private final class AdapterBasisRun {
     parts[.coefficients(isA: true)] = part.coefficients.map { Float($0) }
     reports.append(.init(name: module.name, components: p, error: part.total > 0 ? (max(part.lost, 0) / part.total).squareRoot() : 0))
     return parts
-  }
-
-  private func write(_ values: [Float], _ tensor: TensorDescription, at offset: UInt64, to file: OutputFile) throws(IngotError) {
-    let count = try tensor.shape.elementCount()
-    guard values.count == count, let place = Int(exactly: offset) else {
-      throw IngotError(.internalError, "\(values.count) values of a tensor of \(count)", subject: tensor.name)
-    }
-    let (wide, narrow) = (ReadScratch(4 * count), ReadScratch(count * dtype.bits / 8))
-    let floats = wide.floats(0, count)
-    for (index, value) in values.enumerated() { floats[index] = value }
-    // SAFETY: as many elements as the scratch was made for.
-    kernels.store(floats, into: unsafe MutableElementSlice(unsafe: narrow.address, dtype: dtype, count: count))
-    // What was rounded is looked at again: f16 ends at 65504.
-    guard kernels.load(narrow.elements(0, dtype, count), into: floats) == 0 else {
-      throw IngotError(
-        .nonFinite, "the basis has values beyond what \(dtype.safetensorsName) holds", hint: "choose another type with --dtype")
-    }
-    let bytes = unsafe UnsafeRawBufferPointer(narrow.bytes(0, narrow.count))
-    // SAFETY: the scratch lives to the end of this function.
-    try unsafe file.write(bytes, at: place)
-    written.append(.init(name: tensor.name, offset: place, byteCount: bytes.count, digest: try unsafe TensorDigest.of(bytes)))
-    withExtendedLifetime(wide) {}
-    withExtendedLifetime(narrow) {}
-  }
-
-  /// The text of `ingot.json`, by which `ingot verify` checks the directory.
-  func mergeRecord() -> String {
-    var document = JSONDocument()
-    document.object { document in
-      document.field("schema", 1)
-      document.field("ingot_version", Version.text)
-      document.field("operation", identity)
-      document.field("digest_algorithm", "xxh3-128/1MiB")
-      document.object("tensors") { list in
-        for tensor in written {
-          list.object(tensor.name) { entry in
-            entry.field("file", AdapterBasisRecord.weights)
-            entry.field("offset", tensor.offset)
-            entry.field("bytes", tensor.byteCount)
-            entry.field("digest", tensor.digest.description)
-          }
-        }
-      }
-    }
-    return document.line()
   }
 }
