@@ -1,6 +1,7 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
+internal import IngotTensors
 
 /// Custom-Diffusion's merge of key and value projections: every model's own words keep the keys and values that its projection gives them, and captions
 /// change as little as can be.

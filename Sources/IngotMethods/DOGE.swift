@@ -1,6 +1,7 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
+internal import IngotTensors
 
 /// DOGE (adaptive projective gradient descent): adds to every task matrix a common correction that takes the interference out, found without data
 /// and outside the subspace that the tasks share, and keeps the largest elements of each task.

@@ -35,13 +35,15 @@ struct KroneckerSum {
       shift = 0
       return
     }
+    // The closures below may not look at a value that is not whole yet.
+    let (own, other) = (input, output)
     var mean = 0.0
     for (model, weight) in weights.enumerated() where weight > 0 {
       try inputs.load(model, ratio: ratio, into: input, stored.input, job)
-      var trace = (0..<n).reduce(0.0) { $0 + input[$1, $1] } / Double(max(n, 1))
+      var trace = (0..<n).reduce(0.0) { $0 + own[$1, $1] } / Double(max(n, 1))
       if m > 0 {
         try outputs.load(model, ratio: ratio, into: output, stored.output, job)
-        trace *= (0..<m).reduce(0.0) { $0 + output[$1, $1] } / Double(m)
+        trace *= (0..<m).reduce(0.0) { $0 + other[$1, $1] } / Double(m)
       }
       mean += weight * trace
     }

@@ -1,6 +1,7 @@
 package import IngotErrors
 internal import IngotLinearAlgebra
 package import IngotRecipes
+internal import IngotTensors
 
 /// MaTS: the weights that match every model's in the subspace that its task uses, by conjugate gradients.
 ///

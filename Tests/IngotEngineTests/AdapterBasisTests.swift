@@ -62,9 +62,13 @@ import Testing
       let a = try #require(tensors["base_model.model.\(module).lora_A.weight"])
       let b = try #require(tensors["base_model.model.\(module).lora_B.weight"])
       let rank = a.shape[0]
-      found[module] = (0..<outputs * inputs).map { index in
-        scale * (0..<rank).reduce(0.0) { $0 + b.value(index / inputs * rank + $1) * a.value($1 * inputs + index % inputs) }
+      var values: [Double] = []
+      for index in 0..<outputs * inputs {
+        var sum = 0.0
+        for unit in 0..<rank { sum += b.value(index / inputs * rank + unit) * a.value(unit * inputs + index % inputs) }
+        values.append(scale * sum)
       }
+      found[module] = values
     }
     return found
   }
@@ -275,7 +279,8 @@ import Testing
     try scratch.write("pack/adapter_pack.json", Array(text.utf8))
     // A scale that is no number.
     var bytes = try #require(scratch.read("pack/adapter_pack.safetensors"))
-    let size = 8 + bytes.prefix(8).enumerated().reduce(0) { $0 + Int($1.element) << (8 * $1.offset) }
+    var size = 8
+    for (place, byte) in bytes.prefix(8).enumerated() { size += Int(byte) << (8 * place) }
     bytes.replaceSubrange(size..<size + 4, with: [0, 0, 0xC0, 0x7F])
     try scratch.write("pack/adapter_pack.safetensors", bytes)
     #expect(refusal()?.status == .nonFinite)

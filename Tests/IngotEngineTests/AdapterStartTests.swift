@@ -1,3 +1,4 @@
+import IngotCheckpoints
 import IngotEngine
 import IngotErrors
 import IngotMethods

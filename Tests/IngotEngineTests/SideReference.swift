@@ -189,13 +189,18 @@ struct SideReference {
         }
       }
       let mean = item.extra["mask_rescale"] == "none" ? 1 : mask.reduce(0, +) / Double(max(mask.count, 1))
-      let result = base.indices.map { i in
-        let sum = (0..<3).reduce(0.0) { $0 + item.weights[$1] * (inputs[$1][i] - base[i]) }
-        return base[i] + lambda * (mean > 0 ? mask[i] / mean : 0) * sum
+      var expectation = Expectation(values: [], scales: [])
+      for i in base.indices {
+        let factor = mean > 0 ? mask[i] / mean : 0
+        var (sum, scale) = (0.0, abs(base[i]))
+        for model in 0..<3 {
+          sum += item.weights[model] * (inputs[model][i] - base[i])
+          scale += (1 + factor) * abs(inputs[model][i])
+        }
+        expectation.values.append(base[i] + lambda * factor * sum)
+        expectation.scales.append(scale)
       }
-      return Expectation(
-        values: result,
-        scales: base.indices.map { i in abs(base[i]) + inputs.reduce(0) { $0 + (1 + mask[i] / max(mean, 1e-9)) * abs($1[i]) } })
+      return expectation
     }
   }
 

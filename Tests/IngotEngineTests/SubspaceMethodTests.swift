@@ -348,7 +348,11 @@ import Testing
   static let captions: Rows = [[2, 1, 0], [1, 3, 0], [0, 0, 1]]
 
   private static func times(_ weight: [Double], _ word: [Double]) -> [Double] {
-    (0..<weight.count / word.count).map { row in word.indices.reduce(0) { $0 + weight[row * word.count + $1] * word[$1] } }
+    (0..<weight.count / word.count).map { row in
+      var sum = 0.0
+      for (column, value) in word.enumerated() { sum += weight[row * word.count + column] * value }
+      return sum
+    }
   }
 
   @Test func customDiffusion() throws {

@@ -6,10 +6,13 @@ import Testing
 /// The mean, directions and coefficients of one group of vectors.
 @Suite struct ReversibleBasisTests {
   private func restored(_ part: ReversibleBasis.Part, _ model: Int, components: Int) -> [Double] {
-    let length = part.mean.count
-    return (0..<length).map { i in
-      (0..<components).reduce(part.mean[i]) { $0 + part.coefficients[model * components + $1] * part.directions[$1 * length + i] }
+    var found = part.mean
+    for i in found.indices {
+      for place in 0..<components {
+        found[i] += part.coefficients[model * components + place] * part.directions[place * found.count + i]
+      }
     }
+    return found
   }
 
   private func agree(_ found: [Double], _ expected: [Double], _ tolerance: Double = 1e-9) -> Bool {
@@ -35,8 +38,10 @@ import Testing
       let part = ReversibleBasis(models: models, components: components).fit(vectors, length: length)
       var distance = 0.0
       for model in 0..<models {
-        let found = restored(part, model, components: components)
-        distance += zip(found, vectors[model * length..<(model + 1) * length]).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
+        for (i, value) in restored(part, model, components: components).enumerated() {
+          let apart = value - vectors[model * length + i]
+          distance += apart * apart
+        }
       }
       // What it says is lost is lost, and never more than with fewer.
       #expect(abs(distance - part.lost) <= 1e-9 * part.total)
@@ -44,11 +49,13 @@ import Testing
       previous = part.lost
       // Directions are orthonormal, with the largest entry positive.
       for p in 0..<components {
-        let row = part.directions[p * length..<(p + 1) * length]
-        #expect(abs(row.reduce(0) { $0 + $1 * $1 } - 1) < 1e-12)
-        #expect((row.max { abs($0) < abs($1) } ?? 0) > 0)
-        for q in 0..<p {
-          #expect(abs(zip(row, part.directions[q * length..<(q + 1) * length]).reduce(0) { $0 + $1.0 * $1.1 }) < 1e-9)
+        let row = Array(part.directions[p * length..<(p + 1) * length])
+        let largest = row.max { abs($0) < abs($1) } ?? 0
+        #expect(largest > 0)
+        for q in 0...p {
+          var product = 0.0
+          for i in 0..<length { product += row[i] * part.directions[q * length + i] }
+          #expect(abs(product - (p == q ? 1 : 0)) < 1e-9)
         }
       }
     }

@@ -33,13 +33,14 @@ struct AdapterRestoration: AdapterJob {
   private let kernels = Kernels(.best)
 
   init(_ model: String, _ directory: String, _ dtype: DType?, _ provider: any ModelProvider) throws(IngotError) {
-    record = try AdapterBasisRecord(directory)
+    let record = try AdapterBasisRecord(directory)
     guard let number = record.models.firstIndex(of: model) ?? Int(model).flatMap({ record.models.indices.contains($0 - 1) ? $0 - 1 : nil })
     else {
       throw IngotError(
         .invalidArgument, "the basis has no model \"\(model.prefix(60))\"",
         hint: "it has " + record.models.enumerated().map { "\($0 + 1): \($1)" }.joined(separator: ", "), subject: directory)
     }
+    self.record = record
     self.number = number
     if let dtype, !dtype.isOutput {
       throw IngotError(.dtype, "results cannot be written as \(dtype.safetensorsName)", hint: "use float32, float16 or bfloat16")
@@ -89,7 +90,7 @@ struct AdapterRestoration: AdapterJob {
       switch role {
       case .mean(isA): try load(tensor.name, 0, mean)
       case .directions(isA): try load(tensor.name, 0, directions)
-      case .coefficients(isA), .coefficients where !isByPosition: try load(tensor.name, number * coefficients.count, coefficients)
+      case .coefficients(let ofA) where ofA == isA || !isByPosition: try load(tensor.name, number * coefficients.count, coefficients)
       default: break
       }
     }

@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotLinearAlgebra
+internal import IngotTensors
 
 /// Where the Gram matrices of one tensor are among its side tensors, one for each model that has weights to merge.
 struct GramSides: Sendable {
