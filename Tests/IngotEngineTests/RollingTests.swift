@@ -144,10 +144,10 @@ import Testing
     }
     let record = try #require(try RollingState.read(scratch("state")))
     #expect(record.norms.count == 4 && record.norms.allSatisfy { $0 > 0 } && record.stateNorm > 0 && record.alpha == alpha)
+    let expected = try batch(scratch, "opcm", hasBase: true, global: "projection_alpha: \(alpha)")
+    let base = try scratch.tensors("base")
     for lambda in [1, 0.25] {
       let found = try finish(scratch, lambda: lambda)
-      let expected = try batch(scratch, "opcm", hasBase: true, global: "projection_alpha: \(alpha)")
-      let base = try scratch.tensors("base")
       for name in Self.merged {
         let (mine, theirs, start) = (try #require(found[name]), try #require(expected[name]), try #require(base[name]))
         for index in 0..<mine.count {

@@ -53,12 +53,13 @@ package struct ColumnBits: Sendable, Hashable, CustomStringConvertible {
 package enum QuantizedColumn {
   package static func byteCount(_ count: Int, bits: Int) -> Int { (count * bits + 7) / 8 }
 
+  /// Values that are not all finite give zeros.
   package static func encode(_ values: [Double], bits: Int) -> (codes: [UInt8], scale: Float) {
     var codes = [UInt8](repeating: 0, count: byteCount(values.count, bits: bits))
     let level = bits == 1 ? 0 : (1 << (bits - 1)) - 1
     let size = bits == 1 ? values.reduce(0) { $0 + abs($1) } / Double(max(values.count, 1)) : values.reduce(0) { max($0, abs($1)) } / Double(level)
     let scale = Float(size)
-    guard scale > 0, scale.isFinite else { return (codes, 0) }
+    guard scale > 0, scale.isFinite, values.allSatisfy(\.isFinite) else { return (codes, 0) }
     for (index, value) in values.enumerated() {
       let code: Int
       if bits == 1 {
