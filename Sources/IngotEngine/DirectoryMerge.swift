@@ -34,7 +34,8 @@ extension Engine {
 
   /// The same with small files that only the finished run can tell, written with the others.
   func merge(
-    _ plan: Plan, to destination: String, options: DirectoryOptions, watcher: Watcher, _ resulting: (RunReport) throws(IngotError) -> [SideFile]
+    _ plan: Plan, to destination: String, options: DirectoryOptions, watcher: Watcher,
+    _ resulting: (RunReport) throws(IngotError) -> [SideFile]
   ) throws(IngotError) -> RunReport {
     var request = OutputRequest(
       destination: try DestinationPath(destination), files: plan.files.map { .init(name: $0.name, size: $0.byteCount) },

@@ -123,7 +123,8 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       return
     }
     let threads = !item.isMatrix || need.rank <= MatrixNeed.smallRank ? 1 : context.workerCount
-    let found = try algebra.withThreads(threads) { () throws(IngotError) in try method.delta(job, isMatrix: item.isMatrix, counted: passes) }
+    let found = try algebra.withThreads(threads) { () throws(IngotError) in try method.delta(job, isMatrix: item.isMatrix, counted: passes)
+    }
     guard found.allSatisfy({ $0.isFinite }) else {
       throw IngotError(
         .nonFinite, "tensor \(segment.tensor.name): the merged delta has values that are NaN or infinite",

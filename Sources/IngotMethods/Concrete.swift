@@ -37,7 +37,8 @@ package struct Concrete: MergeMethod {
     ],
     scopes: [.tensor],
     sideInputs: [
-      SideInputDescriptor("mask", .optionalTensor, "logits or shares of the mask; of several files the product", isPerModel: false, isList: true)
+      SideInputDescriptor(
+        "mask", .optionalTensor, "logits or shares of the mask; of several files the product", isPerModel: false, isList: true)
     ],
     notes: [
       "tensors that no file has a mask of are merged without one",

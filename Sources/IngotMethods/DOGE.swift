@@ -18,10 +18,12 @@ package struct DOGE: ModelMatrixMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "doge", title: "DOGE", summary: "Corrects all task matrices alike, outside their common subspace, and keeps their largest elements.",
+    name: "doge", title: "DOGE",
+    summary: "Corrects all task matrices alike, outside their common subspace, and keeps their largest elements.",
     formula: "W₀ + Σ λᵢ maskᵢ ∘ (τᵢ + δ),  λᵢ = λ wᵢ / ‖τᵢ‖,  δ = argmin Σ ⟨τⱼ, τⱼ − Σ λᵢ (τᵢ + δ)⟩² by rows",
     reference: .init(
-      "Modeling Multi-Task Model Merging as Adaptive Projective Gradient Descent, arXiv 2501.01230", url: "https://arxiv.org/abs/2501.01230"),
+      "Modeling Multi-Task Model Merging as Adaptive Projective Gradient Descent, arXiv 2501.01230", url: "https://arxiv.org/abs/2501.01230"
+    ),
     base: .required, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's λᵢ", default: .number(1), isPerModel: true),
@@ -33,7 +35,8 @@ package struct DOGE: ModelMatrixMethod {
         "subspace", .number(NumberRange(from: .closed(0))),
         "the shorter side of a matrix over the dimension of the common subspace; 0 projects nothing", default: .number(6)),
       ParameterDescriptor(
-        "doge_solver", .choice(["adam", "closed_form"]), "adam: the paper's iteration; closed_form: the minimum itself, without the projection",
+        "doge_solver", .choice(["adam", "closed_form"]),
+        "adam: the paper's iteration; closed_form: the minimum itself, without the projection",
         default: .text("adam")),
       ParameterDescriptor("iterations", .integer(0...1_000_000), "steps of adam", default: .number(400)),
       ParameterDescriptor("lr", .number(NumberRange(from: .closed(0))), "step size of adam", default: .number(1e-4)),

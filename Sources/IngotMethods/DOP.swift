@@ -54,7 +54,8 @@ package struct DOP: MatrixMethod {
     let segment = tasks.segment
     mergedWeight = segment.number("merged_weight") ?? 0.8
     subspaces = DualSubspaces.Choice(
-      usesOutputs: segment.text("dop_space") != "v", usesInputs: segment.text("dop_space") != "u", share: segment.number("svd_epsilon") ?? 1)
+      usesOutputs: segment.text("dop_space") != "v", usesInputs: segment.text("dop_space") != "u", share: segment.number("svd_epsilon") ?? 1
+    )
     let usesGradients = segment.flag("mgda", default: false)
     guard segment.text("dop_solver") == "adam" else {
       if usesGradients {

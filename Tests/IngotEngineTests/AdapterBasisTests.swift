@@ -92,14 +92,16 @@ import Testing
       wanted.granularity = granularity
       wanted.isBalanced = isBalanced
       let report = try engine.basis(of: wanted, to: scratch("basis"), options: quick(force: true))
-      #expect(report.modules.count == 2 && report.models == ["a", "b", "c"] && report.modules.allSatisfy { $0.components == min(components, 2) })
+      #expect(
+        report.modules.count == 2 && report.models == ["a", "b", "c"] && report.modules.allSatisfy { $0.components == min(components, 2) })
       let verification = try Verification(directory: scratch("basis"))
       #expect(verification.differences.isEmpty && verification.tensors > 0)
       var largest = 0.0
       for (number, name) in ["a", "b", "c"].enumerated() {
         // By name and by number.
         let back = try engine.restore(
-          components == 1 ? "\(number + 1)" : name, ofBasis: scratch("basis"), to: scratch("back"), models: Self.models, options: quick(force: true))
+          components == 1 ? "\(number + 1)" : name, ofBasis: scratch("basis"), to: scratch("back"), models: Self.models,
+          options: quick(force: true))
         #expect(back.modules.map(\.rank) == [3, 3])
         // alpha / rank of the stored ones, 1 of what was made.
         let stored = try changes(name, in: scratch, scale: name == "c" ? 3 : 2)
@@ -238,7 +240,9 @@ import Testing
     // Columns that no group has are left out; a rule decides for its modules.
     let mixed = try pack("a", "8", scratch, rules: [("m.1.*", "8:1")])
     #expect(mixed.modules.map(\.rank) == [3, 1])
-    #expect(try Engine().unpack(adapter: scratch("pack"), to: scratch("back"), models: Self.models, options: quick(force: true)).modules.map(\.rank) == [3, 1])
+    #expect(
+      try Engine().unpack(adapter: scratch("pack"), to: scratch("back"), models: Self.models, options: quick(force: true)).modules.map(
+        \.rank) == [3, 1])
   }
 
   @Test func packsCarryWholeTensors() throws {
@@ -246,7 +250,8 @@ import Testing
     let norm = TestTensor("base_model.model.m.norm.weight", .bf16, [4], [1, 2, 3, 4])
     try adapter("whole", 9, in: scratch, more: #", "modules_to_save": ["norm"]"#, extra: [norm])
     #expect(try pack("whole", "4", scratch).wholeTensors == 1)
-    _ = try Engine().unpack(adapter: scratch("pack"), dtype: "float16", to: scratch("back"), models: Self.models, options: quick(force: true))
+    _ = try Engine().unpack(
+      adapter: scratch("pack"), dtype: "float16", to: scratch("back"), models: Self.models, options: quick(force: true))
     try scratch.write("back/model.safetensors", try #require(scratch.read("back/adapter_model.safetensors")))
     let tensors = try scratch.tensors("back")
     #expect(tensors[norm.name]?.hasBytes(of: norm) == true)

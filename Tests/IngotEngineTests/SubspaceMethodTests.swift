@@ -306,9 +306,11 @@ import Testing
   @Test func dopInPartsOfTheSubspaces() throws {
     let (x, y): (Rows, Rows) = ([[3, 1, 0], [0, 2, 1]], [[1, 0, -1], [2, 1, 0]])
     let leading = try Self.run("dop", [x, y], "svd_epsilon: 0.7")
-    #expect(Self.agree(leading, [[2.8420955017, 1.2511333203, 0.1322607055], [0.450151153, 1.2840738872, 0.6229536859]], 1e-5), "\(leading)")
+    #expect(
+      Self.agree(leading, [[2.8420955017, 1.2511333203, 0.1322607055], [0.450151153, 1.2840738872, 0.6229536859]], 1e-5), "\(leading)")
     let outputs = try Self.run("dop", [x, y], "dop_space: u")
-    #expect(Self.agree(outputs, [[2.9368421053, 0.9684210526, -0.0315789474], [0.2652631579, 1.7326315789, 0.7326315789]], 1e-5), "\(outputs)")
+    #expect(
+      Self.agree(outputs, [[2.9368421053, 0.9684210526, -0.0315789474], [0.2652631579, 1.7326315789, 0.7326315789]], 1e-5), "\(outputs)")
     let inputs = try Self.run("dop", [x, y], "dop_space: v")
     #expect(Self.agree(inputs, [[3.1578947368, -0.1052631579, 2], [-0.5789473684, 4.0526315789, -3]], 1e-4), "\(inputs)")
     let descended = try Self.run("dop", [x, y], "dop_solver: adam, lr: 0.01, svd_epsilon: 0.7")
@@ -327,7 +329,10 @@ import Testing
   ) throws -> (values: [Double], report: RunReport) {
     var models = [
       "base": [MatrixMethodTests.tensor(base), TestTensor("model.norm.weight", .f32, [2], [5, 6])],
-      "captions": [TestTensor(captions == nil ? "other" : module, .f32, [captions?.count ?? 1, captions?.count ?? 1], (captions ?? [[1]]).flatMap { $0 })],
+      "captions": [
+        TestTensor(
+          captions == nil ? "other" : module, .f32, [captions?.count ?? 1, captions?.count ?? 1], (captions ?? [[1]]).flatMap { $0 })
+      ],
     ]
     var list: [String] = []
     for (index, rows) in weights.enumerated() {
@@ -336,7 +341,8 @@ import Testing
       list.append("{model: m\(index), side: {features: w\(index)}}")
     }
     let result = try merge(
-      recipe: "merge_method: custom_diffusion\nbase_model: base\nside: {regularization: captions}\nmodels: [\(list.joined(separator: ", "))]\n"
+      recipe:
+        "merge_method: custom_diffusion\nbase_model: base\nside: {regularization: captions}\nmodels: [\(list.joined(separator: ", "))]\n"
         + "parameters: {\(parameters)}\n", models: models)
     #expect(result.tensors["model.norm.weight"]?.values == [5, 6])
     return (try #require(result.tensors[weight]).values, result.report)
@@ -358,11 +364,14 @@ import Testing
   @Test func customDiffusion() throws {
     let words: [Rows] = [[[1, 0, 1]], [[0, 2, 1]]]
     let found = try Self.custom("ridge: 0", words: words, captions: Self.captions, weights: [Self.a1, Self.a2], base: Self.w0)
-    #expect(Self.agree(found.values, [[0.9473684211, 0.4736842105, 3.0526315789], [-0.8421052632, 2.5789473684, 0.8421052632]]), "\(found.values)")
+    #expect(
+      Self.agree(found.values, [[0.9473684211, 0.4736842105, 3.0526315789], [-0.8421052632, 2.5789473684, 0.8421052632]]), "\(found.values)"
+    )
     #expect((finding("residual", found.report) ?? 1) < 1e-12)
     // What the words are given is what their own models give them, with a ridge too.
     for ridge in ["0", "1.0e-6", "0.5"] {
-      let values = try Self.custom("ridge: \(ridge)", words: words, captions: Self.captions, weights: [Self.a1, Self.a2], base: Self.w0).values
+      let values = try Self.custom("ridge: \(ridge)", words: words, captions: Self.captions, weights: [Self.a1, Self.a2], base: Self.w0)
+        .values
       for (word, own) in [(words[0][0], Self.a1), (words[1][0], Self.a2)] {
         let expected = Self.times(own.flatMap { $0 }, word)
         #expect(zip(Self.times(values, word), expected).allSatisfy { abs($0 - $1) < 1e-5 }, "\(ridge)")
@@ -386,7 +395,8 @@ import Testing
     #expect(finding("rank", found.report) == 1 && (finding("residual", found.report) ?? 0) > 0.1)
     for captions in [[[0, 0, 0], [0, 0, 0], [0, 0, 0]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]]] as [Rows] {
       for ridge in ["0", "1.0e-6"] {
-        let odd = try Self.custom("ridge: \(ridge)", words: [word, [[0, 1, 1]]], captions: captions, weights: [Self.a1, Self.a2], base: Self.w0)
+        let odd = try Self.custom(
+          "ridge: \(ridge)", words: [word, [[0, 1, 1]]], captions: captions, weights: [Self.a1, Self.a2], base: Self.w0)
         #expect(odd.values.allSatisfy { $0.isFinite })
         #expect(zip(Self.times(odd.values, word[0]), one).allSatisfy { abs($0 - $1) < 1e-3 }, "\(odd.values)")
         #expect((finding("ridge", odd.report) ?? 0) > 0)
@@ -399,7 +409,8 @@ import Testing
     let words: [Rows] = [[[1, 0, 1]], [[0, 2, 1]]]
     let indefinite: Rows = [[1, 3, 0], [3, 1, 0], [0, 0, 1]]
     for (words, captions) in [
-      ([[[1, 0]], words[1]], Self.captions), (words, [[1, 0], [0, 1]]), (words, indefinite), ([[[.infinity, 0, 0]], words[1]], Self.captions),
+      ([[[1, 0]], words[1]], Self.captions), (words, [[1, 0], [0, 1]]), (words, indefinite),
+      ([[[.infinity, 0, 0]], words[1]], Self.captions),
       (words, nil),
     ] as [([Rows], Rows?)] {
       #expect(throws: IngotError.self) { _ = try Self.custom("", words: words, captions: captions, weights: weights, base: Self.w0) }

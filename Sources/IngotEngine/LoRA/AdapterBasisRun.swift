@@ -26,7 +26,8 @@ extension Engine {
     let writer = try TensorFileWriter(run.tensors)
     var output = OutputRequest(
       destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapters")), force: options.force, sync: options.sync,
+      identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapters")), force: options.force,
+      sync: options.sync,
       replaceableMarkers: [AdapterBasisRecord.fileName, AdapterBasisRecord.weights], otherBytes: writer.fileSize,
       system: options.system)
     output.canResume = false
@@ -79,7 +80,8 @@ private final class AdapterBasisRun {
     var modules: [AdapterBasisRecord.Module] = []
     for name in order {
       guard let all = found[name], let first = all.first else { continue }
-      for other in all where other.outputs != first.outputs || other.inputShape != first.inputShape || other.isEmbedding != first.isEmbedding {
+      for other in all
+      where other.outputs != first.outputs || other.inputShape != first.inputShape || other.isEmbedding != first.isEmbedding {
         throw IngotError(
           .shape, "the adapters change a weight of [\(first.outputs), \(first.inputs)] and one of [\(other.outputs), \(other.inputs)]",
           hint: "are these adapters of one model?", subject: name)
@@ -97,7 +99,8 @@ private final class AdapterBasisRun {
     var notices = request.adapters.flatMap(\.notices)
     let partial = order.count { (found[$0]?.count ?? 0) < names.count }
     if partial > 0 {
-      notices.append(Notice(.info, "\(partial) modules are changed by some of the adapters only; in the others they become changes of zero"))
+      notices.append(
+        Notice(.info, "\(partial) modules are changed by some of the adapters only; in the others they become changes of zero"))
     }
     self.notices = notices
   }
@@ -122,7 +125,8 @@ private final class AdapterBasisRun {
         ? ("uses DoRA, whose magnitudes are no factors", "apply it to its base, and extract the difference")
         : !contents.whole.isEmpty
           ? ("has tensors whole (modules_to_save, biases), which no basis holds", "remove them from the adapter first")
-          : contents.modules.contains(where: { $0.bias != nil }) ? ("has biases of factors, which no basis holds", "train without lora_bias") : nil
+          : contents.modules.contains(where: { $0.bias != nil })
+            ? ("has biases of factors, which no basis holds", "train without lora_bias") : nil
       if let odd { throw IngotError(.unsupported, "the adapter \(odd.what)", hint: odd.hint, subject: adapter.name) }
       guard contents.settings.fanInFanOut == request.adapters[0].contents.settings.fanInFanOut else {
         throw IngotError(.unsupported, "fan_in_fan_out differs between the adapters", subject: adapter.name)

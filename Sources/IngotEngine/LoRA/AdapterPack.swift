@@ -243,7 +243,8 @@ private final class AdapterPackRun {
     return (stored, try low.svd(stored))
   }
 
-  private func distance(_ stored: LowRank, _ found: LowRankSVD, _ low: LowRankAlgebra) throws(IngotError) -> (norm: Double, error: Double?) {
+  private func distance(_ stored: LowRank, _ found: LowRankSVD, _ low: LowRankAlgebra) throws(IngotError) -> (norm: Double, error: Double?)
+  {
     // The vectors are what was decoded; the values go into one of them.
     let product = LowRank(b: found.u, a: found.v)
     product.b.scaleColumns(by: found.values)

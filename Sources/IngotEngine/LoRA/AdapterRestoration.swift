@@ -54,7 +54,8 @@ struct AdapterRestoration: AdapterJob {
         guard let tensor = stored.checkpoint[expected.name], tensor.shape == expected.shape, tensor.dtype.hasArithmetic else {
           let found = stored.checkpoint[expected.name].map { "\($0.dtype.safetensorsName) \($0.shape)" } ?? "no such tensor"
           throw IngotError(
-            .format, "found \(found), expected \(expected.shape) as the record says", hint: "the files are not of one basis", subject: expected.name)
+            .format, "found \(found), expected \(expected.shape) as the record says", hint: "the files are not of one basis",
+            subject: expected.name)
         }
         type = tensor.dtype.defaultOutput
       }

@@ -56,7 +56,8 @@ struct AdapterStart: AdapterJob {
     self.request = request
     guard (1...1 << 20).contains(request.rank), (1...1 << 20).contains(request.task) else {
       throw IngotError(
-        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(1 << 20)", subject: "rank")
+        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(1 << 20)", subject: "rank"
+      )
     }
     if let dtype = request.dtype, !dtype.isOutput {
       throw IngotError(.dtype, "results cannot be written as \(dtype.safetensorsName)", hint: "use float32, float16 or bfloat16")
@@ -66,7 +67,8 @@ struct AdapterStart: AdapterJob {
     let isTurned = AdapterExtraction.isTurned(checkpoint.config)
     var modules: [AdapterLayout.Module] = []
     var dtype: DType?
-    for tensor in checkpoint.tensors where tensor.shape.rank == 2 && tensor.name.hasSuffix(".weight") && !TensorNames.isEmbedding(tensor.name) {
+    for tensor in checkpoint.tensors
+    where tensor.shape.rank == 2 && tensor.name.hasSuffix(".weight") && !TensorNames.isEmbedding(tensor.name) {
       let name = String(tensor.name.dropLast(".weight".count))
       let last = name.split(separator: ".").last.map(String.init) ?? name
       guard request.targets.contains(where: { $0.matches(name) || $0.matches(last) }) else { continue }
@@ -76,12 +78,14 @@ struct AdapterStart: AdapterJob {
       for adapter in request.after {
         guard let other = adapter.module(name), other.inputs != inputs || other.outputs != outputs else { continue }
         throw IngotError(
-          .shape, "the adapter \(adapter.name) changes a weight of [\(other.outputs), \(other.inputs)], and the base has [\(outputs), \(inputs)]",
+          .shape,
+          "the adapter \(adapter.name) changes a weight of [\(other.outputs), \(other.inputs)], and the base has [\(outputs), \(inputs)]",
           subject: name)
       }
       guard start.needed(used) <= inputs else {
         throw IngotError(
-          .shape, "the module has \(inputs) inputs, and \(request.task) blocks of \(request.rank) beside \(used) in use need \(start.needed(used))",
+          .shape,
+          "the module has \(inputs) inputs, and \(request.task) blocks of \(request.rank) beside \(used) in use need \(start.needed(used))",
           hint: "lower the rank", subject: name)
       }
       dtype = dtype ?? tensor.nominalDType ?? tensor.dtype.defaultOutput
@@ -89,7 +93,8 @@ struct AdapterStart: AdapterJob {
     }
     guard !modules.isEmpty else {
       throw IngotError(
-        .invalidArgument, "no weight of two axes matches the targets", hint: "name modules or their last parts, for example q_proj", subject: "target")
+        .invalidArgument, "no weight of two axes matches the targets", hint: "name modules or their last parts, for example q_proj",
+        subject: "target")
     }
     let type = request.dtype ?? dtype ?? .f32
     layout = AdapterLayout(modules: modules, whole: [], dtype: type.isOutput ? type : .f32, fanInFanOut: isTurned)
@@ -113,9 +118,13 @@ struct AdapterStart: AdapterJob {
     return ComputedModule(factors: factors, bias: nil, norm: 0, error: nil)
   }
 
-  func whole(_ index: Int) throws(IngotError) -> any DerivedTensor { throw IngotError(.internalError, "a new adapter has no whole tensors") }
+  func whole(_ index: Int) throws(IngotError) -> any DerivedTensor {
+    throw IngotError(.internalError, "a new adapter has no whole tensors")
+  }
 
-  func magnitude(_ module: Int) throws(IngotError) -> any DerivedTensor { throw IngotError(.internalError, "a new adapter has no magnitudes") }
+  func magnitude(_ module: Int) throws(IngotError) -> any DerivedTensor {
+    throw IngotError(.internalError, "a new adapter has no magnitudes")
+  }
 
   func requireUnchanged() throws(IngotError) {
     for adapter in request.after { try adapter.requireUnchanged() }

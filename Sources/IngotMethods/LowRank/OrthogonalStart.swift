@@ -45,7 +45,9 @@ package struct OrthogonalStart: Sendable {
       let r: Matrix<Double> = try low.workspace.matrix(own.columns, own.columns)
       try low.algebra.qr(own, r: r, low.workspace)
       result.a.copy(own.columns(own.columns - rank..<own.columns))
-      for unit in 0..<rank where r[own.columns - rank + unit, own.columns - rank + unit] < 0 { result.a.columns(unit..<unit + 1).scale(by: -1) }
+      for unit in 0..<rank where r[own.columns - rank + unit, own.columns - rank + unit] < 0 {
+        result.a.columns(unit..<unit + 1).scale(by: -1)
+      }
     }
     return result
   }
@@ -80,7 +82,10 @@ package struct OrthogonalStart: Sendable {
       for row in 0..<columns.rows {
         let index = UInt64(column * columns.rows + row)
         let words = Philox.block(
-          counter: (UInt32(truncatingIfNeeded: index), UInt32(truncatingIfNeeded: index >> 32), UInt32(truncatingIfNeeded: key.stream), UInt32(truncatingIfNeeded: key.stream >> 32)),
+          counter: (
+            UInt32(truncatingIfNeeded: index), UInt32(truncatingIfNeeded: index >> 32), UInt32(truncatingIfNeeded: key.stream),
+            UInt32(truncatingIfNeeded: key.stream >> 32)
+          ),
           key: (UInt32(truncatingIfNeeded: key.seed), UInt32(truncatingIfNeeded: key.seed >> 32)))
         let (u, w) = ((Double(words.0) + 0.5) * 0x1p-32, (Double(words.1) + 0.5) * 0x1p-32)
         columns[row, column] = (-2 * log(u)).squareRoot() * cos(2 * Double.pi * w)

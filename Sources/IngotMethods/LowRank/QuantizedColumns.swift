@@ -33,7 +33,9 @@ package struct ColumnBits: Sendable, Hashable, CustomStringConvertible {
     self.groups = groups
   }
 
-  package var description: String { groups.map { group in group.columns.map { "\(group.bits):\($0)" } ?? "\(group.bits)" }.joined(separator: ",") }
+  package var description: String {
+    groups.map { group in group.columns.map { "\(group.bits):\($0)" } ?? "\(group.bits)" }.joined(separator: ",")
+  }
 
   /// The bits of each column of a module of this rank: fewer where the groups leave some out, and at least one.
   package func bits(rank: Int) -> [Int] {
@@ -57,7 +59,8 @@ package enum QuantizedColumn {
   package static func encode(_ values: [Double], bits: Int) -> (codes: [UInt8], scale: Float) {
     var codes = [UInt8](repeating: 0, count: byteCount(values.count, bits: bits))
     let level = bits == 1 ? 0 : (1 << (bits - 1)) - 1
-    let size = bits == 1 ? values.reduce(0) { $0 + abs($1) } / Double(max(values.count, 1)) : values.reduce(0) { max($0, abs($1)) } / Double(level)
+    let size =
+      bits == 1 ? values.reduce(0) { $0 + abs($1) } / Double(max(values.count, 1)) : values.reduce(0) { max($0, abs($1)) } / Double(level)
     let scale = Float(size)
     guard scale > 0, scale.isFinite, values.allSatisfy(\.isFinite) else { return (codes, 0) }
     for (index, value) in values.enumerated() {
@@ -77,7 +80,9 @@ package enum QuantizedColumn {
 
   /// The values of a column's bytes; zeros where there are too few.
   package static func decode(_ codes: ArraySlice<UInt8>, bits: Int, scale: Float, count: Int) -> [Double] {
-    guard (1...8).contains(bits), codes.count >= byteCount(count, bits: bits), scale != 0 else { return [Double](repeating: 0, count: count) }
+    guard (1...8).contains(bits), codes.count >= byteCount(count, bits: bits), scale != 0 else {
+      return [Double](repeating: 0, count: count)
+    }
     let level = bits == 1 ? 0 : (1 << (bits - 1)) - 1
     return (0..<count).map { index in
       let first = index * bits

@@ -87,7 +87,9 @@ package struct ReversibleBasis: Sendable {
       var isDone = true
       for p in 0..<models {
         for q in p + 1..<max(models, p + 1) {
-          let (a, b) = (Self.dot(columns, p * length, columns, p * length, length), Self.dot(columns, q * length, columns, q * length, length))
+          let (a, b) = (
+            Self.dot(columns, p * length, columns, p * length, length), Self.dot(columns, q * length, columns, q * length, length)
+          )
           let c = Self.dot(columns, p * length, columns, q * length, length)
           guard abs(c) > 0x1p-50 * (a * b).squareRoot(), a > 0, b > 0 else { continue }
           isDone = false

@@ -33,7 +33,8 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic, magmax and opcm. Needed for the first step.", valueName: "model"), completion: .directory)
+    help: ArgumentHelp("Base model of task_arithmetic, magmax and opcm. Needed for the first step.", valueName: "model"),
+    completion: .directory)
   var base: String?
 
   @Option(help: ArgumentHelp("Factor of the models, for weighted_mean and task_arithmetic. Default: 1.", valueName: "number"))

@@ -201,7 +201,9 @@ def test_doge_outside_the_common_subspace(kind: str, shape: tuple[int, int]) -> 
 MODULE = NAME.removesuffix(".weight")
 
 
-def with_sides(tmp_path: Path, method: str, tensors: dict[str, dict[str, Matrix]], sides: list[dict[str, str]], top: str, **parameters: object) -> Matrix:
+def with_sides(
+    tmp_path: Path, method: str, tensors: dict[str, dict[str, Matrix]], sides: list[dict[str, str]], top: str, **parameters: object
+) -> Matrix:
     """Merges m0, m1, ... of `tensors`, each with its side files, and gives the weight."""
     lines = [f"merge_method: {method}", "dtype: float32", *([top] if top else []), "models:"]
     for number, side in enumerate(sides):
