@@ -113,7 +113,7 @@ struct SideFinder {
         return try self.planned(tensor, described, in: file, expected, of: names[0], at: side.position)
       }
       switch input.form {
-      case .tensor, .tensorOrSums, .optionalTensor:
+      case .tensor, .optionalTensor, .tensorOrSums:
         if let tensor = files.tensor(names, in: file, of: models[file].checkpoint) {
           sides.append(try planned(tensor, .elements, [shape.dimensions]))
         } else if input.form == .tensorOrSums, shape.rank == 2, let sums = sums(names, in: file) {
@@ -122,20 +122,29 @@ struct SideFinder {
         } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
-      case .channels, .gram, .outputGram, .rows:
-        guard let modules = modules(names), shape.rank > 0,
-          let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
+      case .channels, .outputGram, .rows:
+        guard let modules = modules(names), shape.rank > 0, let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
         else { continue }
-        let (m, n) = (shape.dimensions[0], shape.rowLength)
-        func triangle(_ n: Int) -> [[Int]] { [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]] }
         switch input.form {
-        case .gram: sides.append(try planned(tensor, .gram, triangle(n)))
-        case .outputGram: sides.append(try planned(tensor, .outputGram, triangle(m)))
+        case .outputGram:
+          let m = shape.dimensions[0]
+          sides.append(try planned(tensor, .outputGram, [[m, m], [m.multipliedReportingOverflow(by: m + 1).partialValue / 2]]))
         case .rows:
           // Any number of rows above 0.
           let count = tensor.shape.rank == 2 ? max(tensor.shape.dimensions[0], 1) : 1
-          sides.append(try planned(tensor, .rows, [[count, n]]))
-        default: sides.append(try planned(tensor, .channels, [[n]]))
+          sides.append(try planned(tensor, .rows, [[count, shape.rowLength]]))
+        default: sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+        }
+      case .gram:
+        guard let modules = modules(names), shape.rank > 0 else { continue }
+        func gram(_ tensor: CheckpointTensor, _ part: SideTensor.Part, _ n: Int) throws(IngotError) -> PlannedSide {
+          try planned(tensor, part, [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]])
+        }
+        let turned = modules.map { $0 + "." + SideTensor.Part.gramOfRows.rawValue }
+        if let tensor = files.tensor(modules, in: file, of: models[file].checkpoint) {
+          sides.append(try gram(tensor, .gram, shape.rowLength))
+        } else if shape.rank == 2, let tensor = files.tensor(turned, in: file, of: models[file].checkpoint) {
+          sides.append(try gram(tensor, .gramOfRows, shape.dimensions[0]))
         }
       }
     }

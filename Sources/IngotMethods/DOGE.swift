@@ -40,7 +40,7 @@ package struct DOGE: ModelMatrixMethod {
         default: .text("adam")),
       ParameterDescriptor("iterations", .integer(0...1_000_000), "steps of adam", default: .number(400)),
       ParameterDescriptor("lr", .number(NumberRange(from: .closed(0))), "step size of adam", default: .number(1e-4)),
-      .rest("base"), .matrixEmbeddings, .rangeTolerance,
+      .rest("base"), .embeddings, .rangeTolerance,
     ], scopes: [.model],
     notes: [
       "a task vector of zero takes no part",

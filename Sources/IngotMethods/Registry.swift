@@ -33,6 +33,7 @@ package enum MethodRegistry {
     HiMerging.self,
     Mediator.self,
     Twin.self,
+    OneBit.self,
     UniformSoup.self,
     MetricsWeighted.self,
     LMCocktail.self,
@@ -62,10 +63,14 @@ package enum MethodRegistry {
     MaTS.self,
     CustomDiffusion.self,
     Concrete.self,
+    TwinSVD.self,
+    WISE.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
-  package static let rolling: [any MergeMethod.Type] = [RollingFold.self, RollingMagMax.self, RollingOPCM.self, RollingFinish.self]
+  package static let rolling: [any MergeMethod.Type] = [
+    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingOPCM.self, RollingFinish.self,
+  ]
 
   /// The descriptors, for recipe checking, help and docs.
   package static let catalog = MethodCatalog(all.map { $0.descriptor })

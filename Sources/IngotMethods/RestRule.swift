@@ -21,6 +21,14 @@ package struct RestRule: Sendable {
     hasBase = true
   }
 
+  /// θ₀ + Σ cᵢ τᵢ.
+  init(sum coefficients: [Float]) {
+    weights = coefficients
+    divisor = 1
+    scale = 1
+    hasBase = true
+  }
+
   /// Σ wᵢ θᵢ / Σ wᵢ, for methods without a base; the sum is not 0.
   init(mean weights: [Float]) {
     self.weights = weights
@@ -84,7 +92,7 @@ extension ParameterDescriptor {
     ] + matrixSelection
   }
 
-  static var matrixSelection: [ParameterDescriptor] { [rest("average"), matrixEmbeddings] }
+  static var matrixSelection: [ParameterDescriptor] { [rest("average"), embeddings] }
 
   static func rest(_ fallback: String) -> ParameterDescriptor {
     ParameterDescriptor(
@@ -93,7 +101,7 @@ extension ParameterDescriptor {
       default: .text(fallback))
   }
 
-  static let matrixEmbeddings = ParameterDescriptor(
+  static let embeddings = ParameterDescriptor(
     "embeddings", .choice(["rest", "matrix"]),
     "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
     default: .text("rest"))

@@ -17,6 +17,8 @@ package struct SideTensor: Sendable, Hashable {
     case outputGram = "output_gram"
     /// Any number of rows, of one value for each column.
     case rows
+    /// The same for n rows: of a weight that is stored as [in, out].
+    case gramOfRows = "transposed"
   }
 
   /// The descriptor's name of the side input.

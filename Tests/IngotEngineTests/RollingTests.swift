@@ -8,11 +8,11 @@ import Testing
 
 /// Merges of models that come one at a time.
 @Suite struct RollingTests {
-  private static let models = LocalModels(environment: [:])
-  private static let names = ["base", "m1", "m2", "m3", "m4"]
+  static let models = LocalModels(environment: [:])
+  static let names = ["base", "m1", "m2", "m3", "m4"]
 
   /// Fine-tunes of one base, with a buffer of integers; `exact` makes all values multiples of 1/64 below 1.
-  private static func scratch(_ dtype: DType = .bf16, exact: Bool = false) throws -> Scratch {
+  static func scratch(_ dtype: DType = .bf16, exact: Bool = false) throws -> Scratch {
     let scratch = try Scratch()
     var random = SplitMix(5)
     let shapes = [("model.a.weight", [37, 41]), ("model.b.bias", [7])]
@@ -60,7 +60,7 @@ import Testing
     return try scratch.tensors("batch")
   }
 
-  private static let merged = ["model.a.weight", "model.b.bias"]
+  static let merged = ["model.a.weight", "model.b.bias"]
 
   @Test(arguments: [DType.bf16, .f32]) func sumsAreThoseOfAllAtOnce(_ dtype: DType) throws {
     let weights = [0.5, 1.25, -0.75, 2]
@@ -92,7 +92,7 @@ import Testing
     for model in Self.names.dropFirst() {
       try add(model, scratch) { step in
         step.method = .ema
-        step.beta = 0.7
+        step.settings["beta"] = 0.7
       }
     }
     let found = try finish(scratch)
@@ -138,12 +138,12 @@ import Testing
     for model in Self.names.dropFirst() {
       let plan = try add(model, scratch) { step in
         (step.method, step.base) = (.opcm, scratch("base"))
-        step.alpha = model == "m1" || alpha != 0.5 ? alpha : nil
+        if model == "m1" || alpha != 0.5 { step.settings["alpha"] = alpha }
       }
       #expect(plan.state.count == Int(model.dropFirst()))
     }
     let record = try #require(try RollingState.read(scratch("state")))
-    #expect(record.norms.count == 4 && record.norms.allSatisfy { $0 > 0 } && record.stateNorm > 0 && record.alpha == alpha)
+    #expect(record.norms.count == 4 && record.norms.allSatisfy { $0 > 0 } && record.stateNorm > 0 && record.setting == alpha)
     let expected = try batch(scratch, "opcm", hasBase: true, global: "projection_alpha: \(alpha)")
     let base = try scratch.tensors("base")
     for lambda in [1, 0.25] {
@@ -170,8 +170,8 @@ import Testing
       #expect(error?.status == .format)
       try still.write("state/rolling.json", Array(whole.utf8))
     }
-    #expect(try refusal("m1", still) { $0.alpha = 0.25 }?.message.contains("alpha") == true)
-    #expect(try refusal("m1", still) { $0.alpha = 2 }?.status == .recipe)
+    #expect(try refusal("m1", still) { $0.settings["alpha"] = 0.25 }?.message.contains("alpha") == true)
+    #expect(try refusal("m1", still) { $0.settings["alpha"] = 2 }?.status == .recipe)
   }
 
   /// The record counts, the state verifies, and the result keeps the type that the models share.
@@ -225,11 +225,11 @@ import Testing
     #expect(try refusal("m1", scratch) { $0.method = .magmax }?.message.contains("needs a base") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.base) = (.ema, scratch("base")) }?.message.contains("no base") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.magmax, 2) }?.message.contains("no weight") == true)
-    #expect(try refusal("m1", scratch) { step in (step.method, step.beta) = (.ema, 1) }?.message.contains("beta is 1") == true)
+    #expect(try refusal("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 1) }?.message.contains("beta is 1") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.weightedMean, .nan) }?.status == .invalidArgument)
-    #expect(try refusal("m1", scratch) { step in (step.method, step.alpha) = (.runningMean, 0.5) }?.message.contains("no alpha") == true)
+    #expect(try refusal("m1", scratch) { step in (step.method, step.settings) = (.runningMean, ["alpha": 0.5]) }?.message.contains("no alpha") == true)
     #expect(
-      try refusal("m1", scratch) { step in (step.method, step.base, step.alpha) = (.opcm, scratch("base"), 2) }?.status == .invalidArgument)
+      try refusal("m1", scratch) { step in (step.method, step.base, step.settings) = (.opcm, scratch("base"), ["alpha": 2]) }?.status == .invalidArgument)
     try add("m1", scratch) { step in (step.method, step.base) = (.taskArithmetic, scratch("base")) }
     let other = try refusal("m2", scratch) { $0.method = .magmax }
     #expect(other?.status == .recipe && other?.message.contains("task_arithmetic") == true)
@@ -253,7 +253,7 @@ import Testing
       #expect(error?.status == .exists)
     }
     #expect(try RollingState.read(scratch("nothing")) == nil)
-    try add("m1", scratch) { step in (step.method, step.beta) = (.ema, 0.5) }
+    try add("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 0.5) }
     let text = try #require(scratch.text("state/rolling.json"))
     let changes = [
       ("\"ema\"", "\"running_mean\""), ("\"ema\"", "\"none\""), ("0.5", "0.25"), ("\"count\": 1", "\"count\": 2"),
