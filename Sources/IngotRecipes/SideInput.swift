@@ -22,8 +22,6 @@ package struct SideInputDescriptor: Sendable, Hashable {
     case outputGram = "output_gram"
     /// One row or more of n values for an m × n weight; named as `channels`.
     case rows
-    /// As `tensor`, but tensors without one have none.
-    case optionalTensor = "optional_tensor"
 
     /// True when side tensors are called as modules: a weight's name without `.weight`.
     package var isOfModules: Bool {
@@ -43,7 +41,6 @@ package struct SideInputDescriptor: Sendable, Hashable {
       case .gram: "a Gram matrix of each module's inputs"
       case .outputGram: "a Gram matrix of the gradients at each module's outputs"
       case .rows: "rows of each module's inputs"
-      case .optionalTensor: "of the tensor's shape, for some tensors"
       }
     }
   }
