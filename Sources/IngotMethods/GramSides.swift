@@ -18,6 +18,11 @@ struct GramSides: Sendable {
     let models = request.inputs.indices.filter { !request.inputs[$0].isBase }
     var places: [Place] = []
     for model in models {
+      if segment.side(input, model: model, part: .gramOfRows) != nil {
+        throw IngotError(
+          .unsupported, "\(segment.name) is stored as [inputs, outputs], for which only regmean solves",
+          hint: "merge the tensor by a rule with another method", subject: segment.name)
+      }
       guard let side = segment.side(input, model: model, part: part) else { continue }
       places.append(Place(side: side, isPacked: segment.sides[side].shape.rank == 1))
     }
