@@ -257,3 +257,6 @@ void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, co
 void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n) {
   enter(set)->add_voted(r, x, base, votes, out, n);
 }
+void ingotk_soft_mask(int32_t set, const float *x, ingotk_mask_rule rule, uint64_t first, float *out, size_t n) {
+  enter(set)->soft_mask(x, rule, first, out, n);
+}

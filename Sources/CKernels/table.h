@@ -48,6 +48,7 @@ struct ingot_kernels {
   void (*outer_product)(const float *, size_t, const float *, size_t, uint64_t, float *, size_t);
   void (*vote)(const float *, const float *, const float *, const float *, float, bool, float *, size_t);
   void (*add_voted)(const float *, const float *, const float *, const float *, float *, size_t);
+  void (*soft_mask)(const float *, ingotk_mask_rule, uint64_t, float *, size_t);
   void (*round_to)(int32_t, float *, size_t);
   void (*stepwise_elect)(int32_t, ingotk_rows, size_t, const float *, bool, int32_t, float *, size_t);
   void (*compare)(const float *, const float *, double *, size_t);

@@ -29,6 +29,14 @@ extension Engine {
   package func merge(
     _ plan: Plan, to destination: String, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = Watcher.none
   ) throws(IngotError) -> RunReport {
+    try merge(plan, to: destination, options: options, watcher: watcher) { _ in [] }
+  }
+
+  /// The same with small files that only the finished run can tell, written with the others.
+  func merge(
+    _ plan: Plan, to destination: String, options: DirectoryOptions, watcher: Watcher,
+    _ resulting: (RunReport) throws(IngotError) -> [SideFile]
+  ) throws(IngotError) -> RunReport {
     var request = OutputRequest(
       destination: try DestinationPath(destination), files: plan.files.map { .init(name: $0.name, size: $0.byteCount) },
       identity: RunIdentity(plan: plan.digest, sources: plan.sourceDigest), resume: options.resume, force: options.force,
@@ -50,7 +58,8 @@ extension Engine {
       report.add(effort)
       for (index, digest) in sink.finishedDigests { report.digests[index] = digest }
       for source in plan.sources { try source.requireUnchanged() }
-      try sink.writeSideFiles()
+      try sink.write(plan.sideFiles)
+      try sink.write(try resulting(report))
       try output.writeSmallFile(MergeRecord.fileName, Array(plan.record(report, options: options.run).utf8))
       report.notices += output.notices
       report.notices += try output.commit()
@@ -101,8 +110,8 @@ final class DirectorySink: OutputSink {
     if let digest { try output.record(tensor: index, digest: digest) }
   }
 
-  func writeSideFiles() throws(IngotError) {
-    for file in plan.sideFiles {
+  func write(_ files: [SideFile]) throws(IngotError) {
+    for file in files {
       switch file.content {
       case .bytes(let bytes): try output.writeSmallFile(file.name, bytes)
       case .copy(let path, _):

@@ -3,10 +3,11 @@ internal import IngotLinearAlgebra
 internal import IngotMethods
 internal import IngotTensors
 
-/// Runs a matrix method over the whole model: a pass for the deltas and their sums, and one for the output.
+/// Runs a matrix method over the whole model: passes that count, one for the deltas and their sums, and one for the output.
 @safe
 final class ModelMatrixExecution: JobRun, @unchecked Sendable {
-  // SENDABLE: an item's sums and kept delta are written by the worker that has it; phases change while no item is processed.
+  // SENDABLE: an item's sums and kept delta are written by the worker that has it, counters under the lock; phases change while no item is
+  // processed.
   private let method: any ModelMatrixMethod
   private let context: JobContext
   private let segments: [JobSegment]
@@ -16,7 +17,12 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
   private let items: [Item]
   private var sums: [[Double]]
   private var kept: [Arena.Piece?]
-  /// Nil in the first pass.
+  /// The counters of the passes that are done, and of the one under way, and how many that has; nil when all are done.
+  private var passes: [[UInt64]] = []
+  private var counters: [UInt64] = []
+  private var counterCount: Int?
+  private let lock = Monitor()
+  /// Nil until the deltas' sums are known.
   private var scale: Double?
   private(set) var itemCount: Int
   let bytesRead: Int
@@ -59,7 +65,12 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
     bytesRead = segments.reduce(0) { $0 + $1.inputBytes }
   }
 
-  func begin() throws(IngotError) {}
+  func begin() throws(IngotError) { startCounting() }
+
+  private func startCounting() {
+    counterCount = method.counters(after: passes)
+    counters = [UInt64](repeating: 0, count: counterCount ?? 0)
+  }
 
   func release() {
     for piece in kept { context.memory.release(piece) }
@@ -67,6 +78,11 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
   }
 
   func advance() throws(IngotError) -> Bool {
+    if counterCount != nil {
+      passes.append(counters)
+      startCounting()
+      return items.isEmpty ? try advance() : false
+    }
     guard scale == nil else {
       try output.finishEmpty()
       return true
@@ -83,7 +99,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
   func process(item number: Int, worker: Worker) throws(IngotError) {
     let item = items[number]
     let segment = segments[item.segment]
-    if scale != nil && item.outputs.isEmpty { return }
+    if scale != nil && item.outputs.isEmpty || counterCount != nil && !item.isMatrix { return }
     guard let region = context.matrices else { throw IngotError(.internalError, "a matrix job without memory for matrices") }
     let own = item.isMatrix ? need : MatrixNeed(piece: item.elements.count)
     let isSmall = region.isSmall(own)
@@ -98,6 +114,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       name: segment.tensor.name, inputs: segment.modelCount, rows: item.isMatrix ? shape[0] : 1,
       columns: item.isMatrix ? shape[1] : item.elements.count, algebra: algebra, kernels: context.kernels, workspace: workspace,
       reader: reader)
+    if let size = counterCount { return try count(job, size) }
     let bytes = item.elements.count * 4
     if let scale, let piece = kept[number] {
       // SAFETY: the piece holds the item's elements as f32.
@@ -106,7 +123,8 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       return
     }
     let threads = !item.isMatrix || need.rank <= MatrixNeed.smallRank ? 1 : context.workerCount
-    let found = try algebra.withThreads(threads) { () throws(IngotError) in try method.delta(job, isMatrix: item.isMatrix) }
+    let found = try algebra.withThreads(threads) { () throws(IngotError) in try method.delta(job, isMatrix: item.isMatrix, counted: passes)
+    }
     guard found.allSatisfy({ $0.isFinite }) else {
       throw IngotError(
         .nonFinite, "tensor \(segment.tensor.name): the merged delta has values that are NaN or infinite",
@@ -120,8 +138,16 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
     unsafe Matrix<Float>(unsafe: piece.address.assumingMemoryBound(to: Float.self), rows: job.rows, columns: job.columns).copy(job.output)
   }
 
+  private func count(_ job: MatrixJob, _ size: Int) throws(IngotError) {
+    var own = [UInt64](repeating: 0, count: size)
+    try method.count(job, after: passes, into: &own)
+    lock.lock()
+    for index in own.indices where own[index] > 0 { counters[index] += own[index] }
+    lock.unlock()
+  }
+
   private func write(_ item: Item, _ scale: Double, _ job: MatrixJob, _ worker: Worker) throws(IngotError) {
-    try job.finish(delta: job.output, scale: scale)
+    try method.finish(job, scale: scale)
     for number in item.outputs {
       try output.store(job.output.floats, from: item.elements.lowerBound, item: number, segments, context, worker)
     }

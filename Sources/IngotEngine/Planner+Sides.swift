@@ -66,7 +66,7 @@ struct SideFiles {
       let example = models[model].checkpoint.tensors.first?.name ?? ""
       throw IngotError(
         .shape, "no tensor of \(recipe.models[model].name) belongs to a merged tensor; its first is \(example)",
-        hint: use.input.form == .channels || use.input.form == .gram
+        hint: use.input.form.isOfModules
           ? "its tensors are called as the modules: a weight's name without .weight" : "its tensors are called as the weights",
         subject: use.input.name, position: use.position)
     }
@@ -122,10 +122,19 @@ struct SideFinder {
         } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
-      case .channels:
+      case .channels, .outputGram, .rows:
         guard let modules = modules(names), shape.rank > 0, let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
         else { continue }
-        sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+        switch input.form {
+        case .outputGram:
+          let m = shape.dimensions[0]
+          sides.append(try planned(tensor, .outputGram, [[m, m], [m.multipliedReportingOverflow(by: m + 1).partialValue / 2]]))
+        case .rows:
+          // Any number of rows above 0.
+          let count = tensor.shape.rank == 2 ? max(tensor.shape.dimensions[0], 1) : 1
+          sides.append(try planned(tensor, .rows, [[count, shape.rowLength]]))
+        default: sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+        }
       case .gram:
         guard let modules = modules(names), shape.rank > 0 else { continue }
         func gram(_ tensor: CheckpointTensor, _ part: SideTensor.Part, _ n: Int) throws(IngotError) -> PlannedSide {

@@ -6,8 +6,10 @@ package import IngotRecipes
 ///
 /// For the merged task matrix τ_a and the next one τ_b, weights γ (`merged_weight` and the rest to 1): minimises Σ γᵢ (‖τᵢᵀ (W − τᵢ)‖² + ‖(W − τᵢ) τᵢᵀ‖²).
 /// With Ā = Σ γᵢ τᵢ τᵢᵀ = Qᵀ Λ Q and B̄ = Σ γᵢ τᵢᵀ τᵢ = Pᵀ Γ P the minimum solves Ā W + W B̄ = 2 Σ γᵢ τᵢ τᵢᵀ τᵢ: each element of Q W Pᵀ by one division. Elements
-/// whose Λⱼ + Γₖ is below 1e-12 of the largest are free and keep the mean of the two. This is the minimum itself with fixed weights, all
-/// directions kept; the paper stops Adam after 200 steps and may choose the weights by MGDA. Weights scale the task vectors.
+/// whose Λⱼ + Γₖ is below 1e-12 of the largest are free and keep the mean of the two. That is `closed_form`, the minimum itself; `adam` is the paper's: from
+/// the mean of the two, `iterations` steps of rate `lr`, with `mgda` the weights being a moving average (`ema_beta`, from γ) of those of least norm for
+/// the gradients over their losses. `dop_space` keeps one of the two terms. `svd_epsilon` below 1 keeps of each τᵢ only the leading directions
+/// whose singular values add up to less than that share (the paper's 0.99999, which leaves out at least the last one). Weights scale the task vectors.
 /// Source: Continual Model Merging without Data: Dual Projections, NeurIPS 2025.
 package struct DOP: MatrixMethod {
   package typealias State = Void
@@ -19,19 +21,54 @@ package struct DOP: MatrixMethod {
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskMatrices() + [
       ParameterDescriptor(
-        "merged_weight", .number(.fraction), "weight of what is merged already against the next model", default: .number(0.8))
+        "merged_weight", .number(.fraction), "weight of what is merged already against the next model", default: .number(0.8)),
+      ParameterDescriptor(
+        "dop_solver", .choice(["closed_form", "adam"]), "closed_form: the minimum for fixed weights; adam: the paper's iteration",
+        default: .text("closed_form"), paperDefault: .text("adam")),
+      ParameterDescriptor(
+        "dop_space", .choice(["uv", "u", "v"]), "the subspaces in which the result is to be near: of outputs and inputs, or of one of them",
+        default: .text("uv")),
+      ParameterDescriptor(
+        "svd_epsilon", .number(.fraction), "share of a task matrix's singular values whose directions count; 1 keeps all",
+        default: .number(1), paperDefault: .number(0.99999)),
+      ParameterDescriptor("iterations", .integer(0...1_000_000), "steps of adam", default: .number(200)),
+      ParameterDescriptor("lr", .number(NumberRange(from: .closed(0))), "step size of adam", default: .number(1e-4)),
+      ParameterDescriptor(
+        "mgda", .boolean, "adam finds the weights of the two from their gradients", default: .boolean(false),
+        paperDefault: .boolean(true)),
+      ParameterDescriptor(
+        "ema_beta", .number(.fraction), "share of the weights so far at each step of mgda", default: .number(0.999)),
     ], scopes: [.tensor],
     notes: [
       "the result depends on the order of the models",
-      "the closed form of the paper's problem with fixed weights, not its early-stopped Adam",
+      "mgda needs dop_solver: adam",
     ])
 
   private let tasks: TaskMatrices
   private let mergedWeight: Double
+  private let subspaces: DualSubspaces.Choice
+  private let descent: DualDescent?
 
   package init(_ request: MethodRequest) throws(IngotError) {
     tasks = try TaskMatrices(request)
-    mergedWeight = tasks.segment.number("merged_weight") ?? 0.8
+    let segment = tasks.segment
+    mergedWeight = segment.number("merged_weight") ?? 0.8
+    subspaces = DualSubspaces.Choice(
+      usesOutputs: segment.text("dop_space") != "v", usesInputs: segment.text("dop_space") != "u", share: segment.number("svd_epsilon") ?? 1
+    )
+    let usesGradients = segment.flag("mgda", default: false)
+    guard segment.text("dop_solver") == "adam" else {
+      if usesGradients {
+        throw IngotError(
+          .recipe, "'mgda' weighs gradients, and the closed form has none", hint: "add 'dop_solver: adam', or remove 'mgda'",
+          subject: segment.name)
+      }
+      descent = nil
+      return
+    }
+    descent = DualDescent(
+      steps: Int(segment.number("iterations") ?? 200), rate: segment.number("lr") ?? 1e-4, weight: mergedWeight,
+      beta: usesGradients ? segment.number("ema_beta") ?? 0.999 : nil)
   }
 
   package var isMatrix: Bool { tasks.isMatrix }
@@ -46,7 +83,9 @@ package struct DOP: MatrixMethod {
       try job.checkStop()
       try job.loadTaskMatrix(task + 1, into: next)
       next.scale(by: tasks.weights[task])
-      try job.workspace.scope { () throws(IngotError) in try combine(merged, next, job) }
+      try job.workspace.scope { () throws(IngotError) in
+        if let descent { try descent.combine(merged, next, subspaces, job) } else { try combine(merged, next, job) }
+      }
     }
     try job.finish(delta: merged, scale: tasks.scale)
   }
@@ -60,16 +99,8 @@ package struct DOP: MatrixMethod {
     left.fill(0)
     right.fill(0)
     goal.fill(0)
-    try workspace.scope { () throws(IngotError) in
-      let gram: Matrix<Double> = try workspace.matrix(n, n)
-      let wide: Matrix<Double> = try workspace.matrix(m, n)
-      for (matrix, weight) in [(merged, mergedWeight), (next, 1 - mergedWeight)] where weight > 0 || job.isMeasuring {
-        try algebra.accumulateGram(widening: matrix, .transposed, alpha: weight, into: left, workspace)
-        try algebra.gram(widening: matrix, into: gram, workspace)
-        right.add(gram, times: weight)
-        wide.copy(matrix)
-        try algebra.multiply(wide, gram, into: goal, alpha: 2 * weight, beta: 1)
-      }
+    for (matrix, weight) in [(merged, mergedWeight), (next, 1 - mergedWeight)] where weight > 0 || job.isMeasuring {
+      try DualSubspaces(matrix, subspaces, job).add(to: left, right, goal: goal, weight: weight)
     }
     let (rows, columns): (Matrix<Double>, Matrix<Double>) = (try workspace.vector(m), try workspace.vector(n))
     try algebra.eigen(left, values: rows, workspace)

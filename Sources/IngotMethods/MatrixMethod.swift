@@ -143,6 +143,11 @@ package final class MatrixJob {
     }
   }
 
+  /// Side tensor `side` of the request's segment, of the matrix's shape.
+  package func loadSide(_ side: Int, into matrix: Matrix<Float>) throws(IngotError) {
+    try reader?.readSide(side, from: 0, into: matrix.floats)
+  }
+
   /// Side tensor `side` of the request's segment, n × n: whole, or made whole from its packed upper triangle of `count` values.
   package func loadGram(_ side: Int, isPacked: Bool, into gram: Matrix<Float>) throws(IngotError) {
     guard let reader else { return }

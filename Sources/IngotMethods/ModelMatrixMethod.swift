@@ -6,14 +6,24 @@ package import IngotTensors
 /// A matrix method whose tensors share numbers of the whole model, such as the norm of the merged delta.
 ///
 /// A first pass computes every tensor's delta and adds up its sums, a second writes base + scale · delta. Between them deltas of matrices are kept
-/// where the memory budget has room, else computed again. Tensors that are no matrices come in pieces of one row.
+/// where the memory budget has room, else computed again. Tensors that are no matrices come in pieces of one row. A method that must know
+/// something of all matrices before any delta, such as the threshold of a selection, counts first: one pass or more over the matrices.
 package protocol ModelMatrixMethod: MergeMethod where State == Void {
   /// True when tensor `segment` of the job is a matrix for the method.
   func isMatrix(_ segment: Int) -> Bool
 
-  /// Computes the delta of a matrix, or of a piece of another tensor, into `job.output`, and returns its sums: as many for every call. Also runs
-  /// with a measuring workspace, as `MatrixMethod.merge` does.
-  func delta(_ job: MatrixJob, isMatrix: Bool) throws(IngotError) -> [Double]
+  /// How many counters the next pass over the matrices has, given those of the passes so far; nil when no further pass is needed.
+  func counters(after passes: [[UInt64]]) -> Int?
+
+  /// Adds the counts of one matrix to the counters of the pass that follows `passes`. It has the memory that `delta` needs.
+  func count(_ job: MatrixJob, after passes: [[UInt64]], into counters: inout [UInt64]) throws(IngotError)
+
+  /// Computes the delta of a matrix, or of a piece of another tensor, into `job.output`, and returns its sums: as many for every call. `passes` are
+  /// the counters of all passes. Also runs with a measuring workspace and no counters, as `MatrixMethod.merge` does.
+  func delta(_ job: MatrixJob, isMatrix: Bool, counted passes: [[UInt64]]) throws(IngotError) -> [Double]
+
+  /// Makes the output, in place of the delta in `job.output`: base + scale · delta unless the method says otherwise.
+  func finish(_ job: MatrixJob, scale: Double) throws(IngotError)
 
   /// The scale of all deltas, from the sums over the whole model.
   func scale(_ sums: [Double]) -> Double
@@ -27,6 +37,10 @@ extension ModelMatrixMethod {
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope { .model }
   package var demands: Demands { Demands() }
 
+  package func counters(after passes: [[UInt64]]) -> Int? { nil }
+  package func count(_ job: MatrixJob, after passes: [[UInt64]], into counters: inout [UInt64]) throws(IngotError) {}
+  package func finish(_ job: MatrixJob, scale: Double) throws(IngotError) { try job.finish(delta: job.output, scale: scale) }
+
   /// The base: the engine computes the output of such methods from whole matrices and calls this for none.
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) { tile.kernels.scale(tile.inputs[0], by: 1, into: output) }
 
@@ -36,7 +50,7 @@ extension ModelMatrixMethod {
     let job = try MatrixJob(
       name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: Kernels(.best),
       workspace: workspace, reader: nil)
-    _ = try delta(job, isMatrix: isMatrix)
+    _ = try delta(job, isMatrix: isMatrix, counted: [])
     return workspace.peak
   }
 }

@@ -50,7 +50,7 @@ package struct OPCM: ModelMatrixMethod {
   package func isMatrix(_ segment: Int) -> Bool { matrices.indices.contains(segment) && matrices[segment] }
 
   /// ‖D‖², then ‖τ‖² of every model.
-  package func delta(_ job: MatrixJob, isMatrix: Bool) throws(IngotError) -> [Double] {
+  package func delta(_ job: MatrixJob, isMatrix: Bool, counted passes: [[UInt64]]) throws(IngotError) -> [Double] {
     let merged = job.output
     var sums = [0.0]
     try job.loadTaskMatrix(1, into: merged)
@@ -70,7 +70,7 @@ package struct OPCM: ModelMatrixMethod {
   }
 
   /// Takes out of `tau` what lies along the singular directions of `merged`.
-  private func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob) throws(IngotError) {
+  func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob) throws(IngotError) {
     let (algebra, workspace, r) = (job.algebra, job.workspace, job.rank)
     let triplets = try workspace.triplets(r, rows: job.rows, columns: job.columns)
     try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace)

@@ -58,13 +58,18 @@ package enum MethodRegistry {
     RCP.self,
     OPCM.self,
     DOP.self,
+    DOGE.self,
+    SVC.self,
+    MaTS.self,
+    CustomDiffusion.self,
+    Concrete.self,
     TwinSVD.self,
     WISE.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
   package static let rolling: [any MergeMethod.Type] = [
-    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingFinish.self,
+    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingOPCM.self, RollingFinish.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

@@ -92,14 +92,13 @@ extension ParameterDescriptor {
     ] + matrixSelection
   }
 
-  static var matrixSelection: [ParameterDescriptor] {
-    [
-      ParameterDescriptor(
-        "rest", .choice(["average", "task_arithmetic", "base"]),
-        "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
-        default: .text("average")),
-      embeddings,
-    ]
+  static var matrixSelection: [ParameterDescriptor] { [rest("average"), embeddings] }
+
+  static func rest(_ fallback: String) -> ParameterDescriptor {
+    ParameterDescriptor(
+      "rest", .choice(["average", "task_arithmetic", "base"]),
+      "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
+      default: .text(fallback))
   }
 
   static let embeddings = ParameterDescriptor(

@@ -13,6 +13,10 @@ package struct SideTensor: Sendable, Hashable {
     case channels
     /// n × n values for n columns, or its packed upper triangle.
     case gram
+    /// The same for m rows: m × m values.
+    case outputGram = "output_gram"
+    /// Any number of rows, of one value for each column.
+    case rows
     /// The same for n rows: of a weight that is stored as [in, out].
     case gramOfRows = "transposed"
   }

@@ -18,6 +18,18 @@ package struct SideInputDescriptor: Sendable, Hashable {
     /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`. Of a
     /// weight that is stored as n × m it has `.transposed` behind its name.
     case gram
+    /// The m × m Gram matrix of the gradients at the outputs of an m × n weight, in the same two layouts; named as `channels`.
+    case outputGram = "output_gram"
+    /// One row or more of n values for an m × n weight; named as `channels`.
+    case rows
+
+    /// True when side tensors are called as modules: a weight's name without `.weight`.
+    package var isOfModules: Bool {
+      switch self {
+      case .channels, .gram, .outputGram, .rows: true
+      case .tensor, .tensorOrSums, .optionalTensor: false
+      }
+    }
 
     /// For help.
     var words: String {
@@ -27,6 +39,8 @@ package struct SideInputDescriptor: Sendable, Hashable {
       case .tensorOrSums: "of each tensor's shape, or row and column sums"
       case .channels: "one value for each input channel"
       case .gram: "a Gram matrix of each module's inputs"
+      case .outputGram: "a Gram matrix of the gradients at each module's outputs"
+      case .rows: "rows of each module's inputs"
       }
     }
   }

@@ -23,8 +23,48 @@ package struct Weighting: Sendable {
   }
 }
 
+/// How a mask is made of a file's logits or shares.
+package struct MaskRule: Sendable, Hashable {
+  package enum Kind: Int32, Sendable, Hashable {
+    /// The share p: the sigmoid of a logit.
+    case share = 0
+    /// 1 where p > ½, else 0.
+    case rounded = 1
+    /// 1 with probability p, else 0.
+    case drawn = 2
+    /// The relaxed Bernoulli sample σ((logit + ln u − ln(1 − u)) / temperature).
+    case relaxed = 3
+  }
+
+  package var kind: Kind
+  package var isLogit: Bool
+  package var temperature: Double
+  package var seed: UInt64
+  package var stream: UInt64
+
+  package init(_ kind: Kind, isLogit: Bool, temperature: Double = 0.5, seed: UInt64 = 0, stream: UInt64 = 0) {
+    self.kind = kind
+    self.isLogit = isLogit
+    self.temperature = temperature
+    self.seed = seed
+    self.stream = stream
+  }
+
+  /// The values as they stand.
+  package static let values = MaskRule(.share, isLogit: false)
+}
+
 /// Steps that read side inputs.
 extension Kernels {
+  /// The mask of x, into `output` or times what is there; draws by seed, stream and the element's index. In f64, rounded once.
+  package func mask(_ x: Floats, _ rule: MaskRule, firstIndex: UInt64, multiplies: Bool = false, into output: Floats) {
+    let how = ingotk_mask_rule(
+      kind: rule.kind.rawValue, is_logit: rule.isLogit, multiplies: multiplies, temperature: rule.temperature, seed: rule.seed,
+      stream: rule.stream)
+    // SAFETY: both hold at least n values.
+    unsafe ingotk_soft_mask(set, x.base, how, firstIndex, output.base, min(x.count, output.count))
+  }
+
   /// base + f · (x − base), f the factor of the element's column; x itself where f is 1, the base where nothing is left of the difference. There
   /// are as many columns as factors.
   package func scaleChannels(_ x: Floats, factors: Floats, firstIndex: UInt64, base: Floats, into output: Floats) {

@@ -111,7 +111,7 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides)
+    let memory = try MemoryModels(!item.hasSides && item.omega == nil ? Self.models.models : Self.withSides)
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?

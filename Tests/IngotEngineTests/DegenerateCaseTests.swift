@@ -79,7 +79,7 @@ import Testing
     case "hi_merging": expected = v.map { 0.9 * $0 }
     // One task is no consensus; the largest of few scores is the cut.
     case "consensus", "pcb": expected = zero
-    case "model_stock", "layer_swap": expected = zero
+    case "model_stock", "layer_swap", "doge": expected = zero
     case "ema": expected = v.map { $0 / 10 }
     case "wma": expected = v.map { $0 * 2 / 3 }
     case "passthrough": expected = v

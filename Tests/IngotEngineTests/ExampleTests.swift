@@ -82,9 +82,10 @@ import Testing
       case .tensor, .tensorOrSums: return filled(tensor.name, tensor.shape) { _ in 0.1 + abs(random.normal()) }
       case .optionalTensor: return tensor.name.contains("mlp") ? filled(tensor.name, tensor.shape) { Double($0 % 2) } : nil
       case .channels: return tensor.shape.count == 2 ? filled(module, [tensor.shape[1]]) { _ in 0.1 + abs(random.normal()) } : nil
-      case .gram:
+      case .gram, .outputGram, .rows:
         guard tensor.shape.count == 2, !tensor.name.contains("embed"), !tensor.name.contains("head") else { return nil }
-        let n = tensor.shape[1]
+        if form == .rows { return filled(module, [2, tensor.shape[1]]) { _ in random.normal() } }
+        let n = tensor.shape[form == .gram ? 1 : 0]
         return filled(module, [n, n]) { $0 % (n + 1) == 0 ? 2 : 0.1 }
       }
     }

@@ -370,7 +370,8 @@ import Testing
   }()
 
   @Test(arguments: plain) func bytesDependOnNeitherThreadsNorBudget(_ method: String) throws {
-    let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]\n"
+    let parameters = method == "doge" ? "parameters: {iterations: 6, lr: 0.01}\n" : ""
+    let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]\n\(parameters)"
     var expected: [String: [Double]] = [:]
     for set in InstructionSet.available {
       for (threads, isLeast) in [(1, false), (3, false), (2, true)] {

@@ -39,6 +39,10 @@ struct MethodCase: Sendable, CustomStringConvertible {
     }
   }
 
+  /// That of the whole merge.
+  var wholeSide: String? { method == "concrete" ? "mask: [a.logits, b.logits]" : nil }
+  var hasSides: Bool { !sides.isEmpty || wholeSide != nil }
+
   /// Further parameters of each model.
   var perModel: [String: [String]] = [:]
 
@@ -108,6 +112,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     global += extra.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
     var text = "merge_method: \(method)\nmodels:\n\(models)parameters: {\(global.joined(separator: ", "))}\n"
     if usesBase { text += "base_model: base\n" }
+    if let wholeSide { text += "side: {\(wholeSide)}\n" }
     if let outDType { text += "out_dtype: \(outDType)\n" }
     if isPaper { text += "preset: paper\n" }
     if let numerics { text += "numerics: \(numerics)\n" }

@@ -132,6 +132,48 @@ import Testing
     #expect(state.values.contains { $0.dtype == .f32 })
   }
 
+  /// One model at a time gives what all at once do.
+  @Test(arguments: [0.5, 0.9]) func orthogonalProjections(_ alpha: Double) throws {
+    let scratch = try Self.scratch(.f32)
+    for model in Self.names.dropFirst() {
+      let plan = try add(model, scratch) { step in
+        (step.method, step.base) = (.opcm, scratch("base"))
+        if model == "m1" || alpha != 0.5 { step.settings["alpha"] = alpha }
+      }
+      #expect(plan.state.count == Int(model.dropFirst()))
+    }
+    let record = try #require(try RollingState.read(scratch("state")))
+    #expect(record.norms.count == 4 && record.norms.allSatisfy { $0 > 0 } && record.stateNorm > 0 && record.setting == alpha)
+    let expected = try batch(scratch, "opcm", hasBase: true, global: "projection_alpha: \(alpha)")
+    let base = try scratch.tensors("base")
+    for lambda in [1, 0.25] {
+      let found = try finish(scratch, lambda: lambda)
+      for name in Self.merged {
+        let (mine, theirs, start) = (try #require(found[name]), try #require(expected[name]), try #require(base[name]))
+        for index in 0..<mine.count {
+          let wanted = start.value(index) + lambda * (theirs.value(index) - start.value(index))
+          #expect(abs(mine.value(index) - wanted) <= 2e-6 * max(1, abs(wanted)))
+        }
+      }
+    }
+    // A model like the base: nothing to scale by.
+    let still = try Self.scratch(.f32)
+    try still.model("same", Array(try still.tensors("base").values), config: #"{"model_type": "llama"}"#)
+    try add("same", still) { step in (step.method, step.base) = (.opcm, still("base")) }
+    let same = try finish(still)
+    for name in Self.merged { #expect(same[name]?.hasBytes(of: try still.tensors("base")[name]) == true) }
+    for text in ["\"norms\": [0.0]", "\"state_norm\": 0.0"] {
+      let whole = try #require(still.text("state/rolling.json"))
+      #expect(whole.contains(text), "\(whole)")
+      try still.write("state/rolling.json", Array(whole.replacingOccurrences(of: text, with: "\"other\": 1").utf8))
+      let error = #expect(throws: IngotError.self) { _ = try RollingState.read(still("state")) }
+      #expect(error?.status == .format)
+      try still.write("state/rolling.json", Array(whole.utf8))
+    }
+    #expect(try refusal("m1", still) { $0.settings["alpha"] = 0.25 }?.message.contains("alpha") == true)
+    #expect(try refusal("m1", still) { $0.settings["alpha"] = 2 }?.status == .recipe)
+  }
+
   /// The record counts, the state verifies, and the result keeps the type that the models share.
   @Test func recordAndTypes() throws {
     let scratch = try Self.scratch()
@@ -185,6 +227,9 @@ import Testing
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.magmax, 2) }?.message.contains("no weight") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 1) }?.message.contains("beta is 1") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.weightedMean, .nan) }?.status == .invalidArgument)
+    #expect(try refusal("m1", scratch) { step in (step.method, step.settings) = (.runningMean, ["alpha": 0.5]) }?.message.contains("no alpha") == true)
+    #expect(
+      try refusal("m1", scratch) { step in (step.method, step.base, step.settings) = (.opcm, scratch("base"), ["alpha": 2]) }?.status == .invalidArgument)
     try add("m1", scratch) { step in (step.method, step.base) = (.taskArithmetic, scratch("base")) }
     let other = try refusal("m2", scratch) { $0.method = .magmax }
     #expect(other?.status == .recipe && other?.message.contains("task_arithmetic") == true)

@@ -172,6 +172,9 @@ import Testing
     MethodCase(method: "wise", weights: [1, 0.5, 2], densities: [1, 1, 1]),
     MethodCase(method: "wise", weights: [1, 0.5, 2], densities: [0.1, 0.2, 0.6]),
     MethodCase(method: "rcp"), MethodCase(method: "rcp", extra: ["rcp_lambda": "0"]),
+    MethodCase(method: "concrete", weights: [1, 0.5, 2]),
+    MethodCase(method: "concrete", lambda: 0.7, extra: ["mask_type": "binary"]),
+    MethodCase(method: "concrete", lambda: 0.7, extra: ["mask_type": "probability", "mask_rescale": "none"]),
   ]
   static let small = ReferenceModels([
     .init(name: "model.flat.weight", shape: [70_001], dtypes: [.f32, .f32, .f32, .f32]),

@@ -21,6 +21,10 @@ extension ReferenceModels {
         } else {
           all["\(model).second_moment", default: []].append(Self.side(tensor.name, dtype, tensor.shape, seed + 2, 1e-12))
         }
+        // Logits of masks; one file does without the small tensors.
+        if model == "a" || model == "b" && tensor.count > 64 {
+          all["\(model).logits", default: []].append(Self.side(tensor.name, .f32, tensor.shape, seed + 6, 2) { $0 & 256 == 0 ? 1 : -1 })
+        }
         if tensor.shape.count == 2 {
           all["\(model).mask", default: []].append(Self.side(tensor.name, dtype, tensor.shape, seed + 7, 1) { $0 & 768 == 0 ? 1 : 0 })
         }
@@ -63,6 +67,9 @@ extension MethodCase {
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_rescale": "operator"]),
     MethodCase(method: "wise", densities: [0.2, 0.1, 1]),
     MethodCase(method: "rcp"),
+    MethodCase(method: "concrete", weights: [1, 0.5, 2], lambda: 0.4),
+    MethodCase(method: "concrete", extra: ["mask_type": "discrete", "mask_rescale": "none"]),
+    MethodCase(method: "concrete", extra: ["mask_type": "continuous", "temperature": "0.3"]),
     MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], omega: 0.3),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], omega: 0.1),
   ]
@@ -81,6 +88,7 @@ struct SideReference {
     switch item.method {
     case "fisher": fisher()
     case "ota": ota()
+    case "concrete": concrete()
     case "wise": wise()
     default: rcp()
     }
@@ -179,6 +187,35 @@ struct SideReference {
         }
       }
       return Expectation(values: result, scales: base.indices.map { i in abs(base[i]) + inputs.reduce(0) { $0 + abs($1[i]) } })
+    }
+  }
+
+  /// Of the masks that draw nothing.
+  private func concrete() -> [Expectation] {
+    let lambda = item.lambda == 1 ? 0.3 : item.lambda
+    return tensors.indices.map { index in
+      let base = values("base", index)
+      let inputs = MethodCase.models.map { values($0, index) }
+      let files = ["a.logits", "b.logits"].map { side($0, tensors[index].name) }.filter { !$0.isEmpty }
+      let mask = base.indices.map { i in
+        files.reduce(1.0) { product, file in
+          let share = 1 / (1 + exp(-file[i]))
+          return product * (item.extra["mask_type"] == "binary" ? (share > 0.5 ? 1 : 0) : share)
+        }
+      }
+      let mean = item.extra["mask_rescale"] == "none" ? 1 : mask.reduce(0, +) / Double(max(mask.count, 1))
+      var expectation = Expectation(values: [], scales: [])
+      for i in base.indices {
+        let factor = mean > 0 ? mask[i] / mean : 0
+        var (sum, scale) = (0.0, abs(base[i]))
+        for model in 0..<3 {
+          sum += item.weights[model] * (inputs[model][i] - base[i])
+          scale += (1 + factor) * abs(inputs[model][i])
+        }
+        expectation.values.append(base[i] + lambda * factor * sum)
+        expectation.scales.append(scale)
+      }
+      return expectation
     }
   }
 

@@ -26,6 +26,15 @@ import Testing
       kernels.vote(gradient: rows[0], rows[1], rows[2], prior: rows[0], lambda: 3, begins: true, into: output)
       kernels.vote(gradient: rows[1], rows[1], rows[2], prior: rows[0], lambda: 0.5, begins: false, into: output)
     },
+    Operation(name: "mask of logits") { $0.mask($1[0], MaskRule(.share, isLogit: true), firstIndex: 3, into: $2) },
+    Operation(name: "drawn mask") { $0.mask($1[0], MaskRule(.drawn, isLogit: true, seed: 5, stream: 9), firstIndex: 3, into: $2) },
+    Operation(name: "relaxed mask") {
+      $0.mask($1[0], MaskRule(.relaxed, isLogit: true, temperature: 0.5, seed: 5, stream: 9), firstIndex: 6, into: $2)
+    },
+    Operation(name: "masked") { kernels, rows, output in
+      kernels.mask(rows[0], MaskRule(.rounded, isLogit: false), firstIndex: 0, into: output)
+      kernels.mask(rows[1], .values, firstIndex: 0, multiplies: true, into: output)
+    },
     Operation(name: "voted") { $0.addVoted($1[0], $1[1], base: $1[2], votes: $1[0], into: $2) },
   ]
 
@@ -38,6 +47,34 @@ import Testing
         #expect(found.bits == reference.bits, "\(operation.name), \(kind), \(count)")
         #expect(found.bordersAreIntact)
       }
+    }
+  }
+
+  @Test(arguments: InstructionSet.available) func masks(_ set: InstructionSet) {
+    let kernels = Kernels(set)
+    let logits = (0..<1003).map { Float($0 - 501) / 16 }
+    let (x, output) = (Memory(logits), Memory(count: logits.count))
+    kernels.mask(x.floats, MaskRule(.share, isLogit: true), firstIndex: 0, into: output.floats)
+    for (logit, share) in zip(logits, output.values) {
+      let expected = 1 / (1 + exp(-Double(logit)))
+      #expect(abs(Double(share) - expected) <= 1e-7 * expected)
+    }
+    kernels.mask(x.floats, MaskRule(.rounded, isLogit: true), firstIndex: 0, into: output.floats)
+    #expect(output.values == logits.map { $0 > 0 ? 1 : 0 })
+    // Draws: those of the definition, and about as many as the share says.
+    let even = Memory([Float](repeating: 0.25, count: 4096)), drawn = Memory(count: 4096)
+    kernels.mask(even.floats, MaskRule(.drawn, isLogit: false, seed: 3, stream: 7), firstIndex: 11, into: drawn.floats)
+    for (index, value) in drawn.values.enumerated() {
+      let word = Philox.word(seed: 3, stream: 7, index: UInt64(index) + 11)
+      #expect(value == ((Double(word) + 0.5) * 0x1p-32 < 0.25 ? 1 : 0))
+    }
+    #expect(abs(drawn.values.reduce(0, +) - 1024) < 150)
+    let relaxed = Memory(count: 4096)
+    kernels.mask(even.floats, MaskRule(.relaxed, isLogit: false, seed: 3, stream: 7), firstIndex: 11, into: relaxed.floats)
+    for (index, value) in relaxed.values.enumerated() {
+      let u = (Double(Philox.word(seed: 3, stream: 7, index: UInt64(index) + 11)) + 0.5) * 0x1p-32
+      let t = (log(0.25 / 0.75) + log(u / (1 - u))) / 0.5
+      #expect(abs(Double(value) - 1 / (1 + exp(-t))) <= 1e-6)
     }
   }
 

@@ -63,7 +63,10 @@ METHODS: dict[str, list[str]] = {
     "twin": ["-m", "twin", "-b", "{0}", "{1}", "{2}"],
 }
 # Measured elsewhere: they hold whole matrices, whose bytes the plan says, or read side files.
-OTHERS = {"iso_c", "iso_cts", "tsv_m", "r_tsvm", "wudi", "optmerge", "opcm", "dop", "regmean", "fisher", "ota", "rcp", "wise", "twin_svd"}
+OTHERS = {
+    *("iso_c", "iso_cts", "tsv_m", "r_tsvm", "wudi", "optmerge", "opcm", "dop", "doge", "svc", "twin_svd"),
+    *("regmean", "mats", "custom_diffusion", "fisher", "ota", "rcp", "concrete", "wise"),
+}
 
 
 def arguments(method: str, models: list[Path]) -> list[str]:

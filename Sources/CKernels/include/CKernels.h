@@ -164,6 +164,17 @@ void ingotk_vote(int32_t set, const float *g, const float *x, const float *r, co
                  size_t n);
 /* r + (x - base) where the vote is above 0, else r. */
 void ingotk_add_voted(int32_t set, const float *r, const float *x, const float *base, const float *votes, float *out, size_t n);
+/* Values of a mask from logits, or from shares. kind 0: the share p, the sigmoid of a logit; 1: 1 where p > 1/2, else 0; 2: 1 where the draw u < p,
+ * else 0; 3: the relaxed sample, the sigmoid of (logit + ln u - ln(1 - u)) / temperature. u is (the element's Philox word + 1/2) / 2^32. Into
+ * `out`, or times what is there. In f64, rounded once. */
+typedef struct {
+  int32_t kind;
+  bool is_logit;
+  bool multiplies;
+  double temperature;
+  uint64_t seed, stream;
+} ingotk_mask_rule;
+void ingotk_soft_mask(int32_t set, const float *x, ingotk_mask_rule rule, uint64_t first, float *out, size_t n);
 /* Rounding to F16 or BF16 after every step; other types round nothing. */
 void ingotk_round_to(int32_t set, int32_t dtype, float *x, size_t n);
 void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t rows, const float *weights, bool normalize,

@@ -97,6 +97,8 @@ struct AdapterExtraction: AdapterJob {
   /// Model types whose layers keep weights as [in, out].
   private static let turnedTypes: Set<String> = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"]
 
+  static func isTurned(_ config: JSONValue?) -> Bool { (config?["model_type"]?.asString).map(turnedTypes.contains) ?? false }
+
   init(_ request: ExtractionRequest) throws(IngotError) {
     self.request = request
     if let dtype = request.dtype, !dtype.isOutput {
@@ -104,7 +106,7 @@ struct AdapterExtraction: AdapterJob {
     }
     baseModel = try request.base.readable()
     tunedModel = try request.tuned.readable()
-    let isTurned = (tunedModel.checkpoint.config?["model_type"]?.asString).map(Self.turnedTypes.contains) ?? false
+    let isTurned = Self.isTurned(tunedModel.checkpoint.config)
     var sorter = DifferenceSorter(request, base: baseModel, tuned: tunedModel, isTurned: isTurned)
     try sorter.sort()
     pairs = sorter.modules.map { Pair(base: $0.base, tuned: $0.tuned, isTurned: $0.isTurned, rule: $0.rule) }

@@ -35,7 +35,9 @@ package struct RollingPlan: Sendable {
   package let destination: String
   /// True when the destination is the state that the plan reads.
   package let replaces: Bool
-  /// The record after the step.
+  /// False for the end.
+  let isStep: Bool
+  /// The record after the step; norms are still those of before.
   package let state: RollingState
 }
 
@@ -79,11 +81,12 @@ extension RollingPlan {
     state.weightSum += weight
     var options = PlanOptions()
     options.writesModelCard = false
-    options.extraFiles = [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
+    // Where the run finds a norm, the record is written after it.
+    if method != .opcm { options.extraFiles = [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))] }
     let planes = method.rules.planes
     let models: any ModelProvider = planes.count == 1 ? provider : RollingPlanes(provider, state: step.state, planes: planes, for: .step)
     let plan = try Plan.make(try Self.parse(text), options: options, models: models)
-    return RollingPlan(plan: plan, destination: step.state, replaces: known != nil, state: state)
+    return RollingPlan(plan: plan, destination: step.state, replaces: known != nil, isStep: true, state: state)
   }
 
   /// Plans the model that a state makes. `lambda` is the factor of the merged task vector, `dtype` the type of the result: by default the base's,
@@ -124,14 +127,15 @@ extension RollingPlan {
       : rules.planes.map { RollingPlanes.reference(directory, plane: $0, at: position) }
     lines.append("models:")
     lines += references.map { "  - model: \($0.yaml)" }
-    lines.append("parameters: {rule: \(rules.rule), divisor: \(rules.isMean ? state.weightSum : 1), lambda: \(lambda ?? 1)}")
+    let factor = (lambda ?? 1) * (state.method == .opcm ? state.normFactor : 1)
+    lines.append("parameters: {rule: \(rules.rule), divisor: \(rules.isMean ? state.weightSum : 1), lambda: \(factor)}")
     if let dtype = dtype ?? (state.base == nil ? state.dtype : nil) { lines.append("dtype: \(yamlScalar(dtype))") }
     var options = PlanOptions()
     options.writesModelCard = false
     let models: any ModelProvider =
       rules.planes.count == 1 ? provider : RollingPlanes(provider, state: directory, planes: rules.planes, for: .end)
     let plan = try Plan.make(try parse(lines.joined(separator: "\n") + "\n"), options: options, models: models)
-    return RollingPlan(plan: plan, destination: destination, replaces: false, state: state)
+    return RollingPlan(plan: plan, destination: destination, replaces: false, isStep: false, state: state)
   }
 
   private static func parse(_ text: String) throws(IngotError) -> Recipe {
@@ -145,7 +149,16 @@ extension Engine {
   package func merge(
     _ rolling: RollingPlan, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = .none
   ) throws(IngotError) -> RunReport {
-    try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher)
+    try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher) { (report) throws(IngotError) in
+      guard rolling.state.method == .opcm, rolling.isStep else { return [] }
+      var state = rolling.state
+      guard let task = report.finding(RollingOPCM.taskNorm), let norm = report.finding(RollingOPCM.stateNorm) else {
+        throw IngotError(.internalError, "a step of opcm that found no norms")
+      }
+      state.norms.append(task)
+      state.stateNorm = norm
+      return [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
+    }
   }
 }
 
@@ -249,4 +262,9 @@ extension ProvidedModel {
     let found = Set(checkpoint.tensors.lazy.map(\.dtype).filter(\.hasArithmetic).map(\.defaultOutput))
     return found.count == 1 ? found.first?.torchName : nil
   }
+}
+
+extension RunReport {
+  /// A number that a job of the whole model found.
+  fileprivate func finding(_ name: String) -> Double? { findings.first { $0.finding.name == name }?.finding.value }
 }

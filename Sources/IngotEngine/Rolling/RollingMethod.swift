@@ -18,6 +18,8 @@ package enum RollingMethod: String, Sendable, CaseIterable {
   case ties
   /// Σ wₜ Fₜ θₜ / Σ wₜ Fₜ, Fₜ the diagonal Fisher information of each model, divided by its norm.
   case fisher
+  /// D₁ = τ₁, Dₜ = Dₜ₋₁ + τₜ without what it says along the singular directions of Dₜ₋₁; at the end times λ and the mean of ‖τₜ‖ over ‖D‖, added to θ₀.
+  case opcm
 
   package var needsBase: Bool { rules.needsBase }
   package var takesWeight: Bool { rules.weight != .none }
@@ -97,6 +99,11 @@ extension RollingMethod {
         setting: ParameterDescriptor("alpha", .number(.fraction), "share of the mean of those before", default: .number(0.1)))
     case .taskArithmetic: RollingRules(needsBase: true, weight: .any)
     case .magmax: RollingRules(step: "rolling_magmax", planes: [RollingPlane(parameters: { _ in [] })], needsBase: true)
+    case .opcm:
+      RollingRules(
+        step: "rolling_opcm", planes: [RollingPlane(parameters: { [("projection_alpha", "\($0.setting)")] })], needsBase: true,
+        setting: ParameterDescriptor(
+          "alpha", .number(.fraction), "share of the singular values whose directions are closed to further models", default: .number(0.5)))
     case .ties:
       RollingRules(
         step: "rolling_vote",

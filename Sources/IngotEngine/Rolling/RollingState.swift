@@ -27,11 +27,19 @@ package struct RollingState: Sendable {
   package var dtype: String?
   /// Digests of the sources of the models that are in, in order.
   package var models: [String] = []
+  /// Of `opcm`: the norm of each model's task vector, and that of the state.
+  package var norms: [Double] = []
+  package var stateNorm = 0.0
 
   package init(method: RollingMethod, setting: Double?, base: Base?) {
     self.method = method
     self.setting = setting
     self.base = base
+  }
+
+  /// What the end multiplies the state with, of `opcm`: the models' mean norm over the state's; 0 where the state is zero.
+  package var normFactor: Double {
+    stateNorm > 0 ? norms.reduce(0, +) / Double(max(norms.count, 1)) / stateNorm : 0
   }
 
   /// What must stay the same from step to step, as one digest.
@@ -81,12 +89,17 @@ package struct RollingState: Sendable {
     for model in try (root["models"] ?? .null).requireArray("models", in: path) {
       models.append(try model.requireString("models", in: path))
     }
+    if method == .opcm {
+      for norm in try (root["norms"] ?? .null).requireArray("norms", in: path) { norms.append(norm.asDouble ?? .nan) }
+      stateNorm = root["state_norm"]?.asDouble ?? .nan
+    }
     let identity = try (root["identity"] ?? .null).requireString("identity", in: path)
     guard identity == self.identity, count > 0, count == models.count, weightSum.isFinite, method.needsBase == (base != nil),
-      (method.setting != nil) == (setting != nil), method.takes(setting: setting)
+      (method.setting != nil) == (setting != nil), method.takes(setting: setting), norms.count == (method == .opcm ? count : 0),
+      (norms + [stateNorm]).allSatisfy({ $0.isFinite && $0 >= 0 })
     else {
       throw IngotError(
-        .format, "the record does not fit itself: method, its setting, base, count and models are not what its identity says",
+        .format, "the record does not fit itself: method, its setting, base, count, models and norms are not what its identity says",
         hint: "the file was changed by hand; begin again, or bring back the one that was written", subject: path)
     }
   }
@@ -109,6 +122,10 @@ package struct RollingState: Sendable {
       document.field("weight_sum", weightSum)
       document.field("dtype", dtype)
       document.list("models") { list in for model in models { list.value(model) } }
+      if method == .opcm {
+        document.field("norms", json: JSON.text(.array(norms.map { .double($0) })))
+        document.field("state_norm", stateNorm)
+      }
     }
     return Array(document.line().utf8)
   }

@@ -171,6 +171,38 @@ def test_gram_matrices(torch: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
 
+def test_output_gram_matrices(torch: Any, model: Any, batches: Batches, tmp_path: Path) -> None:
+    path = collect.output_gram_matrices(model, batches, tmp_path / "o.safetensors", labels="empirical")
+    found = load(path)
+    assert set(found) == {"0", "3"}
+    rows = []
+    for inputs, labels in batches:
+        with torch.no_grad():
+            shares = torch.softmax(model(inputs).double(), dim=-1)
+        rows.append(shares - torch.nn.functional.one_hot(labels, shares.shape[1]))
+    g = torch.cat(rows)
+    np.testing.assert_allclose(found["3"], (g.T @ g / len(g)).numpy(), rtol=1e-4, atol=1e-7)
+    # Through the layers between: the gradient at the first layer's output, by hand.
+    below = torch.zeros(found["0"].shape, dtype=torch.float64)
+    for inputs, labels in batches:
+        hidden = model[0](inputs).detach().requires_grad_(True)
+        torch.nn.functional.cross_entropy(model[1:](hidden), labels, reduction="sum").backward()
+        below += hidden.grad.double().T @ hidden.grad.double()
+    model.zero_grad(set_to_none=True)
+    np.testing.assert_allclose(found["0"], (below / len(g)).numpy(), rtol=1e-4, atol=1e-7)
+    assert metadata(path) == {"kind": "output_gram", "labels": "empirical", "samples": str(len(g)), "rows": str(len(g))}
+    drawn = load(collect.output_gram_matrices(model, batches, tmp_path / "d.safetensors", seed=3))
+    again = load(collect.output_gram_matrices(model, batches, tmp_path / "e.safetensors", seed=3))
+    assert all((drawn[name] == again[name]).all() for name in drawn)
+    np.testing.assert_allclose(drawn["3"], drawn["3"].T)
+    assert all(value.grad is None for value in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ingot.InvalidArgumentError, match="labels"):
+        collect.output_gram_matrices(model, batches, tmp_path / "f.safetensors", labels="exact")  # type: ignore[arg-type]
+    with pytest.raises(ingot.InvalidArgumentError, match="no batches"):
+        collect.output_gram_matrices(model, [], tmp_path / "f.safetensors")
+
+
 def test_packed_and_transposed_gram_matrices(torch: Any, tmp_path: Path) -> None:
     """More columns than a panel has, and transformers' Conv1D, whose weight is [in, out]: also in a merge, beside the same as Linear."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

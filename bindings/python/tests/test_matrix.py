@@ -11,6 +11,7 @@ from pathlib import Path
 import ingot
 import numpy as np
 import pytest
+from support import load
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 LIMIT = 1e-4
@@ -105,7 +106,60 @@ def opcm(tasks: list[Matrix]) -> Matrix:
     return merged * np.mean([np.linalg.norm(t) for t in tasks]) / np.linalg.norm(merged)
 
 
+def svc(tasks: list[Matrix]) -> Matrix:
+    merged = sum(tasks)
+    u, _, _ = factors(merged)
+    own = u.T @ merged
+    counts = np.zeros(len(own))
+    for task in tasks:
+        seen = u.T @ task
+        counts += np.maximum(1, (own * seen).sum(axis=1) / np.maximum((seen * seen).sum(axis=1), 1e-300))
+    return merged + u @ np.diag(len(tasks) / counts - 1) @ own
+
+
+DENSITY, STEPS, RATE = 0.4, 60, 1e-3
+
+
+def largest(task: Matrix) -> Matrix:
+    count = int(DENSITY * task.size)
+    return np.abs(task) >= np.sort(np.abs(task), axis=None)[-count]
+
+
+def doge(tasks: list[Matrix], *, projects: bool = True) -> Matrix:
+    scales = [0.07 / np.linalg.norm(t) for t in tasks]
+    common, total = sum(s * t for s, t in zip(scales, tasks)), sum(scales)
+    rank = min(tasks[0].shape)
+    joined = np.concatenate([np.linalg.svd(t, full_matrices=False)[0][:, : rank // len(tasks)] for t in tasks], axis=1)
+    basis = np.linalg.svd(joined, full_matrices=False)[0][:, : rank // 6 if projects else 0]
+    delta, first, second = (np.zeros(tasks[0].shape) for _ in range(3))
+    for step in range(1, STEPS + 1):
+        gradient = sum(-2 * total * (t * (t - common - total * delta)).sum(axis=1, keepdims=True) * t for t in tasks)
+        gradient = gradient - basis @ (basis.T @ gradient)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        delta = delta - RATE * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return sum(s * largest(t) * (t + delta) for s, t in zip(scales, tasks))
+
+
+def doge_without_projection(tasks: list[Matrix]) -> Matrix:
+    return doge(tasks, projects=False)
+
+
+def dop(tasks: list[Matrix]) -> Matrix:
+    merged = tasks[0]
+    for task in tasks[1:]:
+        left, right = (0.8 * merged @ merged.T + 0.2 * task @ task.T), (0.8 * merged.T @ merged + 0.2 * task.T @ task)
+        goal = 2 * (0.8 * merged @ merged.T @ merged + 0.2 * task @ task.T @ task)
+        (rows, q), (columns, p) = np.linalg.eigh(left), np.linalg.eigh(right)
+        sums = rows[:, None] + columns[None]
+        kept = sums > 1e-12 * sums[-1, -1]
+        turned = np.where(kept, q.T @ goal @ p / np.where(kept, sums, 1), q.T @ ((merged + task) / 2) @ p)
+        merged = q @ turned @ p.T
+    return merged
+
+
 Reference = Callable[[list[Matrix]], Matrix]
+SETTINGS: dict[str, object] = {"density": DENSITY, "iterations": STEPS, "lr": RATE}
 CASES: list[tuple[str, dict[str, object], Reference]] = [
     ("iso_c", {}, iso_c),
     ("iso_c", {"route": "svd"}, iso_c),
@@ -113,6 +167,9 @@ CASES: list[tuple[str, dict[str, object], Reference]] = [
     ("tsv_m", {}, tsv_m),
     ("wudi", {"solver": "closed_form"}, wudi),
     ("opcm", {}, opcm),
+    ("svc", {}, svc),
+    ("doge", {**SETTINGS, "subspace": 0}, doge_without_projection),
+    ("dop", {}, dop),
 ]
 
 
@@ -128,6 +185,77 @@ def test_equals_the_svd_in_float64(
     found = merged.astype("d") - base
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error <= LIMIT, f"{error:.1e}"
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (64, 160), (150, 72)])
+@pytest.mark.parametrize("kind", ["gaussian", "bf16_difference"])
+def test_doge_outside_the_common_subspace(kind: str, shape: tuple[int, int]) -> None:
+    """Of repeated tasks, and of small ranks, the joined vectors have equal singular values, and the common subspace is undetermined."""
+    base, tunes = INPUTS[kind](np.random.default_rng(5), shape)
+    merged = ingot.merge_state_dicts("doge", [{NAME: t} for t in tunes], base={NAME: base}, dtype="float32", **SETTINGS)[NAME]
+    expected = doge([t.astype("d") - base for t in tunes])
+    error = np.linalg.norm(merged.astype("d") - base - expected) / np.linalg.norm(expected)
+    assert error <= 5 * LIMIT, f"{error:.1e}"
+
+
+MODULE = NAME.removesuffix(".weight")
+
+
+def with_sides(
+    tmp_path: Path, method: str, tensors: dict[str, dict[str, Matrix]], sides: list[dict[str, str]], top: str, **parameters: object
+) -> Matrix:
+    """Merges m0, m1, ... of `tensors`, each with its side files, and gives the weight."""
+    lines = [f"merge_method: {method}", "dtype: float32", *([top] if top else []), "models:"]
+    for number, side in enumerate(sides):
+        lines.append(f"  - {{model: m{number}, side: {{{', '.join(f'{k}: {v}' for k, v in side.items())}}}}}")
+    lines.append("parameters: {" + ", ".join(f"{key}: {value}" for key, value in parameters.items()) + "}")
+    ingot.merge("\n".join(lines) + "\n", tmp_path / "out", models=tensors)
+    return load(tmp_path / "out" / "model.safetensors")[NAME].astype("d")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("solver", ["cg", "exact"])
+def test_mats_solves_its_equations(tmp_path: Path, solver: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    m, n = 11, 14
+    tensors: dict[str, dict[str, Matrix]] = {}
+    operator, right = np.zeros((m * n, m * n)), np.zeros(m * n)
+    sides = []
+    for number in range(count):
+        weight = rng.normal(0, 1, (m, n)).astype("f")
+        x, g = rng.normal(0, 1, (40, n)), rng.normal(0, 1, (40, m))
+        inputs, outputs = (x.T @ x / 40).astype("f"), (g.T @ g / 40).astype("f")
+        tensors[f"m{number}"] = {NAME: weight}
+        tensors[f"i{number}"], tensors[f"o{number}"] = {MODULE: inputs}, {MODULE: outputs}
+        sides.append({"gram": f"i{number}", "output_gram": f"o{number}"})
+        operator += np.kron(outputs.astype("d"), inputs.astype("d"))
+        right += (outputs.astype("d") @ weight @ inputs).ravel()
+    expected = np.linalg.solve(operator, right).reshape(m, n)
+    found = with_sides(tmp_path, "mats", tensors, sides, "", mats_solver=solver, tolerance="1.0e-10", iterations=1000)
+    assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def test_custom_diffusion_is_the_constrained_minimum(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    m, n = 20, 16
+    base = rng.normal(0, 1, (m, n)).astype("f")
+    captions = rng.normal(0, 1, (200, n))
+    gram = (captions.T @ captions / 200).astype("f")
+    tensors: dict[str, dict[str, Matrix]] = {"base": {NAME: base}, "captions": {MODULE: gram}}
+    words, wanted = [], []
+    for number in range(3):
+        weight = (base + rng.normal(0, 0.1, (m, n))).astype("f")
+        features = rng.normal(0, 1, (2, n)).astype("f")
+        tensors[f"m{number}"], tensors[f"w{number}"] = {NAME: weight}, {MODULE: features}
+        words.append(features.astype("d"))
+        wanted.append(weight.astype("d") @ features.T)
+    top = "base_model: base\nside: {regularization: captions}"
+    found = with_sides(tmp_path, "custom_diffusion", tensors, [{"features": f"w{i}"} for i in range(3)], top, ridge=0)
+    c, v = np.concatenate(words), np.concatenate(wanted, axis=1)
+    directions = c @ np.linalg.inv(gram.astype("d"))
+    expected = base + (v - base @ c.T) @ np.linalg.inv(directions @ c.T) @ directions
+    assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+    assert np.linalg.norm(found @ c.T - v) <= 1e-6 * np.linalg.norm(v)
 
 
 def test_the_package_advises_openblas_and_leaves_what_is_set() -> None:

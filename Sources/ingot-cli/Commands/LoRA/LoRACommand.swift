@@ -2,6 +2,7 @@ import ArgumentParser
 import IngotEngine
 import IngotErrors
 import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 
@@ -9,13 +10,14 @@ import IngotTensors
 struct LoRACommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "lora",
-    abstract: "Look at, apply, merge, extract and resize LoRA adapters in PEFT's layout.",
+    abstract: "Look at, apply, merge, extract, resize and pack LoRA adapters in PEFT's layout.",
     discussion: """
       An adapter is a directory with adapter_config.json and adapter_model.safetensors (or .bin), its weight file, or org/name[@revision] in \
       the local Hugging Face cache. What is written has the same layout, and scale 1: lora_alpha is the rank.
       """,
     subcommands: [
       LoRAInspectCommand.self, LoRAApplyCommand.self, LoRAMergeCommand.self, LoRAExtractCommand.self, LoRAResizeCommand.self,
+      LoRABasisCommand.self, LoRARestoreCommand.self, LoRAPackCommand.self, LoRAUnpackCommand.self, LoRAInitCommand.self,
     ])
 }
 
@@ -91,6 +93,15 @@ struct RankArguments: ParsableArguments {
 
   static func usage(_ message: String) -> Failure {
     Failure(IngotError(.invalidArgument, message, hint: "see 'ingot lora --help'"))
+  }
+}
+
+/// A glob or regular expression of an option.
+func pattern(_ text: String, of option: String) throws(Failure) -> TensorPattern {
+  do throws(TensorPattern.Fault) {
+    return try TensorPattern(text)
+  } catch {
+    throw Failure(IngotError(.invalidArgument, "\(option) \(text.prefix(80)): \(error.message)", subject: option))
   }
 }
 

@@ -105,14 +105,6 @@ struct LoRAExtractCommand: ParsableCommand {
     return result
   }
 
-  private func pattern(_ text: String, of option: String) throws(Failure) -> TensorPattern {
-    do throws(TensorPattern.Fault) {
-      return try TensorPattern(text)
-    } catch {
-      throw Failure(IngotError(.invalidArgument, "\(option) \(text.prefix(80)): \(error.message)", subject: option))
-    }
-  }
-
   private func rule(_ text: String) throws(Failure) -> ExtractionRequest.ModuleRule {
     if text == "skip" { return .skip }
     if text == "whole" { return .whole }

@@ -82,7 +82,7 @@ def gram_matrices(
 
 def gram_name(name: str, module: Any) -> str:
     """What a module's Gram matrix is called."""
-    return name + ".transposed" if _is_turned(module) else name
+    return name + ".transposed" if is_turned(module) else name
 
 
 def _gram_shape(width: int, packed: bool) -> tuple[int, ...]:
@@ -116,14 +116,14 @@ def _modules(model: Any, choose: Chooser | None, *, norms: bool) -> dict[str, An
         weight: Any = getattr(module, "weight", None)
         if not name or not hasattr(weight, "dim") or (choose is not None and not choose(name)):
             continue
-        if _is_linear(module) or (weight.dim() == 1 if norms else _is_turned(module)):
+        if _is_linear(module) or (weight.dim() == 1 if norms else is_turned(module)):
             found[name] = module
     return found
 
 
 def linear_modules(model: Any) -> dict[str, Any]:
     """The modules that a Gram matrix can be taken of, by name; the model itself, where it is one, is called ""."""
-    return {name: module for name, module in model.named_modules() if _is_linear(module) or _is_turned(module)}
+    return {name: module for name, module in model.named_modules() if _is_linear(module) or is_turned(module)}
 
 
 def _is_linear(module: Any) -> bool:
@@ -131,7 +131,7 @@ def _is_linear(module: Any) -> bool:
     return bool(hasattr(weight, "dim") and weight.dim() == 2 and getattr(module, "in_features", None) == weight.shape[1])
 
 
-def _is_turned(module: Any) -> bool:
+def is_turned(module: Any) -> bool:
     """True of transformers' Conv1D (GPT-2), a linear layer whose weight is [in, out]."""
     weight: Any = getattr(module, "weight", None)
     is_conv = type(module).__name__ == "Conv1D" and hasattr(weight, "dim") and weight.dim() == 2
@@ -140,7 +140,7 @@ def _is_turned(module: Any) -> bool:
 
 def width_of(module: Any) -> int:
     """Input channels."""
-    return int(module.weight.shape[0 if _is_turned(module) else -1])
+    return int(module.weight.shape[0 if is_turned(module) else -1])
 
 
 def rows_of_input(value: Any, mask: Any, width: int) -> Any:

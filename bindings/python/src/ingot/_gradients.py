@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ._activations import is_turned, linear_modules, rows_of_input
 from ._batches import Loss, call_loss, evaluating, import_torch, logits_of, mask_of, scalar, units, without_labels
 from ._errors import InvalidArgumentError, NotFoundError
 from ._sidefiles import Chooser, Output, SideFile
@@ -61,8 +62,8 @@ def fisher(
                 scalar(torch, call_loss(torch, model, batch, loss)).backward()
                 continue
             scores, mask = logits_of(model, without_labels(torch, batch)), mask_of(torch, batch)
-            logs = torch.log_softmax(scores.float(), dim=-1)
             if labels == "exact":
+                logs = torch.log_softmax(scores.float(), dim=-1)
                 if logs.dim() != 2 or logs.shape[0] != 1:
                     raise InvalidArgumentError(
                         f"the logits have shape {tuple(scores.shape)}, expected one example of some classes",
@@ -73,12 +74,7 @@ def fisher(
                     factor = float(logs[0, label].detach().exp())
                     logs[0, label].backward(retain_graph=label + 1 < logs.shape[1])
                 continue
-            flat = logs.reshape(-1, logs.shape[-1])
-            drawn = torch.multinomial(flat.detach().cpu().exp(), 1, generator=generator).to(flat.device)
-            chosen = flat.gather(1, drawn)[:, 0]
-            if mask is not None and mask.numel() == chosen.numel():
-                chosen = chosen[mask.reshape(-1).to(chosen.device)]
-            chosen.sum().backward()
+            _drawn(torch, scores, mask, generator).backward()
         return _finish(file, count, {"kind": "fisher", "labels": labels})
 
 
@@ -149,6 +145,72 @@ def gradients(
     return paths
 
 
+def output_gram_matrices(
+    model: Any,
+    batches: Iterable[Any],
+    out: Output,
+    *,
+    labels: Literal["sampled", "empirical"] = "sampled",
+    loss: Loss | None = None,
+    per_example: bool = True,
+    choose: Chooser | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """The mean of g gᵀ over the gradients g of the log likelihood at the N rows of output of each linear layer, for `mats`.
+
+    Beside `gram_matrices` it is the other factor of K-FAC's Fisher information. Modules, padding and other parameters as there,
+    labels and loss as for `fisher`.
+    """
+    torch = import_torch()
+    if labels not in ("sampled", "empirical"):
+        raise InvalidArgumentError(f'labels is {labels!r}, expected "sampled" or "empirical"', subject="labels")
+    if loss is not None and labels != "empirical":
+        raise InvalidArgumentError(f"a loss was given, and labels are {labels}", hint='ask for labels="empirical"', subject="loss")
+    modules = {
+        name: module
+        for name, module in linear_modules(model).items()
+        if name and not is_turned(module) and (choose is None or choose(name))
+    }
+    weights = {name + ".weight": module.weight for name, module in modules.items()}
+    shapes = {name: (int(module.weight.shape[0]),) * 2 for name, module in modules.items()}
+    generator = torch.Generator().manual_seed(seed)
+    rows_of = dict.fromkeys(modules, 0)
+    mask: Any = None
+    with SideFile(torch, out, shapes, force=force) as file, ExitStack() as stack:
+
+        def see(name: str, gradient: Any) -> None:
+            rows = rows_of_input(gradient.detach(), mask, shapes[name][0]).to(torch.float32)
+            file.tensor(name).add_((rows.T @ rows).cpu())
+            rows_of[name] += len(rows)
+
+        def hook(name: str) -> Callable[[Any, Any, Any], None]:
+            def look(module: Any, arguments: Any, output: Any) -> None:
+                if isinstance(output, torch.Tensor) and output.requires_grad:
+                    output.register_hook(lambda gradient: see(name, gradient))
+
+            return look
+
+        stack.enter_context(evaluating(model))
+        stack.enter_context(_gradients(torch, model, weights, lambda name, gradient: None))
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(hook(name)).remove)
+        count = 0
+        for batch in units(torch, batches, per_example):
+            count += 1
+            mask = mask_of(torch, batch)
+            if labels == "empirical":
+                scalar(torch, call_loss(torch, model, batch, loss)).backward()
+            else:
+                _drawn(torch, logits_of(model, without_labels(torch, batch)), mask, generator).backward()
+        if count == 0:
+            raise InvalidArgumentError("there are no batches, expected at least one", subject="batches")
+        for name, rows in rows_of.items():
+            if rows:
+                file.tensor(name).div_(rows)
+        return file.commit({"kind": "output_gram", "labels": labels, "samples": str(count), "rows": str(max(rows_of.values(), default=0))})
+
+
 def second_moments(
     model: Any, optimizer: Any, out: Output, *, sums: bool = False, choose: Chooser | None = None, force: bool = False
 ) -> Path:
@@ -180,6 +242,17 @@ def second_moments(
             for axis, part in ((1, ".row_sums"), (0, ".column_sums")):
                 file.tensor(name + part).copy_(values.sum(dim=axis, dtype=torch.float64))
         return file.commit({"kind": "second_moment"})
+
+
+def _drawn(torch: Any, scores: Any, mask: Any, generator: Any) -> Any:
+    """The log likelihood of labels that are drawn from the prediction itself, for each position that is no padding."""
+    logs = torch.log_softmax(scores.float(), dim=-1)
+    flat = logs.reshape(-1, logs.shape[-1])
+    drawn = torch.multinomial(flat.detach().cpu().exp(), 1, generator=generator).to(flat.device)
+    chosen = flat.gather(1, drawn)[:, 0]
+    if mask is not None and mask.numel() == chosen.numel():
+        chosen = chosen[mask.reshape(-1).to(chosen.device)]
+    return chosen.sum()
 
 
 def _finish(file: SideFile, count: int, metadata: Mapping[str, str]) -> Path:

@@ -11,6 +11,6 @@ tensor. The model is used where it is, in evaluation mode, and left as it was fo
 """
 
 from ._activations import activation_norms, gram_matrices
-from ._gradients import fisher, gradients, prior, second_moments
+from ._gradients import fisher, gradients, output_gram_matrices, prior, second_moments
 
-__all__ = ["activation_norms", "fisher", "gradients", "gram_matrices", "prior", "second_moments"]
+__all__ = ["activation_norms", "fisher", "gradients", "gram_matrices", "output_gram_matrices", "prior", "second_moments"]
