@@ -4,6 +4,9 @@ import IngotErrors
 // A C program whose resolver has files of its own, and that uses plans in every way.
 // SAFETY: of this file: every pointer leads to memory that `CallerMemory` owns until the calls are over.
 
+/// Nobody else's: a merge here must not find it busy.
+private let ownContext = makeContext()
+
 /// The files that a resolver has: what the input says is in them, and how its functions behave.
 private final class CallerFiles {
   /// What the input's numbers of files mean. Several files of one name: the last.
@@ -125,7 +128,7 @@ func mergeFiles(_ bytes: [UInt8]) throws {
     request.struct_size = UInt32(MemoryLayout<ingot_plan_options>.size)
     request.flags = UInt32(INGOT_PLAN_NO_FILES)
     request.resolver = resolver
-    return try check { error in ingot_plan_create(handle(context), recipe, &plan, &request, error) }
+    return try check { error in ingot_plan_create(handle(ownContext), recipe, &plan, &request, error) }
   }
   if status == INGOT_OK {
     try require(ingot_plan_json(plan) != nil && ingot_plan_digest(plan) != nil, "a plan without texts")
@@ -147,7 +150,7 @@ private func run(_ plan: OpaquePointer?) throws -> ingot_status {
   options.struct_size = UInt32(MemoryLayout<ingot_run_options>.size)
   options.flags = UInt32(INGOT_RUN_ALLOW_NONFINITE)
   var report: UnsafeMutablePointer<CChar>?
-  let status = try check { error in ingot_plan_run_to_sink(handle(context), plan, &sink, &report, &options, error) }
+  let status = try check { error in ingot_plan_run_to_sink(handle(ownContext), plan, &sink, &report, &options, error) }
   try require((status == INGOT_OK) == (report != nil), "a report after failure, or none after success")
   ingot_string_destroy(report)
   return status
