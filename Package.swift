@@ -31,7 +31,8 @@ let openMPFlags = ["-fopenmp", "-I/usr/lib/llvm-14/lib/clang/14.0.6/include"]
 
 /// Tests/Corpora is replayed in every test run; libFuzzer's entry is compiled for scripts/fuzz alone.
 let fuzzDependencies: [Target.Dependency] = [
-  "IngotABI", "IngotEngine", "IngotMethods", "IngotRecipes", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors", "CIngot",
+  "IngotABI", "IngotEngine", "IngotMethods", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors", "IngotJSON", "IngotErrors",
+  "CIngot",
 ]
 let fuzzTargets: Target =
   isFuzzing
@@ -91,14 +92,14 @@ let package = Package(
         "CIngot",
       ], swiftSettings: strict),
     .target(
-      name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + [.unsafeFlags(["-static-stdlib"])],
+      name: "IngotLibrary", dependencies: ["IngotABI"], swiftSettings: strict + (isSanitized ? [] : [.unsafeFlags(["-static-stdlib"])]),
       linkerSettings: [
         // lld: gold, Swift's default, lists local symbols among the dynamic ones.
         .unsafeFlags(
           [
-            "-use-ld=lld", "-static-stdlib", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0",
-            "-Xlinker", "-z", "-Xlinker", "nodelete",
-          ] + (isSanitized ? [] : ["-Xlinker", "-z", "-Xlinker", "defs"]))
+            "-use-ld=lld", "-Xlinker", "--version-script=cmake/ingot.map", "-Xlinker", "-soname=libingot.so.0", "-Xlinker", "-z",
+            "-Xlinker", "nodelete",
+          ] + (isSanitized ? [] : ["-static-stdlib", "-Xlinker", "-z", "-Xlinker", "defs"]))
       ]),
     .executableTarget(
       name: "ingot-cli",

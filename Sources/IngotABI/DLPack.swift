@@ -1,6 +1,28 @@
-internal import CIngot
+public import CIngot
 internal import IngotErrors
 internal import IngotTensors
+
+// MARK: tensors in memory: DLPack
+
+@c @implementation public func ingot_tensor_view_from_dlpack(
+  _ tensor: OpaquePointer?, _ out: UnsafeMutablePointer<ingot_tensor_view>?, _ error: ingot_error_out?
+) -> ingot_status {
+  unsafe report(to: error) { () throws(IngotError) in
+    guard let tensor = unsafe UnsafeRawPointer(tensor) else { throw nullArgument("tensor") }
+    guard let out = unsafe out else { throw nullArgument("out") }
+    try unsafe DLPack.view(managed: tensor).write(to: out)
+  }
+}
+
+@c @implementation public func ingot_tensor_view_from_dlpack_versioned(
+  _ tensor: OpaquePointer?, _ out: UnsafeMutablePointer<ingot_tensor_view>?, _ error: ingot_error_out?
+) -> ingot_status {
+  unsafe report(to: error) { () throws(IngotError) in
+    guard let tensor = unsafe UnsafeRawPointer(tensor) else { throw nullArgument("tensor") }
+    guard let out = unsafe out else { throw nullArgument("out") }
+    try unsafe DLPack.view(versioned: tensor).write(to: out)
+  }
+}
 
 /// Tensors as other libraries hand them over. https://dmlc.github.io/dlpack/latest/c_api.html
 ///

@@ -1,29 +1,9 @@
-public import CIngot
+internal import CIngot
 internal import IngotEngine
 internal import IngotErrors
 internal import IngotTensors
 
 // MARK: tensors in memory
-
-@c @implementation public func ingot_tensor_view_from_dlpack(
-  _ tensor: OpaquePointer?, _ out: UnsafeMutablePointer<ingot_tensor_view>?, _ error: ingot_error_out?
-) -> ingot_status {
-  unsafe report(to: error) { () throws(IngotError) in
-    guard let tensor = unsafe UnsafeRawPointer(tensor) else { throw nullArgument("tensor") }
-    guard let out = unsafe out else { throw nullArgument("out") }
-    try unsafe DLPack.view(managed: tensor).write(to: out)
-  }
-}
-
-@c @implementation public func ingot_tensor_view_from_dlpack_versioned(
-  _ tensor: OpaquePointer?, _ out: UnsafeMutablePointer<ingot_tensor_view>?, _ error: ingot_error_out?
-) -> ingot_status {
-  unsafe report(to: error) { () throws(IngotError) in
-    guard let tensor = unsafe UnsafeRawPointer(tensor) else { throw nullArgument("tensor") }
-    guard let out = unsafe out else { throw nullArgument("out") }
-    try unsafe DLPack.view(versioned: tensor).write(to: out)
-  }
-}
 
 /// The memory of a tensor, from its first to its last byte.
 struct MemoryRange: Sendable {

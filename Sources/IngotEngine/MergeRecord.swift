@@ -48,7 +48,13 @@ package struct MergeRecord: Sendable {
         subject: directory)
     }
     let file = try StoredFile(path)
-    root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.recordBytes), origin: path)
+    try self.init(parsing: try file.readBytes(at: 0, count: file.size, limit: Limit.recordBytes), directory: directory)
+  }
+
+  /// The same from the file's bytes, which `directory` is said to have. Throws `.format`, `.unsupported`.
+  package init(parsing bytes: [UInt8], directory: String) throws(IngotError) {
+    let path = Self.path(in: directory)
+    root = try JSON.parse(bytes, origin: path)
     let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
     guard schema == 1 else {
       throw IngotError(

@@ -1,7 +1,7 @@
 internal import IngotErrors
 internal import IngotMethods
 internal import IngotStorage
-internal import IngotTensors
+package import IngotTensors
 
 /// A tensor of an earlier document's result: computed when it is read, or read from where that document was stored.
 final class MergedSource: ByteSource {
@@ -123,7 +123,7 @@ package final class SourceBinding {
   }
 
   /// For reads outside of a run.
-  init(kernels: Kernels) {
+  package init(kernels: Kernels) {
     self.kernels = kernels
     surroundings = nil
     directories = [:]

@@ -22,20 +22,20 @@ package struct RunIdentity: Hashable, Sendable {
 /// One line per event, each added with a single write, so that a run that was killed leaves at most one torn line at the end.
 /// A `tensor` line says that all bytes of that tensor were written and what their digest is; nothing is synced per line, so
 /// a reader hashes those bytes again before it believes them. Lines that do not parse are skipped: their tensors are redone.
-struct Journal: Sendable {
+package struct Journal: Sendable {
   static let fileName = ".ingot-journal"
 
-  var identity: RunIdentity?
+  package var identity: RunIdentity?
   /// Process and host of the last run that wrote here.
   var writer: String?
   /// The last digest noted for each tensor.
-  var finished: [Int: Digest128] = [:]
+  package var finished: [Int: Digest128] = [:]
   /// Where the last complete line ends; what follows is torn.
-  var completeBytes = 0
+  package var completeBytes = 0
   /// Complete lines that mean nothing.
-  var skippedLines = 0
+  package var skippedLines = 0
 
-  init(parsing bytes: [UInt8]) {
+  package init(parsing bytes: [UInt8]) {
     var start = 0
     while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) {
       let line = bytes[start..<end]
@@ -68,9 +68,9 @@ struct Journal: Sendable {
     return true
   }
 
-  static func header(_ identity: RunIdentity) -> String { "ingot-journal 1 plan \(identity.plan) sources \(identity.sources)\n" }
+  package static func header(_ identity: RunIdentity) -> String { "ingot-journal 1 plan \(identity.plan) sources \(identity.sources)\n" }
   static func writerLine() -> String { "writer \(System.writerName())\n" }
-  static func tensorLine(_ index: Int, _ digest: Digest128) -> String { "tensor \(index) \(digest)\n" }
+  package static func tensorLine(_ index: Int, _ digest: Digest128) -> String { "tensor \(index) \(digest)\n" }
 
   /// Throws `.stale` if the journal is of another run, saying what changed.
   func check(_ expected: RunIdentity, subject: String) throws(IngotError) {

@@ -97,10 +97,92 @@ static void destroyed_handles(void) {
   const char *text = "merge_method: linear\nmodels: [{model: m, parameters: {weight: 1}}]\n";
   CHECK_OK(ingot_recipe_parse(text, strlen(text), NULL, &r, NULL, &error));
   ingot_recipe_destroy(r);
-  CHECK(!ingot_recipe_method(r));
+  CHECK(!ingot_recipe_method(r) && !ingot_recipe_model_count(r) && !ingot_recipe_notices_json(r));
   ingot_recipe_destroy(r);
+  ingot_tensor_view v = view();
+  const ingot_tensor_view *one[] = {&v};
+  ingot_model *m = NULL;
+  CHECK_OK(ingot_model_create("m", one, 1, &m, NULL, &error));
+  const ingot_model *models[] = {m};
+  ingot_plan_options options = INGOT_PLAN_OPTIONS_INIT;
+  options.models = models, options.model_count = 1;
+  CHECK_OK(ingot_plan_create(context, recipe, &out, &options, &error));
+  ingot_model_destroy(m);
+  CHECK(!ingot_model_name(m));
+  ingot_model_destroy(m);
+  ingot_plan *p = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "destroyed", ingot_plan_create(context, recipe, &p, &options, &error));
+  CHECK(p == NULL && ingot_plan_tensor_count(out) == 1); /* a plan keeps what it needs */
+  ingot_plan_destroy(out);
+  CHECK(!ingot_plan_json(out) && !ingot_plan_tensor_count(out));
+  ingot_plan_destroy(out);
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "destroyed", ingot_plan_tensor(out, 0, &v, &error));
+  ingot_error *e = NULL;
+  CHECK(ingot_plan_create(NULL, recipe, &p, NULL, &e) == INGOT_E_INVALID_ARGUMENT && e);
+  ingot_error_destroy(e);
+  CHECK(ingot_error_status(e) == INGOT_OK && !*ingot_error_message(e) && !strcmp(ingot_error_json(e), "null"));
+  ingot_error_destroy(e);
 }
 #endif
+
+/* What every extensible struct has in common. `call` takes &s.known. */
+#define SIZES(type, init, call)                                                        \
+  do {                                                                                 \
+    struct {                                                                           \
+      type known;                                                                      \
+      uint64_t more[2];                                                                \
+    } s = {init, {0, 0}};                                                              \
+    const uint32_t bad[] = {0, 4, 7, 9, (uint32_t)sizeof(type) + 1, 4097, UINT32_MAX}; \
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {                            \
+      s.known.struct_size = bad[i];                                                    \
+      CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, #type, call);                              \
+    }                                                                                  \
+    s.known.struct_size = sizeof s;                                                    \
+    s.more[1] = 1;                                                                     \
+    CHECK_ERROR(INGOT_E_UNSUPPORTED, #type, call);                                     \
+    s.more[1] = 0;                                                                     \
+    s.known.flags = 1u << 30;                                                          \
+    CHECK_ERROR(INGOT_E_UNSUPPORTED, "0x40000000", call);                              \
+  } while (0)
+
+static int32_t never_written(void *user, const char *file, uint64_t offset, const void *from, uint64_t bytes) {
+  (void)user, (void)file, (void)offset, (void)from, (void)bytes;
+  return 1;
+}
+
+static int32_t never_opened(void *user, const char *model, const char *file, ingot_source *out) {
+  (void)user, (void)model, (void)file, (void)out;
+  return 1;
+}
+
+static int taken;
+static void take_back(void *user) { (void)user, ++taken; }
+
+static void every_struct(void) {
+  ingot_context *c = NULL;
+  ingot_recipe *r = NULL;
+  ingot_model *m = NULL;
+  ingot_plan *p = NULL;
+  ingot_tensor_view v = view(), out = view();
+  float result[4];
+  out.data = result;
+  const ingot_tensor_view *views[] = {&v};
+  SIZES(ingot_context_options, INGOT_CONTEXT_OPTIONS_INIT, ingot_context_create(&c, &s.known, &error));
+  SIZES(ingot_recipe_options, INGOT_RECIPE_OPTIONS_INIT, ingot_recipe_parse("a: 1", 4, NULL, &r, &s.known, &error));
+  SIZES(ingot_model_options, INGOT_MODEL_OPTIONS_INIT, ingot_model_create("m", views, 1, &m, &s.known, &error));
+  SIZES(ingot_plan_options, INGOT_PLAN_OPTIONS_INIT, ingot_plan_create(context, recipe, &p, &s.known, &error));
+  SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_plan_run_to_directory(context, plan, "x", NULL, &s.known, &error));
+  SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_directory_verify(context, "x", NULL, &s.known, &error));
+  SIZES(ingot_merge_options, INGOT_MERGE_OPTIONS_INIT,
+        ingot_merge_tensors(context, "linear", NULL, NULL, views, 1, &out, &s.known, &error));
+  SIZES(ingot_tensor_view, INGOT_TENSOR_VIEW_INIT, (views[0] = &s.known, ingot_model_create("m", views, 1, &m, NULL, &error)));
+  ingot_plan_options options = INGOT_PLAN_OPTIONS_INIT;
+#define RESOLVER {(uint32_t)sizeof(ingot_resolver), 0, NULL, never_opened, NULL, take_back}
+  SIZES(ingot_resolver, RESOLVER, (options.resolver = &s.known, ingot_plan_create(context, recipe, &p, &options, &error)));
+#define SINK {(uint32_t)sizeof(ingot_sink), 0, NULL, NULL, never_written, NULL, take_back}
+  SIZES(ingot_sink, SINK, ingot_plan_run_to_sink(context, plan, &s.known, NULL, NULL, &error));
+  CHECK(!taken && !c && !r && !m && !p); /* what is refused for its struct is not consumed */
+}
 
 static void struct_sizes(void) {
   struct {
@@ -312,6 +394,7 @@ int main(void) {
   destroyed_handles();
 #endif
   struct_sizes();
+  every_struct();
   context_options();
   environment();
   views();

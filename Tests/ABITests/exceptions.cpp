@@ -42,7 +42,10 @@ struct file_source : ingot::byte_source {
   const std::string &bytes;
   bool fails;
   explicit file_source(const std::string &b, bool f) : bytes(b), fails(f) {}
-  uint64_t size() override { return bytes.size(); }
+  uint64_t size() override {
+    if (bytes.empty()) throw surprise{7};
+    return bytes.size();
+  }
   void read_at(uint64_t offset, void *to, uint64_t count) override {
     if (fails && offset > 8) throw surprise{5};
     std::memcpy(to, bytes.data() + offset, count);
@@ -65,16 +68,22 @@ struct files : ingot::model_store {
 
 struct outputs : ingot::output {
   std::map<std::string, std::string> contents;
-  bool fails = false;
+  bool fails = false, fails_reserve = false, fails_commit = false;
   int commits = 0;
   std::mutex mutex;
-  void reserve(const std::string &file, uint64_t bytes) override { contents[file].resize(bytes); }
+  void reserve(const std::string &file, uint64_t bytes) override {
+    if (fails_reserve) throw surprise{8};
+    contents[file].resize(bytes);
+  }
   void write_at(const std::string &file, uint64_t offset, const void *from, uint64_t bytes) override {
     if (fails) throw surprise{6};
     std::lock_guard<std::mutex> lock(mutex);
     std::memcpy(&contents.at(file)[offset], from, bytes);
   }
-  void commit() override { ++commits; }
+  void commit() override {
+    ++commits;
+    if (fails_commit) throw std::bad_alloc();
+  }
 };
 
 static std::string safetensors(float a, float b) {
@@ -141,6 +150,14 @@ static void stores_and_outputs() {
     failing.fails = true;
     CHECK_THROWS(surprise, p.run_to(c, failing), caught.number == 6);
     CHECK(failing.commits == 0);
+    outputs unready, uncommitted;
+    unready.fails_reserve = true;
+    CHECK_THROWS(surprise, p.run_to(c, unready), caught.number == 8);
+    uncommitted.fails_commit = true;
+    CHECK_THROWS(std::bad_alloc, p.run_to(c, uncommitted), uncommitted.commits == 1);
+    store->contents["a/config.json"] = "";
+    CHECK_THROWS(surprise, ingot::plan(c, r, {}, INGOT_PLAN_OPTIONS_INIT, store), caught.number == 7);
+    store->contents.erase("a/config.json");
     store->fails_open = true;
     CHECK_THROWS(surprise, ingot::plan(c, r, {}, INGOT_PLAN_OPTIONS_INIT, store), caught.number == 4);
     store->fails_open = false;

@@ -4,8 +4,10 @@ import IngotABI
 // A C program that fills structs with anything. Pointers are its own: a wild pointer is no input that a library can survive.
 // SAFETY: of this file: every pointer leads to memory that `CallerMemory` owns until the calls are over.
 
-/// One context for all inputs: making threads is not what is tested.
-private let context: UInt = {
+/// One context for all inputs: making threads is not what is tested. Tests beside each other find it busy, which is one more answer.
+let context = makeContext()
+
+func makeContext() -> UInt {
   var made: OpaquePointer?
   var options = ingot_context_options()
   options.struct_size = UInt32(MemoryLayout<ingot_context_options>.size)
@@ -14,12 +16,12 @@ private let context: UInt = {
   options.memory_budget_bytes = 16 << 20
   _ = ingot_context_create(&made, &options, nil)
   return UInt(bitPattern: made)
-}()
+}
 
-private func handle(_ number: UInt) -> OpaquePointer? { OpaquePointer(bitPattern: number) }
+func handle(_ number: UInt) -> OpaquePointer? { OpaquePointer(bitPattern: number) }
 
 /// The status and the error object of a call must agree; the error is looked at from all sides and released.
-private func check(_ call: (_ error: UnsafeMutablePointer<OpaquePointer?>) -> ingot_status) throws -> ingot_status {
+func check(_ call: (_ error: UnsafeMutablePointer<OpaquePointer?>) -> ingot_status) throws -> ingot_status {
   var error: OpaquePointer?
   let status = call(&error)
   try require((status == INGOT_OK) == (error == nil), "status \(status) and the error object disagree")
@@ -32,12 +34,15 @@ private func check(_ call: (_ error: UnsafeMutablePointer<OpaquePointer?>) -> in
 
 func fillOptions(_ bytes: [UInt8]) throws {
   var input = FuzzInput(bytes)
-  switch input.byte() % 6 {
+  switch input.byte() % 9 {
   case 0: try createContext(&input)
   case 1: try parseRecipe(&input)
   case 2: try createModel(&input)
   case 3: try planFromSources(&input)
   case 4: try runPlan(&input)
+  case 6: try runToTensors(&input)
+  case 7: try describeTensor(&input)
+  case 8: try useWrongHandles(&input)
   default: try mergeTensors(&input)
   }
 }
@@ -74,7 +79,7 @@ private func parseRecipe(_ input: inout FuzzInput) throws {
 }
 
 /// A tensor view with the input's numbers over memory that it cannot judge: nothing may read the elements.
-private func tensorView(_ input: inout FuzzInput) -> CallerMemory {
+func tensorView(_ input: inout FuzzInput) -> CallerMemory {
   let view = CallerMemory(struct: MemoryLayout<ingot_tensor_view>.size, &input)
   let choices = input.byte()
   let name = ["w", "layers.0.w", "\u{e9}"][Int(choices & 3) % 3]
@@ -87,13 +92,23 @@ private func tensorView(_ input: inout FuzzInput) -> CallerMemory {
   return view
 }
 
+/// Four numbers, w, in memory that may be read.
+func plainTensor() -> CallerMemory {
+  let plain = CallerMemory(
+    littleEndian(56, 4) + littleEndian(0, 4 + 8) + littleEndian(1, 4) + littleEndian(1, 4) + [UInt8](repeating: 0, count: 32))
+  plain.point(at: 8, to: CallerMemory(text: Array("w".utf8)))
+  plain.point(at: 24, to: CallerMemory(littleEndian(4, 8)))
+  plain.point(at: 40, to: CallerMemory([UInt8](repeating: 0, count: 16)))
+  return plain
+}
+
 /// Small ones and huge ones.
 private func extent(_ input: inout FuzzInput) -> Int {
   let first = input.byte()
   return first < 240 ? Int(first) % 8 - (first >= 200 ? 4 : 0) : Int(truncatingIfNeeded: input.number(8))
 }
 
-private func pointers(_ views: [CallerMemory]) -> CallerMemory {
+func pointers(_ views: [CallerMemory]) -> CallerMemory {
   let array = CallerMemory([UInt8](repeating: 0, count: 8 * views.count))
   for (index, view) in views.enumerated() { array.point(at: 8 * index, to: view) }
   return array
@@ -107,7 +122,7 @@ private func createModel(_ input: inout FuzzInput) throws {
 }
 
 /// Makes a model and plans with it, which reads shapes and no elements.
-private func withModel(_ views: [CallerMemory], _ options: CallerMemory?, _ body: (_ plan: OpaquePointer?) throws -> Void) throws {
+func withModel(_ views: [CallerMemory], _ options: CallerMemory?, _ body: (_ plan: OpaquePointer?) throws -> Void) throws {
   let array = pointers(views)
   let name = CallerMemory(text: Array("m".utf8))
   var model: OpaquePointer?
@@ -134,11 +149,6 @@ private func withModel(_ views: [CallerMemory], _ options: CallerMemory?, _ body
 }
 
 private func runPlan(_ input: inout FuzzInput) throws {
-  let plain = CallerMemory(
-    littleEndian(56, 4) + littleEndian(0, 4 + 8) + littleEndian(1, 4) + littleEndian(1, 4) + [UInt8](repeating: 0, count: 32))
-  plain.point(at: 8, to: CallerMemory(text: Array("w".utf8)))
-  plain.point(at: 24, to: CallerMemory(littleEndian(4, 8)))
-  plain.point(at: 40, to: CallerMemory([UInt8](repeating: 0, count: 16)))
   let sink = CallerMemory(struct: MemoryLayout<ingot_sink>.size, &input)
   let options = CallerMemory(struct: MemoryLayout<ingot_run_options>.size, &input)
   let choices = input.byte()
@@ -165,7 +175,7 @@ private func runPlan(_ input: inout FuzzInput) throws {
   options.put(choices & 8 == 0 ? 0 : address(of: progress), at: 8)
   options.put(0, at: 16)
   options.point(at: 32, to: choices & 16 == 0 ? nil : CallerMemory(littleEndian(choices & 32 == 0 ? 0 : 1, 4)))
-  try withModel([plain], nil) { plan in
+  try withModel([plainTensor()], nil) { plan in
     let status = try check { error in ingot_plan_run_to_sink(handle(context), plan, sink.typed(), nil, options.typed(), error) }
     let releases = user.get(at: 4, width: 4)
     let isRefused = [ingot_status(INGOT_E_INVALID_ARGUMENT), ingot_status(INGOT_E_UNSUPPORTED)].contains(status)
@@ -176,7 +186,7 @@ private func runPlan(_ input: inout FuzzInput) throws {
 }
 
 /// The address of a C function.
-private func address<Function>(of function: Function) -> UInt64 { UInt64(UInt(bitPattern: unsafeBitCast(function, to: Int.self))) }
+func address<Function>(of function: Function) -> UInt64 { UInt64(UInt(bitPattern: unsafeBitCast(function, to: Int.self))) }
 
 /// The files that a resolver of the caller's has: the input as the weights, and the struct that `open` fills.
 private final class ResolverFiles {

@@ -24,12 +24,18 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case pack
   /// A file tokenizer.json.
   case tokenizer
-  /// A file tokenizer.model.
+  /// tokenizer_config.json, a NUL byte, added_tokens.json, a NUL byte, and a file tokenizer.model.
   case sentencepiece
   /// The metadata of a delta pack, one KEY=VALUE on a line, a NUL byte, and its tensors, one per line.
   case packheader
   /// Three numbers, and the Rice code of a block.
   case rice
+  /// The files of a model and of its adapter or pack behind a C program's functions; planned and merged.
+  case model
+  /// A file ingot.json, which says what a merge wrote.
+  case record
+  /// The journal of an interrupted merge.
+  case journal
   /// Option structs, sources and sinks that a C program fills.
   case options
   /// A DLPack tensor.
@@ -56,6 +62,9 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .sentencepiece: try readSentencePiece(bytes)
       case .packheader: try readPackHeader(bytes)
       case .rice: try readRice(bytes)
+      case .model: try mergeFiles(bytes)
+      case .record: try readRecord(bytes)
+      case .journal: try readJournal(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)
       }

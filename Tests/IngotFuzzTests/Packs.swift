@@ -38,13 +38,22 @@ func readPack(_ bytes: [UInt8]) throws {
   let pack = ProvidedModel(path: "pack", checkpoint: checkpoint, sources: [BytesSource(bytes)], files: nil)
   let base = try packBase.get()
   for model in [try base.applying(pack: pack, task: "0", name: "base"), try pack.packedDeltas(task: "0", base: (base, "base"))] {
+    // As a run reads it, on another instruction set: the same bytes.
+    let binding = SourceBinding(kernels: Kernels(.scalar))
     for tensor in model.checkpoint.tensors where tensor.name.hasPrefix("m.") {
       try require(model.sources.indices.contains(tensor.shard), "\(tensor.name) in no source")
       // What the base does not have is refused, so nothing is larger than it.
       try require(tensor.byteCount <= 8 * 24, "\(tensor.name) has \(tensor.byteCount) bytes")
-      let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.byteCount, alignment: 8)
-      defer { memory.deallocate() }
-      try model.sources[tensor.shard].read(memory, at: Int(tensor.fileOffset))
+      let source = model.sources[tensor.shard]
+      let bytes = try read(tensor, from: source)
+      try require(try read(tensor, from: source.bound(to: binding)) == bytes, "\(tensor.name) has other bytes in a run")
     }
   }
+}
+
+private func read(_ tensor: CheckpointTensor, from source: any ByteSource) throws -> [UInt8] {
+  let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.byteCount, alignment: 8)
+  defer { memory.deallocate() }
+  try source.read(memory, at: Int(tensor.fileOffset))
+  return Array(memory)
 }

@@ -68,7 +68,30 @@ func readIndex(_ bytes: [UInt8]) throws {
   for tensor in checkpoint.tensors { try require(checkpoint.shards.indices.contains(tensor.shard), "\(tensor.name) in no shard") }
 }
 
+/// The scanner's tokens without trees, as the reader of safetensors headers takes them.
+private func readTokens(_ bytes: [UInt8]) throws {
+  var scanner = JSONScanner(bytes, origin: "text")
+  scanner.skipByteOrderMark()
+  do {
+    while let next = scanner.peek() {
+      let start = scanner.offset
+      switch next {
+      case UInt8(ascii: "\""): _ = try scanner.string()
+      case UInt8(ascii: "0")...UInt8(ascii: "9"):
+        let value = try scanner.unsignedInteger()
+        let written = String(decoding: bytes[start..<scanner.offset], as: UTF8.self)
+        try require(UInt64(written) == value, "\(written) was read as \(value)")
+      default: try require(scanner.accept(next), "the byte \(next) comes next, and is not accepted")
+      }
+    }
+    try scanner.end()
+  } catch let error as IngotError {
+    try require(!error.message.isEmpty && error.position != nil, "an error without words or place")
+  }
+}
+
 func readJSON(_ bytes: [UInt8]) throws {
+  try readTokens(bytes)
   let python = try JSON.parse(bytes, origin: "text", options: .python)
   let strict = try? JSON.parse(bytes, origin: "text")
   for (value, options) in [(python, JSON.Options.python)] + (strict.map { [($0, .strict)] } ?? []) {
@@ -181,15 +204,14 @@ func readTokenizer(_ bytes: [UInt8]) throws {
   _ = file.bytes
 }
 
+/// An empty text stands for a file that is not there.
 func readSentencePiece(_ bytes: [UInt8]) throws {
-  let config = #"{"added_tokens_decoder": {"0": {"content": "<unk>"}, "9": {"content": "<s>"}}}"#
-  let added = #"{"<x>": 11}"#
-  for more in [false, true] {
-    let vocabulary = try Vocabulary(
-      sentencePiece: bytes, config: more ? Array(config.utf8) : nil, added: more ? Array(added.utf8) : nil, origin: "tokenizer.model")
-    for token in vocabulary.tokens {
-      try require(vocabulary[token.text] == token.id, "the token \(token.id) is not found by its text")
-    }
+  let parts = bytes.split(separator: 0, maxSplits: 2, omittingEmptySubsequences: false).map(Array.init)
+  guard parts.count == 3 else { throw IngotError(.format, "not three files") }
+  let vocabulary = try Vocabulary(
+    sentencePiece: parts[2], config: parts[0].isEmpty ? nil : parts[0], added: parts[1].isEmpty ? nil : parts[1], origin: "tokenizer.model")
+  for token in vocabulary.tokens {
+    try require(vocabulary[token.text] == token.id, "the token \(token.id) is not found by its text")
   }
 }
 
@@ -212,6 +234,14 @@ func readPackHeader(_ bytes: [UInt8]) throws {
     try require(tensor.count == (try? tensor.shape.elementCount()), "\(tensor.count) elements of \(tensor.shape)")
     try require(Set(tensor.parts.keys) == Set(DeltaPack.parts(of: tensor.form)), "the parts of \(tensor.name)")
   }
+  for name in [nil, "0", pack.tasks.last, "no task of this name"] {
+    do {
+      let task = try pack.task(name)
+      try require(pack.tasks.indices.contains(task), "task \(task) of \(pack.tasks.count)")
+    } catch let error as IngotError {
+      try require(name == nil || pack.tasks.last != name, "the task \(name ?? "") is not found: \(error)")
+    }
+  }
 }
 
 /// What decodes is, encoded again, the same bytes.
@@ -228,4 +258,8 @@ func readRice(_ bytes: [UInt8]) throws {
   }
   try require(elements.last.map { Int($0.position) < length } ?? true, "a position beyond the block")
   try require(RiceCode.encode(elements, remainderBits: remainderBits) == code, "another code of the same elements")
+  // What a packer would choose is no longer, and nothing is longer than it may be.
+  try require(RiceCode.size(of: elements).byteCount <= code.count, "a shorter code than the shortest")
+  let most = RiceCode.mostBytes(count: count, length: length, remainderBits: remainderBits)
+  try require(code.count <= most, "\(code.count) bytes, at most \(most) were expected")
 }

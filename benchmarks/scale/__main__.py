@@ -4,14 +4,16 @@
 
 Holes take no blocks and read as zeros at the speed of memory, so what is measured is Ingot: that its memory is the budget and the plan,
 whatever the model's size, and that its throughput does not fall. A merge that the minutes do not hold is interrupted, and its throughput is
-that of the time it had.
+that of the time it had. Where others use the machine, the throughput per second of processor time says more; the load is shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -34,9 +36,11 @@ class Result:
     plan_seconds: float
     plan_anonymous_mib: float
     merge_seconds: float
+    merge_cpu_seconds: float
     merge_anonymous_mib: float
     gigabytes_read: float
     gigabytes_per_second: float
+    gigabytes_per_cpu_second: float
     finished: bool
 
 
@@ -68,9 +72,16 @@ def field(path: Path, name: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def run(command: list[str], seconds: float) -> tuple[float, int, int, bool]:
-    """Seconds, most bytes of anonymous memory, bytes read, and whether the command came to its end in time."""
+def cpu_seconds() -> float:
+    """Of all commands that came to their end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run(command: list[str], seconds: float) -> tuple[float, float, int, int, bool]:
+    """Seconds, CPU seconds, most bytes of anonymous memory, bytes read, and whether the command came to its end in time."""
     start = time.monotonic()
+    used = cpu_seconds()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     folder = Path(f"/proc/{process.pid}")
     anonymous = read = 0
@@ -88,23 +99,25 @@ def run(command: list[str], seconds: float) -> tuple[float, int, int, bool]:
     _, errors = process.communicate()
     if process.returncode not in (0, 130):
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{errors}")
-    return time.monotonic() - start, anonymous, read, process.returncode == 0
+    return time.monotonic() - start, cpu_seconds() - used, anonymous, read, process.returncode == 0
 
 
 def measure(ingot: str, size: int, folder: Path, seconds: float, settings: list[str]) -> Result:
     models = [write_model(folder / name, size) for name in ("base", "a")]
     quick = ["-m", "task_arithmetic", "-b", str(models[0]), str(models[1])]
-    plan_seconds, plan_anonymous, _, _ = run([ingot, "plan", *quick, "--rows", "1"], seconds)
-    merge_seconds, merge_anonymous, read, finished = run([ingot, "merge", *quick, "--sink", "null", *settings], seconds)
+    plan_seconds, _, plan_anonymous, _, _ = run([ingot, "plan", *quick, "--rows", "1"], seconds)
+    merge_seconds, merge_cpu, merge_anonymous, read, finished = run([ingot, "merge", *quick, "--sink", "null", *settings], seconds)
     return Result(
         bytes_per_model=size,
         tensors=TENSORS,
         plan_seconds=round(plan_seconds, 2),
         plan_anonymous_mib=round(plan_anonymous / 2**20, 1),
         merge_seconds=round(merge_seconds, 2),
+        merge_cpu_seconds=round(merge_cpu, 2),
         merge_anonymous_mib=round(merge_anonymous / 2**20, 1),
         gigabytes_read=round(read / 1e9, 1),
         gigabytes_per_second=round(read / 1e9 / merge_seconds, 2),
+        gigabytes_per_cpu_second=round(read / 1e9 / merge_cpu, 2),
         finished=finished,
     )
 
@@ -119,7 +132,10 @@ def main() -> None:
     given = parser.parse_args()
     end = time.monotonic() + given.minutes * 60
     results = []
-    print(f"{'per model':>10} {'plan':>8} {'memory':>9} {'merge':>9} {'memory':>9} {'read':>9} {'speed':>10}")
+    print(
+        f"{'per model':>10} {'plan':>8} {'memory':>9} {'merge':>9} {'CPU':>9} {'memory':>9} {'read':>9} {'speed':>10} {'per CPU s':>10} "
+        f"{'load':>5}"
+    )
     for size in SIZES:
         with tempfile.TemporaryDirectory(prefix="ingot-scale-", dir=given.folder) as name:
             left = max(end - time.monotonic(), 10)
@@ -127,7 +143,8 @@ def main() -> None:
         results.append(result)
         print(
             f"{size / 1e9:>7.0f} GB {result.plan_seconds:>6.1f} s {result.plan_anonymous_mib:>5.0f} MiB {result.merge_seconds:>7.1f} s "
-            f"{result.merge_anonymous_mib:>5.0f} MiB {result.gigabytes_read:>6.0f} GB {result.gigabytes_per_second:>5.2f} GB/s"
+            f"{result.merge_cpu_seconds:>7.1f} s {result.merge_anonymous_mib:>5.0f} MiB {result.gigabytes_read:>6.0f} GB "
+            f"{result.gigabytes_per_second:>5.2f} GB/s {result.gigabytes_per_cpu_second:>7.2f} GB {os.getloadavg()[0]:>5.1f}"
             f"{'' if result.finished else ' (interrupted)'}",
             flush=True,
         )
