@@ -269,6 +269,7 @@ package final class ReadAhead: @unchecked Sendable {
   /// The memory may be used for another request.
   package func release(_ held: Held) {
     state.withLock { state in
+      guard state.slots.indices.contains(held.slot) else { return }
       state.slots[held.slot].phase = .free
       state.slots[held.slot].isTaken = false
       state.slots[held.slot].owner = nil

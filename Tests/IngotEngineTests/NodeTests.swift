@@ -55,12 +55,25 @@ import Testing
     #expect(TensorSpread(bytes: [], workers: [1, 1]).node(ofTensor: 3) == 0)
   }
 
+  /// Each node begins with its own jobs, in the plan's order.
+  @Test func jobsOfANode() {
+    let jobs = (0..<4).map { PlannedJob(tensors: [$0], work: .copy(input: 0)) }
+    var queue = JobQueue(jobs, TensorSpread(bytes: [4, 3, 2, 3], workers: [1, 1]), nodeCount: 2)
+    #expect(queue.next(0) == 0 && queue.next(1) == 1 && queue.earliest == 0)
+    queue.take(1)
+    #expect(queue.next(0) == 0 && queue.next(1) == 2)
+    queue.take(0)
+    queue.take(2)
+    #expect(queue.next(0) == 3 && queue.next(1) == nil && queue.earliest == 3)
+    queue.take(3)
+    #expect(queue.earliest == nil)
+  }
+
   // MARK: Merges
 
   static let methods = [
     MethodCase(method: "linear"), MethodCase(method: "ties", densities: [0.5, 0.2, 0.9]),
     MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], scope: "model"), MethodCase(method: "della", densities: [0.5, 0.3, 0.8]),
-    MethodCase(method: "passthrough", scale: 0.3),
   ]
 
   /// Layouts, the processors that are allowed, and the nodes that have queues.
@@ -84,14 +97,14 @@ import Testing
     let plan = try Plan.make(try Recipe(item.recipe), models: try MemoryModels(BitIdentityTests.models.models))
     let expected = try Engine().run(plan, into: NullSink()).digests
     for layout in Self.layouts {
-      for threads in [1, 3, 8] {
+      for threads in [3, 8] {
         var options = EngineOptions()
         options.threads = threads
         options.team = threads == 3 ? .openMP : .pthread
         options.topology = try Topology(synthetic: layout.synthetic, allowed: layout.allowed)
         let report = try Engine(options).run(plan, into: NullSink())
         #expect(report.digests == expected, "\(layout), \(threads) threads")
-        if PlacementTests.hostBinds || layout.nodes == 1 || threads == 1 {
+        if PlacementTests.hostBinds || layout.nodes == 1 {
           #expect(PlacementTests.hostBinds || layout.nodes > 1 || report.nodes.isEmpty)
           continue
         }
@@ -103,22 +116,6 @@ import Testing
         #expect(report.nodes.allSatisfy { $0.bytes == 0 && $0.bytesElsewhere == 0 })
       }
     }
-  }
-
-  /// Every node begins with its own tensors: with as many workers as nodes, none of them idle and little stolen.
-  @Test func nodesWorkOnTheirOwn() throws {
-    if PlacementTests.hostBinds { return }
-    let parts = (0..<64).map { ReferenceModels.Part(name: "w\($0)", shape: [600, 1000], dtypes: [.bf16, .bf16, .bf16, .bf16]) }
-    let plan = try Plan.make(
-      try Recipe(MethodCase(method: "linear").recipe), models: try MemoryModels(ReferenceModels(parts, seed: 3).models))
-    var options = EngineOptions()
-    options.threads = 2
-    options.topology = try Topology(synthetic: "numa:2 core:1 pu:1")
-    let report = try Engine(options).run(plan, into: NullSink())
-    let items = report.nodes.map(\.items)
-    #expect(items.reduce(0, +) == 128)
-    // Who is quicker takes from the other, but only what is left at the end: both did work of their own.
-    #expect(report.nodes.allSatisfy { $0.items > $0.stolen })
   }
 
   /// A run into a directory and one that is resumed, on two nodes.
