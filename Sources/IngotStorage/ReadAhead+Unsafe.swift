@@ -23,7 +23,8 @@ package final class ReadAhead: @unchecked Sendable {
   }
 
   /// Memory for the slots of one memory node.
-  @safe package struct Area {
+  @safe package struct Area: @unchecked Sendable {
+    // SENDABLE: an address and numbers.
     let node: Int
     let memory: UnsafeMutableRawPointer
     let slots: Int
@@ -68,7 +69,7 @@ package final class ReadAhead: @unchecked Sendable {
     let memory: UnsafeMutableRawPointer
     var phase = Phase.free
     var isTaken = false
-    var owner: ObjectIdentifier?
+    var file: StoredFile?
     /// Keeps the file open while the kernel reads.
     var descriptor: Descriptor?
     /// What was asked for; whole pages around it are read.
@@ -85,12 +86,18 @@ package final class ReadAhead: @unchecked Sendable {
     var isIdle: Bool { phase != .underWay && !isTaken }
   }
 
+  private struct Opened {
+    let file: StoredFile
+    /// Nil for a file that cannot be read so.
+    var descriptor: Descriptor?
+    var lastUse: Int
+  }
+
   private struct State {
     var slots: [Slot] = []
     var ring: ReadRing?
     var refusal: String?
-    /// Nil for a file that cannot be read so.
-    var files: [ObjectIdentifier: (descriptor: Descriptor?, lastUse: Int)] = [:]
+    var files: [Opened] = []
     var requests = 0
     var underWay = 0
   }
@@ -99,12 +106,14 @@ package final class ReadAhead: @unchecked Sendable {
   /// Held while waiting for results, which one thread does for all.
   private let reaping = Mutex(())
   private let choice: Choice
+  private let areas: [Area]
   private let isRefused = Atomic(false)
   /// Requests that were not taken yet, so that a run that requests nothing looks for nothing.
   private let outstanding = Atomic(0)
 
   package init(_ areas: [Area], choice: Choice) {
     self.choice = choice
+    self.areas = areas
     state.withLock { state in
       for area in areas {
         for slot in 0..<area.slots {
@@ -168,7 +177,7 @@ package final class ReadAhead: @unchecked Sendable {
       }
       if state.slots[index].phase != .free { outstanding.subtract(1, ordering: .relaxed) }
       state.slots[index].phase = .underWay
-      state.slots[index].owner = ObjectIdentifier(file)
+      state.slots[index].file = file
       state.slots[index].descriptor = descriptor
       state.slots[index].range = range
       state.slots[index].age = state.requests
@@ -204,17 +213,15 @@ package final class ReadAhead: @unchecked Sendable {
   }
 
   private func descriptor(of file: StoredFile, in state: inout State) -> Descriptor? {
-    let key = ObjectIdentifier(file)
-    if let known = state.files[key] {
-      state.files[key]?.lastUse = state.requests
-      return known.descriptor
+    if let known = state.files.firstIndex(where: { $0.file === file }) {
+      state.files[known].lastUse = state.requests
+      return state.files[known].descriptor
     }
-    if state.files.count >= Self.mostFiles, let oldest = state.files.min(by: { $0.value.lastUse < $1.value.lastUse }) {
-      state.files[oldest.key] = nil
-    }
-    let opened = file.system.openDirect(file.descriptor, alignment: Self.alignment)
-    state.files[key] = (opened, state.requests)
-    return opened
+    let opened = Opened(
+      file: file, descriptor: file.system.openDirect(file.descriptor, alignment: Self.alignment), lastUse: state.requests)
+    let oldest = state.files.indices.min { state.files[$0].lastUse < state.files[$1].lastUse }
+    if state.files.count >= Self.mostFiles, let oldest { state.files[oldest] = opened } else { state.files.append(opened) }
+    return opened.descriptor
   }
 
   private func ring(_ system: System, in state: inout State) -> ReadRing? {
@@ -222,10 +229,19 @@ package final class ReadAhead: @unchecked Sendable {
     do throws(SystemError) {
       let made = try ReadRing(entries: state.slots.count, system: system)
       state.ring = made
+      share(withChildren: false)
       return made
     } catch {
       refuse(error.text, in: &state)
       return nil
+    }
+  }
+
+  /// A process that is forked off while the kernel reads into private pages could take some of them with it (open(2)), so it gets none.
+  private func share(withChildren isShared: Bool) {
+    for area in areas {
+      // SAFETY: the area is whole pages that live as long as self; neither advice changes what is in them. A refusal is harmless to the rest.
+      _ = unsafe madvise(area.memory, area.slots * Self.slotBytes, isShared ? MADV_DOFORK : MADV_DONTFORK)
     }
   }
 
@@ -239,11 +255,10 @@ package final class ReadAhead: @unchecked Sendable {
   /// The bytes of a request that holds all of `range`; waits until they are there. Nil where none was made or it did not work out: read them.
   package func take(_ file: StoredFile, _ range: Range<Int>) -> Held? {
     guard outstanding.load(ordering: .relaxed) > 0 else { return nil }
-    let key = ObjectIdentifier(file)
     let index = state.withLock { state -> Int? in
       let found = state.slots.indices.first { index in
         let slot = state.slots[index]
-        return slot.owner == key && !slot.isTaken && slot.phase != .free && slot.range.lowerBound <= range.lowerBound
+        return slot.file === file && !slot.isTaken && slot.phase != .free && slot.range.lowerBound <= range.lowerBound
           && slot.range.upperBound >= range.upperBound
       }
       if let found { state.slots[found].isTaken = true }
@@ -272,7 +287,7 @@ package final class ReadAhead: @unchecked Sendable {
       guard state.slots.indices.contains(held.slot) else { return }
       state.slots[held.slot].phase = .free
       state.slots[held.slot].isTaken = false
-      state.slots[held.slot].owner = nil
+      state.slots[held.slot].file = nil
       state.slots[held.slot].descriptor = nil
     }
   }
@@ -302,8 +317,8 @@ package final class ReadAhead: @unchecked Sendable {
         state.slots[index].phase = result >= 0 ? .ready : .failed
         state.slots[index].filled = max(result, 0)
         // A file system that opens so and then wants another alignment.
-        if let owner = state.slots[index].owner, [EINVAL, EOPNOTSUPP].contains(Int32(clamping: -result)) {
-          state.files[owner]?.descriptor = nil
+        if [EINVAL, EOPNOTSUPP].contains(Int32(clamping: -result)) {
+          for place in state.files.indices where state.files[place].file === state.slots[index].file { state.files[place].descriptor = nil }
         }
       }
     }
@@ -319,10 +334,11 @@ package final class ReadAhead: @unchecked Sendable {
         if !ring.waitForCertain() { usleep(1000) }
         collect(ring)
       }
+      share(withChildren: true)
     }
     state.withLock { state in
       state.ring = nil
-      state.files = [:]
+      state.files = []
       state.slots = []
     }
     outstanding.store(0, ordering: .relaxed)

@@ -1,13 +1,13 @@
 """Cold merges: sources that are not in the page cache, read past it by io_uring and, for comparison, through it.
 
-    python benchmarks/cold --ingot PREFIX/bin/ingot --folder DIRECTORY [--before OTHER/bin/ingot] [--rounds 7] [--methods linear,...] [--json FILE]
+    python benchmarks/cold --ingot PREFIX/bin/ingot --folder DIRECTORY [--before OTHER/bin/ingot] [--rounds 7] [--json FILE]
 
-Two models of `--gigabytes` (2) each are made once in `--folder`, which must be on a disk. Before each run they are synced and taken out of the
-page cache (posix_fadvise DONTNEED). The ways are run in turn, round by round, and the table shows
-medians and ranges: `ahead` is the default, `cached` is --cached-reads, `before` another build of ingot (for changes that are to be judged).
-Each writes into a directory on the same disk, and with `--null` computes and discards. `--raw` reads the same files without a merge
-(benchmarks/cold/reads.c): what the disk and the ways of reading give by themselves. Seconds are wall clock; CPU is the command's own user and
-system time; the load average says what else the machine did.
+Two models of `--gigabytes` (2) each are made once in `--folder`, which must be on a disk. Before each run they are synced and taken out
+of the page cache (posix_fadvise DONTNEED). The ways are run in turn, round by round, and the table shows medians and ranges: `ahead` is
+the default, `cached` is --cached-reads, `before` another build of ingot (for a change that is to be judged). Each writes into a directory
+on the same disk; with `--null` it computes and discards. `--raw` reads the same files without a merge (benchmarks/cold/reads.c): what the
+disk and the ways of reading give by themselves. Seconds are wall clock; CPU is the command's own user and system time; the load average
+says what else the machine did.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def run(command: Sequence[str]) -> dict[str, float]:
     load = os.getloadavg()[0]
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     output, talk = process.stdout.read(), process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - start
