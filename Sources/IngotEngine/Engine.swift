@@ -112,7 +112,8 @@ package final class Engine: @unchecked Sendable {
       // SAFETY: the piece has as many bytes as the sizes add up to, and it and the areas are the worker's alone.
       unsafe workers.append(
         Worker(
-          index: index, node: own.layout.nodes[index], sizes: plan.workerSizes, memory: part.piece.address, areas: part.areas.map(\.address)))
+          index: index, node: own.layout.nodes[index], sizes: plan.workerSizes, memory: part.piece.address, areas: part.areas.map(\.address)
+        ))
     }
     guard !workers.isEmpty else { throw IngotError(.memory, "the memory budget cannot hold one worker's \(least) bytes") }
     for stage in binding.runs { try settle(stage, watcher) }

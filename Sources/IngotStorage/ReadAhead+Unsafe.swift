@@ -172,7 +172,9 @@ package final class ReadAhead: @unchecked Sendable {
   private func begin(_ file: StoredFile, _ range: Range<Int>, node: Int) -> Bool {
     state.withLock { state in
       state.requests += 1
-      guard let index = freeSlot(node, in: &state), let descriptor = descriptor(of: file, in: &state), let ring = ring(file.system, in: &state) else {
+      guard let index = freeSlot(node, in: &state), let descriptor = descriptor(of: file, in: &state),
+        let ring = ring(file.system, in: &state)
+      else {
         return false
       }
       if state.slots[index].phase != .free { outstanding.subtract(1, ordering: .relaxed) }
@@ -328,8 +330,8 @@ package final class ReadAhead: @unchecked Sendable {
   package func close() {
     isRefused.store(true, ordering: .relaxed)
     reaping.withLock { _ in
-      guard let ring = state.withLock { $0.ring } else { return }
-      while state.withLock { $0.underWay } > 0 {
+      guard let ring = state.withLock({ $0.ring }) else { return }
+      while state.withLock({ $0.underWay }) > 0 {
         // Without the call results arrive too, only later.
         if !ring.waitForCertain() { usleep(1000) }
         collect(ring)

@@ -16,7 +16,8 @@ import Testing
     let spread = TensorSpread(bytes: [10, 10, 10], workers: [1, 1])
     #expect(spread.nodes == [0, 1, 0])
     var queue = ItemQueue(
-      [.init(tensor: 0, count: 3), .init(tensor: 1, count: 0), .init(tensor: 1, count: 2), .init(tensor: 2, count: 1)], spread, nodeCount: 2)
+      [.init(tensor: 0, count: 3), .init(tensor: 1, count: 0), .init(tensor: 1, count: 2), .init(tensor: 2, count: 1)], spread, nodeCount: 2
+    )
     #expect(queue.claim(1) == 3 && queue.claim(1) == 4 && queue.claim(1) == nil)
     // From the back of the other node's.
     #expect(queue.claim(0) == 0)
@@ -88,7 +89,8 @@ import Testing
     Layout(synthetic: "numa:1 core:4 pu:1", nodes: 1), Layout(synthetic: "numa:2 core:4 pu:1", nodes: 2),
     Layout(synthetic: "numa:8 core:1 pu:1", nodes: 8), Layout(synthetic: "numa:8 core:2 pu:2", nodes: 8),
     // Processors without memory, and memory without processors.
-    Layout(synthetic: "[numa(memory=0)] pack:2 [numa] core:2 pu:1", nodes: 2), Layout(synthetic: "pack:2 [numa] [numa] core:2 pu:1", nodes: 2),
+    Layout(synthetic: "[numa(memory=0)] pack:2 [numa] core:2 pu:1", nodes: 2),
+    Layout(synthetic: "pack:2 [numa] [numa] core:2 pu:1", nodes: 2),
     // Where the host restricts the process nothing is bound, and one queue serves all.
     Layout(synthetic: "numa:2 core:4 pu:1", allowed: "0-3,4", nodes: 1), Layout(synthetic: "numa:2 core:4 pu:1", allowed: "5-6", nodes: 1),
   ]

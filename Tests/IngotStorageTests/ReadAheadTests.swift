@@ -34,7 +34,7 @@ import Testing
 
     deinit {
       ahead.close()
-      for unsafe area in unsafe memory { unsafe area.deallocate() }
+      unsafe memory.forEach { unsafe $0.deallocate() }
     }
 
     /// Takes a range and compares it with the file; false when there was nothing.
