@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotMethods
+internal import IngotStorage
 internal import IngotTensors
 
 /// Copies one input's bytes to the output without decoding them, a piece of 1 MiB at a time.

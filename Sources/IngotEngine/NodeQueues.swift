@@ -1,3 +1,5 @@
+internal import IngotTensors
+
 /// The workers of a run by memory node.
 struct NodeLayout: Sendable, Hashable {
   /// The node of each worker.
@@ -12,12 +14,9 @@ struct NodeLayout: Sendable, Hashable {
 
   /// Workers as `placement` has them, if they are bound to their nodes; else where they run is not known and one queue serves all.
   init(_ placement: Placement?, workers: Int) {
-    guard let placement, placement.topology.mayBind, placement.topology.nodeCount > 1, placement.nodes.count >= workers else {
-      self.init(workers: workers)
-      return
-    }
-    nodes = Array(placement.nodes.prefix(workers))
-    nodeCount = placement.topology.nodeCount
+    let isPlaced = placement.map { $0.topology.mayBind && $0.topology.nodeCount > 1 && $0.nodes.count >= workers } ?? false
+    nodes = isPlaced ? Array(placement?.nodes.prefix(workers) ?? []) : Array(repeating: 0, count: workers)
+    nodeCount = isPlaced ? placement?.topology.nodeCount ?? 1 : 1
   }
 
   /// Workers on each node.
@@ -30,15 +29,13 @@ struct TensorSpread: Sendable {
   let nodes: [Int]
 
   init(_ plan: Plan, _ layout: NodeLayout) {
-    if layout.nodeCount == 1 {
-      nodes = []
-      return
-    }
     self.init(
-      bytes: plan.tensors.map { tensor in
-        let elements = Double((try? tensor.shape.elementCount()) ?? 0)
-        return tensor.streams.reduce(Double(tensor.byteCount)) { $0 + elements * Double($1.dtype.bits) / 8 }
-      }, workers: layout.counts)
+      bytes: layout.nodeCount == 1
+        ? []
+        : plan.tensors.map { tensor in
+          let elements = Double((try? tensor.shape.elementCount()) ?? 0)
+          return tensor.streams.reduce(Double(tensor.byteCount)) { $0 + elements * Double($1.dtype.bits) / 8 }
+        }, workers: layout.counts)
   }
 
   /// - Parameters: `bytes` that each tensor moves; `workers` of each node, at least one in all.

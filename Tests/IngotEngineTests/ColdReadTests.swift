@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import IngotErrors
 import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 import Testing

@@ -1,6 +1,7 @@
 import Foundation
 import IngotErrors
 import IngotMethods
+import IngotRecipes
 import IngotStorage
 import IngotTensors
 import Testing

@@ -8,7 +8,8 @@ import Testing
 /// Reads that are under way before anybody waits for them: the same bytes as by reading, or nothing.
 @Suite struct ReadAheadTests {
   /// A file on a disk, slots of memory for its reads, and whether both work here.
-  final class Fixture {
+  @safe final class Fixture: @unchecked Sendable {
+    // SENDABLE: immutable; what it holds is made for many threads.
     static let contents = pattern(2_500_001)
 
     let scratch: Scratch
@@ -24,7 +25,7 @@ import Testing
       if scratch == nil { try self.scratch.write("a", Self.contents) }
       let file = try StoredFile(self.scratch("a"), system: system)
       self.file = file
-      memory = unsafe slots.map { unsafe .allocate(byteCount: $0 * ReadAhead.slotBytes, alignment: 4096) }
+      unsafe memory = slots.map { .allocate(byteCount: $0 * ReadAhead.slotBytes, alignment: 4096) }
       let areas = unsafe zip(memory, slots).enumerated().map { node, area in
         unsafe ReadAhead.Area(node: node, memory: area.0, slots: area.1)
       }
@@ -119,10 +120,10 @@ import Testing
     let size = 20_001
     let works = fixture.works
     let ranges = (0..<120).map { $0 * size..<($0 + 1) * size }
-    unsafe DispatchQueue.concurrentPerform(iterations: 4) { thread in
+    DispatchQueue.concurrentPerform(iterations: 4) { thread in
       for index in stride(from: thread, to: ranges.count, by: 4) {
-        let answer = unsafe fixture.requests(ranges[index], node: thread % 2)
-        let found = unsafe fixture.takes(ranges[index])
+        let answer = fixture.requests(ranges[index], node: thread % 2)
+        let found = fixture.takes(ranges[index])
         #expect(found == (answer == .underWay))
         #expect(works || !found)
       }
@@ -157,7 +158,8 @@ import Testing
     for _ in 0..<3 { #expect(fixture.requests(0..<100_000) == .left(0..<100_000)) }
     #expect(!fixture.takes(0..<100_000))
     #expect(faults.count(.ring) <= 1)
-    if fixture.works { #expect(fixture.ahead.refusal == unsafe String(cString: strerror(code))) }
+    let words = unsafe String(cString: strerror(code))
+    if fixture.works { #expect(fixture.ahead.refusal == words) }
     #expect(ReadAhead.refusal(System(faults: faults)) == ReadAhead.refusal())
   }
 
