@@ -78,7 +78,7 @@ struct SideArguments {
       switch descriptor?.form {
       case .tensorOrSums: ["row_sums", "column_sums"]
       case .gram: ["transposed"]
-      case .tensor, .channels, nil: []
+      case .tensor, .optionalTensor, .channels, nil: []
       }
     guard part.map(parts.contains) ?? true else {
       throw IngotError(
