@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -41,6 +42,13 @@ int64_t ingot_sys_open(int at, const char *path, int how) {
   default: return -EINVAL;
   }
   return answer(openat(at, path, flags, 0666));
+}
+
+int64_t ingot_sys_open_direct(int fd) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  // Without O_NONBLOCK: io_uring would give up on a read that has to wait for a lock.
+  return answer(open(path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NOCTTY));
 }
 
 int64_t ingot_sys_close(int fd) { return answer(close(fd)); }
@@ -113,6 +121,24 @@ int64_t ingot_sys_advise(int fd, uint64_t offset, uint64_t bytes, int advice) {
   static const int advices[] = {POSIX_FADV_SEQUENTIAL, POSIX_FADV_RANDOM, POSIX_FADV_WILLNEED, POSIX_FADV_DONTNEED};
   if (advice < 0 || advice > 3 || !fits(offset) || !fits(bytes)) return -EINVAL;
   return -(int64_t)posix_fadvise(fd, (off_t)offset, (off_t)bytes, advices[advice]);
+}
+
+int64_t ingot_sys_resident(int fd, uint64_t offset, uint64_t bytes) {
+  enum { MOST_PAGES = 4096 };
+  const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+  if (!fits(offset) || bytes == 0) return -EINVAL;
+  const uint64_t skew = offset % page;
+  uint64_t length = bytes > MOST_PAGES * page - skew ? MOST_PAGES * page : skew + bytes;
+  // The mapping is only asked about and never touched, so that it does not matter when the file shrinks.
+  void *map = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)(offset - skew));
+  if (map == MAP_FAILED) return -(int64_t)errno;
+  unsigned char pages[MOST_PAGES];
+  const int64_t failed = answer(mincore(map, length, pages));
+  munmap(map, length);
+  if (failed < 0) return failed;
+  uint64_t count = 0;
+  for (uint64_t i = 0; i < (length + page - 1) / page; i++) count += pages[i] & 1;
+  return (int64_t)(count * page);
 }
 
 int64_t ingot_sys_lock(int fd) { return answer(flock(fd, LOCK_EX | LOCK_NB)); }

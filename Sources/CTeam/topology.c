@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "CTeam.h"
 #include "placement.h"
@@ -298,4 +300,37 @@ void *ingot_node_alloc(const ingot_topology *t, size_t bytes, int node) {
 
 void ingot_node_free(void *memory, size_t bytes) {
   if (memory && bytes) munmap(memory, bytes);
+}
+
+void ingot_node_bind(const ingot_topology *t, void *memory, size_t bytes, int node) {
+  if (!t || !t->may_bind || node < 0 || node >= t->place_count || bytes == 0) return;
+  // Not strict: Linux then prefers the node, and takes another one when it is full.
+  hwloc_set_area_membind(t->hwloc, memory, bytes, t->places[node].memory->nodeset, HWLOC_MEMBIND_BIND,
+                         HWLOC_MEMBIND_BYNODESET | HWLOC_MEMBIND_MIGRATE);
+}
+
+void ingot_node_unbind(const ingot_topology *t, void *memory, size_t bytes) {
+  if (!t || !t->may_bind || bytes == 0) return;
+  hwloc_set_area_membind(t->hwloc, memory, bytes, t->places[0].memory->nodeset, HWLOC_MEMBIND_DEFAULT, HWLOC_MEMBIND_BYNODESET);
+}
+
+void ingot_node_pages(const ingot_topology *t, void *memory, size_t bytes, int node, uint64_t *present, uint64_t *elsewhere) {
+  enum { BATCH = 512 };
+  *present = *elsewhere = 0;
+  const int wanted = ingot_topology_node_os_index(t, node);
+  if (!t || !t->is_this_machine || wanted < 0) return;
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  void *pages[BATCH];
+  int nodes[BATCH];
+  for (size_t at = 0; at < bytes;) {
+    unsigned long count = 0;
+    for (; count < BATCH && at < bytes; at += page) pages[count++] = (char *)memory + at;
+    // Without a list of nodes the call moves nothing and tells where each page is.
+    if (syscall(SYS_move_pages, 0, count, pages, NULL, nodes, 0) != 0) return;
+    for (unsigned long i = 0; i < count; i++) {
+      if (nodes[i] < 0) continue;
+      *present += 1;
+      *elsewhere += nodes[i] != wanted;
+    }
+  }
 }

@@ -41,7 +41,7 @@ extension ingot_run_options: ExtensibleStruct {
   static let typeName = "ingot_run_options"
   static let knownFlags = UInt32(
     INGOT_RUN_RESUME | INGOT_RUN_OVERWRITE | INGOT_RUN_ALLOW_NONFINITE | INGOT_RUN_CACHED_WRITES | INGOT_RUN_CHECK_FINITE
-      | INGOT_RUN_TENSORS_ONLY)
+      | INGOT_RUN_TENSORS_ONLY | INGOT_RUN_CACHED_READS)
 }
 extension ingot_delta_options: ExtensibleStruct {
   static let typeName = "ingot_delta_options"

@@ -57,6 +57,7 @@ struct RunCall {
     var options = RunOptions()
     options.allowsNonfinite = flags & UInt32(INGOT_RUN_ALLOW_NONFINITE) != 0
     options.checksFinite = flags & UInt32(INGOT_RUN_CHECK_FINITE) != 0
+    if flags & UInt32(INGOT_RUN_CACHED_READS) != 0 { options.reads = .never }
     return options
   }
 

@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotMethods
+internal import IngotStorage
 internal import IngotTensors
 
 /// Copies one input's bytes to the output without decoding them, a piece of 1 MiB at a time.
@@ -45,23 +46,50 @@ final class CopyExecution: JobRun, @unchecked Sendable {
   }
 
   func process(item index: Int, worker: Worker) throws(IngotError) {
-    let next = index + context.workerCount
-    if next < pieces {
-      let ahead = output.item(next).elements
-      context.sources[input.source].willRead(input.offset + ahead.lowerBound..<input.offset + ahead.upperBound)
-    }
+    announce(index, worker)
     let item = output.item(index)
     let bytes = item.elements.count
     // SAFETY: an item is at most the 1 MiB that the worker's output area holds for copies.
     let area = try unsafe worker.nextOutput(at: segment.tensor.offset + item.elements.lowerBound, context.writes)
     let target = unsafe UnsafeMutableRawBufferPointer(start: area, count: bytes)
-    try unsafe context.sources[input.source].read(target, at: input.offset + item.elements.lowerBound)
-    if !context.sources[input.source].isComputed { worker.bytesRead += bytes }
+    try unsafe read(input.offset + item.elements.lowerBound, into: target, worker)
     if let nonfinite {
       unsafe count(UnsafeRawBufferPointer(target), worker)
       nonfinite.collect(worker, segment: 0)
     }
     try unsafe output.store(item.elements, of: item, from: area, worker: worker)
+  }
+
+  /// As `JobExecution.announce`: a copy is read once.
+  private func announce(_ item: Int, _ worker: Worker) {
+    let distance = context.workerCount * context.roundsAhead(isOnce: true)
+    if item < context.workerCount {
+      for first in stride(from: item, to: min(distance, pieces), by: context.workerCount) { announce(piece: first, worker) }
+    }
+    if item + distance < pieces { announce(piece: item + distance, worker) }
+  }
+
+  private func announce(piece: Int, _ worker: Worker) {
+    let elements = output.item(piece).elements
+    let range = input.offset + elements.lowerBound..<input.offset + elements.upperBound
+    guard let ahead = context.ahead else { return context.sources[input.source].willRead(range) }
+    context.sources[input.source].willReadOnce(range, step: range.count, node: worker.node, ahead)
+  }
+
+  private func read(_ offset: Int, into target: UnsafeMutableRawBufferPointer, _ worker: Worker) throws(IngotError) {
+    let source = context.sources[input.source]
+    let range = offset..<offset + target.count
+    if let ahead = context.ahead, let held = source.take(range, ahead) {
+      defer { ahead.release(held) }
+      if let address = unsafe held.address(of: range) {
+        // SAFETY: what is held has the whole range.
+        unsafe target.copyMemory(from: UnsafeRawBufferPointer(start: address, count: range.count))
+        return worker.count(ahead: range.count)
+      }
+    }
+    // SAFETY: the caller owns the target.
+    try unsafe source.read(target, at: offset)
+    if !source.isComputed { worker.bytesRead += range.count }
   }
 
   /// Widens a piece, which is whole elements, tile by tile into the worker's staging room, which copies have no other use for, and counts.

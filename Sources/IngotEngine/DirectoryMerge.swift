@@ -227,6 +227,8 @@ extension RunReport {
   package func write(to entry: inout JSONDocument) {
     entry.field("seconds", seconds)
     entry.field("bytes_read", bytesRead)
+    entry.field("bytes_read_direct", bytesReadAhead)
+    entry.field("reading", reading)
     entry.field("bytes_written", bytesWritten)
     entry.field("bytes_decoded", decodedBytes)
     entry.field("threads", threads)
@@ -234,6 +236,19 @@ extension RunReport {
     entry.field("isa", instructionSet)
     entry.field("peak_memory_bytes", peakMemory)
     entry.field("resumed_tensors", resumedTensors)
+    if nodes.isEmpty { return }
+    entry.list("memory_nodes") { list in
+      for node in nodes {
+        list.object { entry in
+          entry.field("node", node.node)
+          entry.field("workers", node.workers)
+          entry.field("items", node.items)
+          entry.field("stolen_items", node.stolen)
+          entry.field("worker_bytes", node.bytes)
+          entry.field("worker_bytes_elsewhere", node.bytesElsewhere)
+        }
+      }
+    }
   }
 }
 

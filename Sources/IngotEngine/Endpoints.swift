@@ -19,6 +19,13 @@ package protocol ByteSource: AnyObject, Sendable {
   /// A hint that the range will be read soon, front to back.
   func willRead(_ range: Range<Int>)
 
+  /// The same for a range that will be read once, in pieces of `step` bytes from its start on, by a worker on memory node `node`: where it is a
+  /// cold file's it is read past the page cache, and `take` gives it.
+  func willReadOnce(_ range: Range<Int>, step: Int, node: Int, _ ahead: ReadAhead)
+
+  /// The bytes of `range` and maybe more around it, if they were announced so and read ahead; to be released by the caller.
+  func take(_ range: Range<Int>, _ ahead: ReadAhead) -> ReadAhead.Held?
+
   /// Throws `.stale` when the source is not what it was when it was opened.
   func requireUnchanged() throws(IngotError)
 
@@ -39,6 +46,8 @@ extension ByteSource {
   package func address(of range: Range<Int>) -> UnsafeRawPointer? { nil }
   package var isCostlyToReread: Bool { false }
   package func willRead(_ range: Range<Int>) {}
+  package func willReadOnce(_ range: Range<Int>, step: Int, node: Int, _ ahead: ReadAhead) { willRead(range) }
+  package func take(_ range: Range<Int>, _ ahead: ReadAhead) -> ReadAhead.Held? { nil }
   package func requireUnchanged() throws(IngotError) {}
   package var derivation: String? { nil }
   package var isComputed: Bool { false }

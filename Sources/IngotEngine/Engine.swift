@@ -1,7 +1,7 @@
 package import IngotErrors
 internal import IngotMethods
 internal import IngotRecipes
-internal import IngotStorage
+package import IngotStorage
 package import IngotTensors
 
 /// How an engine is set up.
@@ -13,6 +13,8 @@ package struct EngineOptions: Sendable {
   /// Name of an instruction set; nil picks the best.
   package var instructionSet: String?
   package var team: WorkerTeam.Kind = .automatic
+  /// Another layout of memory nodes than this machine's, for tests.
+  package var topology: Topology?
 
   package init() {}
 }
@@ -23,6 +25,8 @@ package struct RunOptions: Sendable {
   package var allowsNonfinite = false
   /// Looks for NaN and infinities also in tensors that are copied unchanged, whose values are otherwise not looked at.
   package var checksFinite = false
+  /// Which files are read past the page cache.
+  package var reads = ReadAhead.Choice.whenCold
   package init() {}
 }
 
@@ -49,8 +53,8 @@ package final class Engine: @unchecked Sendable {
       throw IngotError(
         .memory, "the memory budget is \(options.memoryBudget) bytes, expected at least \(1 << 20)", hint: "try 64MiB")
     }
-    // On machines with several memory nodes workers stay on the cores of one node, so that the pages they touch first are near them.
-    let topology = try? Topology()
+    // On machines with several memory nodes workers stay on the cores of one node, and their memory with them.
+    let topology = options.topology ?? (try? Topology())
     team = try WorkerTeam(threads: options.threads, kind: options.team, topology: topology)
   }
 
@@ -86,8 +90,8 @@ package final class Engine: @unchecked Sendable {
       guard let piece = arena.allocate(max(plan.workerSizes.total, 1)) else { break }
       pieces.append(piece)
     }
-    var areas: [Arena.Piece] = []
-    defer { for piece in pieces + areas { memory.release(piece) } }
+    var own = RunMemory(pieces, placement: team.placement)
+    defer { own.release(memory) }
     let collector = ReportCollector()
     let binding = SourceBinding(
       .init(
@@ -97,16 +101,19 @@ package final class Engine: @unchecked Sendable {
     let sources = try binding.bind(plan)
     let region = try Self.matrixRegion(plan, workers: pieces.count, in: arena)
     defer { if let region { memory.release(region) } }
-    if sink.waitsForDevice { areas = Self.moreOutput(plan.workerSizes.outputArea, for: pieces.count, in: arena) }
-    let writes = areas.isEmpty ? nil : WriteQueue(sink: sink, slots: pieces.count + areas.count)
+    if sink.waitsForDevice { own.addAreas(of: plan.workerSizes.outputArea, from: arena) }
+    let writes = own.areaCount > own.workerCount ? WriteQueue(sink: sink, slots: own.areaCount) : nil
     defer { _ = writes?.close() }
+    own.addSlots(for: plan, sources: sources, choice: options.reads, from: arena)
+    let ahead = own.readAhead(options.reads)
+    defer { ahead?.close() }
     var workers: [Worker] = []
-    let more = pieces.isEmpty ? 0 : areas.count / pieces.count
-    for (index, piece) in pieces.enumerated() {
+    for (index, part) in own.workers.enumerated() {
       // SAFETY: the piece has as many bytes as the sizes add up to, and it and the areas are the worker's alone.
       unsafe workers.append(
         Worker(
-          index: index, sizes: plan.workerSizes, memory: piece.address, areas: areas[index * more..<(index + 1) * more].map(\.address)))
+          index: index, node: own.layout.nodes[index], sizes: plan.workerSizes, memory: part.piece.address, areas: part.areas.map(\.address)
+        ))
     }
     guard !workers.isEmpty else { throw IngotError(.memory, "the memory budget cannot hold one worker's \(least) bytes") }
     for stage in binding.runs { try settle(stage, watcher) }
@@ -115,6 +122,8 @@ package final class Engine: @unchecked Sendable {
       allowsNonfinite: options.allowsNonfinite, skipsFinished: !sink.finished.isEmpty, report: collector, writes: writes,
       checksFinite: options.checksFinite)
     context.watcher = watcher
+    context.layout = own.layout
+    context.ahead = ahead
     context.matrices = region.map { MatrixRegion($0, needs: Array(plan.matrixNeeds.values), workers: workers.count) }
     let scheduler = Scheduler(plan: plan, context: context, reservable: self.options.memoryBudget / 8, watcher: watcher)
     let all = workers
@@ -131,6 +140,9 @@ package final class Engine: @unchecked Sendable {
       report.bytesRead += worker.bytesRead
       report.decodedBytes += worker.decodedBytes
     }
+    report.bytesReadAhead = workers.reduce(0) { $0 + $1.bytesReadAhead }
+    report.readAheadRefusal = ahead?.refusal
+    if let topology = team.placement?.topology { report.nodes = own.report(scheduler.nodeReports(topology.osIndex)) }
     report.bytesWritten = workers.reduce(0) { $0 + $1.bytesWritten }
     report.decodedBytes += workers.reduce(0) { $0 + $1.decodedBytes }
     report.seconds = Double(Watcher.now() - start) / 1e9
@@ -194,20 +206,6 @@ package final class Engine: @unchecked Sendable {
     throw IngotError(
       .memory, "the matrix \(largest.tensor) needs \(largest.bytes) bytes, and \(arena.largestPiece) of the budget are left in one piece",
       hint: "raise the budget", subject: largest.tensor)
-  }
-
-  /// Output areas beside the one that each worker has: as many for each, as long as they take little of the budget.
-  private static func moreOutput(_ bytes: Int, for workers: Int, in arena: Arena) -> [Arena.Piece] {
-    var areas: [Arena.Piece] = []
-    for _ in 0..<2 where arena.available / 8 >= bytes * workers {
-      let next = (0..<workers).compactMap { _ in arena.allocate(bytes) }
-      guard next.count == workers else {
-        for piece in next { arena.release(piece) }
-        break
-      }
-      areas += next
-    }
-    return areas
   }
 
   /// Throws `.memory` when not even one worker fits into the budget.

@@ -5,7 +5,7 @@ internal import IngotTensors
 /// The last phase: tiles of the output, computed, rounded and handed on.
 extension JobExecution {
   func emit(_ state: Method.State, item: Int, worker: Worker) throws(IngotError) {
-    announce(item) { number in
+    announce(item, worker, isOnce: true) { number in
       let part = output.item(number)
       return (part.segment, segments[part.segment].blocking.cover(part.elements))
     }
@@ -30,6 +30,7 @@ extension JobExecution {
       try unsafe output.store(chunk, of: part, from: area, worker: worker)
       chunkStart = chunk.upperBound
     }
+    worker.releaseHeld(context.ahead)
   }
 
   /// Computes the elements of `chunk`, which begins at a tile, into `area`, which holds them in the output's dtype.

@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotMethods
+internal import IngotStorage
 internal import IngotTensors
 
 /// Runs one merge method on one job: rounds of gathering, settling, then the output.
@@ -78,6 +79,11 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     }
   }
 
+  var itemStretches: [ItemStretch] {
+    if case .emit = phase { return output.itemStretches }
+    return round?.itemStretches ?? []
+  }
+
   func advance() throws(IngotError) -> Bool {
     let isFirstLook = !nonfinite.isChecked
     switch phase {
@@ -116,20 +122,35 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
   }
 
   /// Tells the sources what will be read soon: the item that the worker takes up next, as far as one can know, and at the start of a phase
-  /// this one too. Workers read far apart in one file, which the system's own read-ahead does not follow.
-  func announce(_ item: Int, onlySides: Bool = false, _ range: (Int) -> (segment: Int, elements: Range<Int>)) {
+  /// this one too. Workers read far apart in one file, which the system's own read-ahead does not follow. What is read once (`isOnce`) may be
+  /// read past the page cache; what another round reads again should be there.
+  func announce(
+    _ item: Int, _ worker: Worker, onlySides: Bool = false, isOnce: Bool = false, _ range: (Int) -> (segment: Int, elements: Range<Int>)
+  ) {
     if kept.isFilled { return }
-    let next = item + context.workerCount
-    if item < context.workerCount { announce(range(item), onlySides: onlySides) }
-    if next < itemCount { announce(range(next), onlySides: onlySides) }
+    let ahead = isOnce ? context.ahead : nil
+    let distance = context.workerCount * context.roundsAhead(isOnce: isOnce)
+    if item < context.workerCount {
+      for first in stride(from: item, to: min(distance, itemCount), by: context.workerCount) {
+        announce(range(first), worker, onlySides: onlySides, ahead)
+      }
+    }
+    let next = item + distance
+    if next < itemCount { announce(range(next), worker, onlySides: onlySides, ahead) }
   }
 
-  private func announce(_ range: (segment: Int, elements: Range<Int>), onlySides: Bool) {
+  private func announce(_ range: (segment: Int, elements: Range<Int>), _ worker: Worker, onlySides: Bool, _ ahead: ReadAhead?) {
     if range.elements.isEmpty { return }
     let segment = segments[range.segment]
     for input in segment.inputs.dropFirst(onlySides ? segment.modelCount : 0) {
       let first = input.offset + range.elements.lowerBound * input.width
-      context.sources[input.source].willRead(first..<first + range.elements.count * input.width)
+      let bytes = first..<first + range.elements.count * input.width
+      if let ahead {
+        context.sources[input.source].willReadOnce(
+          bytes, step: segment.blocking.stagingLength * input.width, node: worker.node, ahead)
+      } else {
+        context.sources[input.source].willRead(bytes)
+      }
     }
   }
 
@@ -137,7 +158,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
 
   private func gather(_ state: Method.State, _ wanted: Round, item: Int, worker: Worker) throws(IngotError) {
     guard let round else { return }
-    announce(item, onlySides: wanted.readsOnlySides) { number in
+    announce(item, worker, onlySides: wanted.readsOnlySides) { number in
       let part = round.item(number)
       let blocking = segments[part.segment].blocking
       guard let first = part.blocks.first, let last = part.blocks.last else { return (part.segment, 0..<0) }

@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotMethods
+internal import IngotStorage
 internal import IngotTensors
 
 /// A job under way, seen by the scheduler: phases made of work items, settled by one thread in between.
@@ -9,6 +10,8 @@ internal import IngotTensors
 protocol JobRun: AnyObject, Sendable {
   /// Work items of the present phase.
   var itemCount: Int { get }
+  /// The same items by tensor, in their order; empty when the job has one tensor.
+  var itemStretches: [ItemStretch] { get }
   /// Rough bytes of input that one item reads, for progress.
   var bytesRead: Int { get }
 
@@ -19,6 +22,10 @@ protocol JobRun: AnyObject, Sendable {
   func advance() throws(IngotError) -> Bool
   /// Gives the memory back; called once, after the last phase or a failure.
   func release()
+}
+
+extension JobRun {
+  var itemStretches: [ItemStretch] { [] }
 }
 
 /// What a running job needs of its surroundings.
@@ -39,4 +46,11 @@ struct JobContext: Sendable {
   /// The memory of matrix jobs; nil where the plan has none.
   var matrices: MatrixRegion?
   var watcher: Watcher = .none
+  /// Where workers and tensors belong.
+  var layout = NodeLayout(workers: 1)
+  /// Reads of cold files under way; nil where files are read through the page cache.
+  var ahead: ReadAhead?
+
+  /// How many items before its turn an item's inputs are announced, in rounds of all workers.
+  func roundsAhead(isOnce: Bool) -> Int { isOnce && ahead != nil ? 2 : 1 }
 }

@@ -132,6 +132,13 @@ struct Prefixes: Sendable {
     total = sum
   }
 
+  /// The parts as those of the tensors of `segments`.
+  func stretches(_ segments: [JobSegment]) -> [ItemStretch] {
+    zip(segments, starts.indices).map { segment, part in
+      ItemStretch(tensor: segment.planned, count: (part + 1 < starts.count ? starts[part + 1] : total) - starts[part])
+    }
+  }
+
   /// The part that holds `number`, and the number within it.
   func locate(_ number: Int) -> (part: Int, rest: Int) {
     var low = 0

@@ -110,6 +110,11 @@ final class KeptInputs: @unchecked Sendable {
     let bytes = range.count * width
     let source = context.sources[access.source]
     if let address = unsafe source.address(of: first..<first + bytes) { return unsafe address }
+    if !isFilled, use == .bypass, let ahead = context.ahead,
+      let address = unsafe worker.held(first..<first + bytes, of: source, number: access.source, input: input, ahead)
+    {
+      return unsafe address
+    }
     var target = unsafe worker.stagingAddress(input: input, inputs: segment.inputs, stagingLength: segment.blocking.stagingLength)
     if let piece, isFilled || use != .bypass {
       unsafe target = piece.address + offsets[segment.index][input] + range.lowerBound * width

@@ -268,8 +268,8 @@ package struct DirectoryFiles: ModelFiles {
 
 /// A weight file that is read by position.
 ///
-/// What will be read is announced to the system only while reads turn out to wait for the medium: asking costs as much as half a read of
-/// what lies in the page cache already.
+/// What will be read is announced only while reads turn out to wait for the medium: asking costs as much as half a read of what lies in the page
+/// cache already.
 final class FileSource: ByteSource {
   /// Announcements that a slow read pays for, and those that a new file has.
   private static let announcements = (afterSlowRead: 16, atFirst: 4)
@@ -300,4 +300,16 @@ final class FileSource: ByteSource {
     announcements.store(left - 1, ordering: .relaxed)
     file.advise(.willNeed, offset: range.lowerBound, count: range.count)
   }
+
+  func willReadOnce(_ range: Range<Int>, step: Int, node: Int, _ ahead: ReadAhead) {
+    let left = announcements.load(ordering: .relaxed)
+    if left <= 0 && !ahead.takesEverything { return }
+    switch ahead.request(file, range, step: step, node: node) {
+    case .underWay: announcements.store(Self.announcements.afterSlowRead, ordering: .relaxed)
+    case .present: announcements.store(left - 1, ordering: .relaxed)
+    case .left(let rest): willRead(rest)
+    }
+  }
+
+  func take(_ range: Range<Int>, _ ahead: ReadAhead) -> ReadAhead.Held? { ahead.take(file, range) }
 }

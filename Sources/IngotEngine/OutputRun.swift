@@ -40,6 +40,7 @@ final class OutputRun: @unchecked Sendable {
   }
 
   var itemCount: Int { prefixes.total }
+  var itemStretches: [ItemStretch] { prefixes.stretches(segments) }
 
   func item(_ index: Int) -> OutputItem {
     let (part, rest) = prefixes.locate(index)

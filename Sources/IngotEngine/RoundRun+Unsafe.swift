@@ -120,6 +120,7 @@ final class RoundRun: @unchecked Sendable {
   }
 
   var itemCount: Int { prefixes.total }
+  var itemStretches: [ItemStretch] { prefixes.stretches(segments) }
 
   func item(_ index: Int) -> (segment: Int, blocks: Range<Int>) {
     let (segment, rest) = prefixes.locate(index)

@@ -6,6 +6,10 @@ package import IngotStorage
 /// What a finished run did.
 package struct RunReport: Sendable {
   package var bytesRead = 0
+  /// Of those, bytes of cold files that were read ahead past the page cache.
+  package var bytesReadAhead = 0
+  /// Why no reads could be under way though some were asked for.
+  package var readAheadRefusal: String?
   package var bytesWritten = 0
   /// Bytes of input that were widened to numbers; copies leave it at 0.
   package var decodedBytes = 0
@@ -22,6 +26,14 @@ package struct RunReport: Sendable {
   package var findings: [(document: String?, tensor: String, finding: Finding)] = []
   /// Output tensors that an earlier run had finished.
   package var resumedTensors = 0
+  /// What was done on each memory node, where workers are bound to several.
+  package var nodes: [NodeReport] = []
+
+  /// How the sources' bytes came, in words.
+  package var reading: String {
+    if bytesReadAhead > 0 { return "io_uring, past the page cache, for what was not in it" }
+    return readAheadRefusal.map { "the page cache (io_uring: \($0))" } ?? "the page cache"
+  }
 }
 
 /// Collects what jobs have to say while they run.

@@ -5,12 +5,13 @@ internal import IngotTensors
 /// Hands the work items of a plan's jobs to workers: the earliest job with an unclaimed item first, the next job only when none has one.
 ///
 /// So the gathers of one tensor run while another still emits and no worker waits for a tensor's end. The worker that finishes a phase's last item
-/// settles it. Thread rule: `work` runs on every worker of one team; everything else before or after.
+/// settles it. With several memory nodes each tensor belongs to one (`TensorSpread`): its items and jobs stand in that node's queues, in all rounds,
+/// and workers of other nodes take from them only when theirs have nothing left. Thread rule: `work` runs on every worker of one team; everything else before or after.
 final class Scheduler: @unchecked Sendable {
   // SENDABLE: all mutable state is under the monitor; a run's own state moves between phases on one thread.
   private struct Active {
     var run: any JobRun
-    var claimed = 0
+    var unclaimed: ItemQueue
     var done = 0
     var total: Int
     /// True while one worker begins or settles it.
@@ -25,15 +26,20 @@ final class Scheduler: @unchecked Sendable {
   private let context: JobContext
   /// Makes the run of a job, by its number, in place of the usual one.
   private let special: ((Int) throws(IngotError) -> any JobRun)?
-  private var nextJob = 0
+  private let layout: NodeLayout
+  private let spread: TensorSpread
+  private var waiting: JobQueue
+  /// Items that the workers of each node did, and how many of those belonged to others.
+  private var processed: [Int]
+  private var stolen: [Int]
   private var active: [Active] = []
   /// Jobs that a worker is beginning: they will have items, so nobody may stop yet.
   private var beginning = 0
   /// Bytes that jobs under way cannot do without, and how many there may be before another job has to wait.
   private var reserved = 0
   private let reservable: Int
-  /// What the next job cannot do without; nil until somebody asks.
-  private var nextNeed: Int?
+  /// What waiting jobs cannot do without, of those that somebody asked about.
+  private var needs: [Int: Int] = [:]
   private var failure: IngotError?
   private var isStopped = false
   private let watcher: Watcher
@@ -49,6 +55,11 @@ final class Scheduler: @unchecked Sendable {
     jobs = plan.jobs
     self.reservable = reservable
     self.context = context
+    layout = context.layout
+    spread = TensorSpread(plan, context.layout)
+    waiting = JobQueue(plan.jobs, spread, nodeCount: context.layout.nodeCount)
+    processed = Array(repeating: 0, count: context.layout.nodeCount)
+    stolen = processed
     self.watcher = watcher
     totalBytes = plan.bytesWritten
   }
@@ -71,13 +82,15 @@ final class Scheduler: @unchecked Sendable {
         failure = stop
       }
       if failure != nil || isStopped { break }
-      if let index = active.firstIndex(where: { !$0.isSettling && $0.claimed < $0.total }) {
-        let item = active[index].claimed
-        active[index].claimed += 1
+      if let (index, item) = claim(worker.node) {
         process(active[index].run, id: active[index].id, item: item, worker: worker)
-      } else if nextJob < jobs.count && mayStart() {
-        start(nextJob)
-      } else if active.isEmpty && beginning == 0 {
+      } else if let job = startable(worker.node) {
+        start(job)
+      } else if let (index, item) = steal(worker.node) {
+        process(active[index].run, id: active[index].id, item: item, worker: worker)
+      } else if let job = waiting.earliest, mayStart(job) {
+        start(job)
+      } else if active.isEmpty && beginning == 0 && waiting.earliest == nil {
         isStopped = true
         monitor.signalAll()
       } else if isCaller {
@@ -93,6 +106,14 @@ final class Scheduler: @unchecked Sendable {
   /// Where the run stands, for the last word to the watcher.
   var finalProgress: Progress { progress() }
 
+  /// What each node's workers did; empty when there is one node. Call when the team has stopped.
+  func nodeReports(_ osIndex: (Int) -> Int) -> [NodeReport] {
+    if layout.nodeCount == 1 { return [] }
+    return layout.counts.enumerated().map { node, workers in
+      NodeReport(node: osIndex(node), workers: workers, items: processed[node], stolen: stolen[node])
+    }
+  }
+
   /// Gives back the memory of jobs that a failure left unfinished. Call when the team has stopped.
   func releaseAll() {
     for entry in active { entry.run.release() }
@@ -101,11 +122,50 @@ final class Scheduler: @unchecked Sendable {
 
   // MARK: Steps; each is entered and left with the lock held
 
-  /// True unless the next job must wait for another one's memory. Many workers would otherwise begin many jobs at once, each with tables of its own.
-  private func mayStart() -> Bool {
-    let need = nextNeed ?? leastMemory(of: jobs[nextJob])
-    nextNeed = need
+  /// The next item of the earliest job that has one for this node.
+  private func claim(_ node: Int) -> (index: Int, item: Int)? {
+    for index in active.indices where !active[index].isSettling {
+      if let item = active[index].unclaimed.claim(node) {
+        processed[node] += 1
+        return (index, item)
+      }
+    }
+    return nil
+  }
+
+  /// An item of another node's, when this one has nothing left.
+  private func steal(_ node: Int) -> (index: Int, item: Int)? {
+    if layout.nodeCount == 1 { return nil }
+    for index in active.indices where !active[index].isSettling {
+      if let item = active[index].unclaimed.steal() {
+        processed[node] += 1
+        stolen[node] += 1
+        return (index, item)
+      }
+    }
+    return nil
+  }
+
+  /// The next job of this node, if it need not wait.
+  private func startable(_ node: Int) -> Int? {
+    guard let job = waiting.next(node), mayStart(job) else { return nil }
+    return job
+  }
+
+  /// True unless a job must wait for another one's memory. Many workers would otherwise begin many jobs at once, each with tables of its own.
+  private func mayStart(_ job: Int) -> Bool {
+    let need = needs[job] ?? leastMemory(of: jobs[job])
+    needs[job] = need
     return reserved == 0 || need <= reservable - reserved
+  }
+
+  /// The items of a run's present phase, all of them unclaimed.
+  private func queue(_ run: any JobRun, _ total: Int, of job: PlannedJob) -> ItemQueue {
+    if layout.nodeCount == 1 { return ItemQueue(total: total) }
+    let stretches = run.itemStretches
+    let isComplete = stretches.reduce(0) { $0 + $1.count } == total
+    return ItemQueue(
+      isComplete ? stretches : [ItemStretch(tensor: job.tensors.first ?? 0, count: total)], spread, nodeCount: layout.nodeCount)
   }
 
   /// Bytes that the first round of a job takes even when memory is short; later rounds of a method need about the same.
@@ -124,9 +184,8 @@ final class Scheduler: @unchecked Sendable {
   }
 
   private func start(_ number: Int) {
-    let need = nextNeed ?? 0
-    nextNeed = nil
-    nextJob += 1
+    let need = needs.removeValue(forKey: number) ?? 0
+    waiting.take(number)
     let job = jobs[number]
     if context.skipsFinished && job.tensors.allSatisfy({ context.sink.finished.contains($0) }) {
       count(job)
@@ -140,9 +199,10 @@ final class Scheduler: @unchecked Sendable {
       if let special { run = try special(number) } else { run = try makeRun(job, number) }
       try run.begin()
       let total = run.itemCount
+      let items = queue(run, total, of: job)
       monitor.lock()
       beginning -= 1
-      active.append(Active(run: run, total: total, id: number, need: need))
+      active.append(Active(run: run, unclaimed: items, total: total, id: number, need: need))
       if total == 0 { settle(number) }
       monitor.signalAll()
     } catch {
@@ -195,6 +255,7 @@ final class Scheduler: @unchecked Sendable {
     do throws(IngotError) {
       let isFinished = try run.advance()
       let total = run.itemCount
+      let items = queue(run, isFinished ? 0 : total, of: jobs[id])
       if isFinished { run.release() }
       monitor.lock()
       guard let index = active.firstIndex(where: { $0.id == id }) else { return }
@@ -202,7 +263,7 @@ final class Scheduler: @unchecked Sendable {
         reserved -= active.remove(at: index).need
         count(jobs[id])
       } else {
-        active[index].claimed = 0
+        active[index].unclaimed = items
         active[index].done = 0
         active[index].total = total
         active[index].isSettling = false

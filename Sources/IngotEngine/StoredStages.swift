@@ -76,6 +76,7 @@ extension RunReport {
   /// Adds what another run took to what this one did.
   mutating func add(_ other: RunReport) {
     bytesRead += other.bytesRead
+    bytesReadAhead += other.bytesReadAhead
     bytesWritten += other.bytesWritten
     decodedBytes += other.decodedBytes
     seconds += other.seconds

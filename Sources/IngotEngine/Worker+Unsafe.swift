@@ -1,5 +1,6 @@
 internal import IngotErrors
 internal import IngotMethods
+internal import IngotStorage
 internal import IngotTensors
 
 /// Bytes of a pointer in a table.
@@ -91,6 +92,8 @@ struct MaskLayout: Sendable {
 final class Worker: @unchecked Sendable {
   // SENDABLE: one worker, one thread at a time; counters are read after the team has stopped.
   let index: Int
+  /// The memory node that it belongs to.
+  let node: Int
   private let staging: UnsafeMutableRawPointer
   private let floats: UnsafeMutableRawPointer
   /// The areas that output is computed in, used in turn: while one is being written the next is filled.
@@ -118,11 +121,19 @@ final class Worker: @unchecked Sendable {
   var accumulator: Lanes { unsafe Lanes(unsafe: lanes) }
   var decodedBytes = 0
   var bytesRead = 0
+  /// Of those, how many were read ahead past the page cache.
+  var bytesReadAhead = 0
   var bytesWritten = 0
+  /// What was read ahead of each input, and of which source of the plan.
+  private var held: [(source: Int, read: ReadAhead.Held)?]
 
   /// - Parameters: `areas` are further output areas of `sizes.outputArea` bytes, the same number for every worker.
-  init(index: Int, sizes: WorkerSizes, memory: UnsafeMutableRawPointer, areas more: [UnsafeMutableRawPointer] = unsafe []) {
+  init(
+    index: Int, node: Int = 0, sizes: WorkerSizes, memory: UnsafeMutableRawPointer, areas more: [UnsafeMutableRawPointer] = unsafe []
+  ) {
     self.index = index
+    self.node = node
+    held = Array(repeating: nil, count: max(sizes.inputs, 1))
     self.sizes = sizes
     unsafe staging = memory
     unsafe floats = memory + WorkerSizes.pages(sizes.staging)
@@ -159,6 +170,37 @@ final class Worker: @unchecked Sendable {
         unsafe: elements[index] + distance * inputs[index].width, dtype: inputs[index].dtype, count: count)
     }
     return unsafe UnsafePointer(inputSlices)
+  }
+
+  /// Where `range` of a source lies if it was read ahead; until the end of the item or another range of the input.
+  func held(_ range: Range<Int>, of source: any ByteSource, number: Int, input: Int, _ ahead: ReadAhead) -> UnsafeRawPointer? {
+    if let (owner, read) = held[input] {
+      if owner == number, let address = unsafe read.address(of: range) {
+        count(ahead: range.count)
+        return unsafe address
+      }
+      held[input] = nil
+      ahead.release(read)
+    }
+    guard let read = source.take(range, ahead) else { return nil }
+    held[input] = (number, read)
+    count(ahead: range.count)
+    return unsafe read.address(of: range)
+  }
+
+  func count(ahead bytes: Int) {
+    bytesRead += bytes
+    bytesReadAhead += bytes
+  }
+
+  /// Gives back what was read ahead, at the end of an item.
+  func releaseHeld(_ ahead: ReadAhead?) {
+    guard let ahead else { return }
+    for input in held.indices {
+      guard let (_, read) = held[input] else { continue }
+      held[input] = nil
+      ahead.release(read)
+    }
   }
 
   /// The next output area, from the byte on that lies in its page as `offset` does in the file's. Waits until it has been written.

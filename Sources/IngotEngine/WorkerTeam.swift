@@ -1,4 +1,5 @@
 import CTeam
+internal import Glibc
 package import IngotErrors
 
 /// The memory nodes and processors of the machine, as the calling thread may use them. Read once (a few milliseconds);
@@ -32,6 +33,30 @@ package import IngotErrors
   package func osIndex(ofNode node: Int) -> Int {
     // SAFETY: the handle lives as long as self; a node out of range gives -1.
     Int(unsafe ingot_topology_node_os_index(handle.pointer, Int32(clamping: node)))
+  }
+}
+
+extension Topology {
+  /// Asks for the pages of a range to lie on a node, those that are elsewhere already too. A wish, and nothing where workers are not bound.
+  func bind(_ memory: UnsafeMutableRawPointer, bytes: Int, node: Int) {
+    // SAFETY: the handle lives as long as self; the call changes where pages lie, not what is in them.
+    unsafe ingot_node_bind(handle.pointer, memory, bytes, Int32(clamping: node))
+  }
+
+  /// Takes the wish back; pages stay where they are.
+  func unbind(_ memory: UnsafeMutableRawPointer, bytes: Int) {
+    // SAFETY: as above.
+    unsafe ingot_node_unbind(handle.pointer, memory, bytes)
+  }
+
+  /// Bytes of a range that were touched, and how many of those lie on other nodes; 0 where the system does not tell.
+  func touched(_ memory: UnsafeMutableRawPointer, bytes: Int, node: Int) -> (bytes: Int, elsewhere: Int) {
+    var present: UInt64 = 0
+    var elsewhere: UInt64 = 0
+    // SAFETY: as above; both numbers live for the call.
+    unsafe ingot_node_pages(handle.pointer, memory, bytes, Int32(clamping: node), &present, &elsewhere)
+    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+    return (Int(clamping: present) * page, Int(clamping: elsewhere) * page)
   }
 }
 

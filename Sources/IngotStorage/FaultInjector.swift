@@ -4,13 +4,16 @@ import Synchronization
 package enum SystemCall: String, CaseIterable, Sendable, Hashable {
   case open, close, read, write, append, status, truncate, allocate, sync, writeBack, advise, lock, makeDirectory, remove, rename
   case space, list
+  /// Asking what of a file is in the page cache; then the queue of reads under way: making it, handing a read to it, waiting for a result,
+  /// and the result itself, which can be short.
+  case resident, ring, submit, wait, readAhead
 }
 
 /// What a test makes of one system call.
 package enum Fault: Sendable, Hashable {
   /// The call is not made and fails with this errno. (`close` is made all the same: a descriptor must not leak.)
   case error(Int32)
-  /// A read, write or append moves at most this many bytes. 0 makes a read look like the end of the file.
+  /// A read (also one that was under way), write or append moves at most this many bytes. 0 makes a read look like the end of the file.
   case short(Int)
 }
 
@@ -53,7 +56,7 @@ package final class FaultInjector: Sendable {
   /// How many calls of all kinds.
   package var total: Int { state.withLock { $0.total } }
 
-  /// How many bytes calls of this kind (read, write, append) moved.
+  /// How many bytes calls of this kind (read, readAhead, write, append) moved.
   package func bytes(_ call: SystemCall) -> Int { state.withLock { $0.bytes[call] ?? 0 } }
 
   /// The faults that happened, in order.

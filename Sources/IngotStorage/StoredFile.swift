@@ -6,8 +6,8 @@ package final class StoredFile: Sendable {
   package let path: String
   /// What the file system said when the file was opened.
   package let status: FileStatus
-  private let descriptor: Descriptor
-  private let system: System
+  let descriptor: Descriptor
+  let system: System
 
   /// Bytes, when the file was opened.
   package var size: Int { status.size }

@@ -30,7 +30,7 @@ package struct System: Sendable {
   // MARK: one call
 
   /// Makes one call until it is not interrupted. `body` answers a value or a negated errno.
-  private func perform(_ call: SystemCall, _ body: () -> Int64) throws(SystemError) -> Int64 {
+  func perform(_ call: SystemCall, _ body: () -> Int64) throws(SystemError) -> Int64 {
     while true {
       let result: Int64
       if let faults, case .error(let code)? = faults.next(call) {
@@ -174,7 +174,7 @@ package struct System: Sendable {
     }
   }
 
-  /// The multiple that offsets and addresses of writes past the page cache must be of; nil where there are none.
+  /// The multiple that offsets and addresses of transfers past the page cache must be of; nil where there are none.
   func directAlignment(_ file: Descriptor) -> Int? {
     guard let found = try? perform(.status, { ingot_sys_direct_alignment(file.number) }), found > 0 else { return nil }
     return Int(clamping: found)

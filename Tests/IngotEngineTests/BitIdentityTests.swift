@@ -132,6 +132,27 @@ import Testing
       if let expected { #expect(report.digests == expected, "\(setting)") } else { expected = report.digests }
     }
     #expect(Setting.all.count >= 12)
+    try readAhead(item, expected ?? [:], of: try #require(plans[.read]))
+  }
+
+  /// The same from files whose reads are under way before they are needed, past the page cache, however small they are.
+  private func readAhead(_ item: MethodCase, _ expected: [Int: Digest128], of memory: Plan) throws {
+    let scratch = try Scratch(onDisk: true)
+    let needed = item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides
+    for (name, tensors) in needed { try scratch.model(name, tensors) }
+    let plan = try Plan.make(try Recipe(item.recipe), models: DirectoryModels(root: scratch.path))
+    for threads in [2, 8] {
+      var options = EngineOptions()
+      options.threads = threads
+      options.team = threads == 2 ? .openMP : .pthread
+      var run = RunOptions()
+      run.reads = .always
+      let report = try Engine(options).run(plan, into: NullSink(), options: run)
+      for (index, tensor) in plan.tensors.enumerated() {
+        let same = memory.tensors.firstIndex { $0.name == tensor.name }
+        #expect(report.digests[index] == same.flatMap { expected[$0] }, "\(tensor.name), \(threads) threads, reads under way")
+      }
+    }
   }
 
   /// What lies in the files is what the digests say, whether it was written past the page cache or through it.

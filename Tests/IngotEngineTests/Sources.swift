@@ -3,6 +3,7 @@ import IngotEngine
 import IngotErrors
 import IngotMethods
 import IngotRecipes
+import IngotStorage
 import IngotTensors
 
 /// How a test's byte source gives its bytes.
@@ -50,6 +51,16 @@ struct TestModels: ModelProvider {
     var model = try inner.open(reference)
     model.sources = model.sources.map { TestSource($0, kind: kind, onRead: onRead) }
     return model
+  }
+}
+
+/// Models that lie in directories of their names.
+struct DirectoryModels: ModelProvider {
+  let root: String
+  var system = System.live
+
+  func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
+    try LocalModels(environment: [:], system: system).open(path: root + "/" + reference.name, isDirectory: true)
   }
 }
 

@@ -501,7 +501,8 @@ enum {
   INGOT_RUN_ALLOW_NONFINITE = 4, /* NaN and infinity are carried through and counted in the report */
   INGOT_RUN_CACHED_WRITES = 8,   /* write through the page cache, so that what reads the output next finds it in memory */
   INGOT_RUN_CHECK_FINITE = 16,   /* look for NaN and infinity also in tensors that are copied unchanged */
-  INGOT_RUN_TENSORS_ONLY = 32    /* ingot_checkpoint_compare leaves configuration and tokenizer files out */
+  INGOT_RUN_TENSORS_ONLY = 32,   /* ingot_checkpoint_compare leaves configuration and tokenizer files out */
+  INGOT_RUN_CACHED_READS = 64    /* read cold files through the page cache too, so that what reads them next finds them in memory */
 };
 
 /* ingot_run_options.sync */
@@ -512,7 +513,7 @@ enum {
 
 typedef struct ingot_run_options {
   uint32_t struct_size;
-  uint32_t flags; /* INGOT_RUN_*; all but ALLOW_NONFINITE and CHECK_FINITE, and sync, count for directories only */
+  uint32_t flags; /* INGOT_RUN_*; RESUME, OVERWRITE, CACHED_WRITES, and sync, count for directories only */
   ingot_progress_fn INGOT_NULLABLE progress;
   void *INGOT_NULLABLE progress_user;            /* borrowed until the call returns */
   uint32_t progress_interval_ms;                 /* 0: 100 */
@@ -528,8 +529,9 @@ typedef struct ingot_run_options {
  *   context    one call at a time
  *   plan       borrowed
  *   directory  copied; must not exist, unless INGOT_RUN_OVERWRITE
- *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object with bytes_read, bytes_written, bytes_decoded,
- *              seconds, threads, team, isa, peak_memory_bytes, resumed_tensors, notices, findings; NULL after failure
+ *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object with bytes_read, bytes_read_direct (of those,
+ *              past the page cache), reading, bytes_written, bytes_decoded, seconds, threads, team, isa, peak_memory_bytes,
+ *              resumed_tensors, memory_nodes, notices, findings; NULL after failure
  *   options    copied; NULL for the defaults
  * Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_directory(ingot_context *context, const ingot_plan *plan, const char *directory,

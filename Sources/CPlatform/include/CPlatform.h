@@ -1,4 +1,4 @@
-// System calls in one shape, xxHash, and the cancel flag's load.
+// System calls in one shape, reads under way, xxHash, and the cancel flag's load.
 //
 // Every `ingot_sys_*` is one system call (or libc call) and answers a value >= 0, or the negated errno. None retries: EINTR and
 // short transfers are the caller's, in one place (IngotStorage/Syscalls.swift). Paths are relative to the directory descriptor
@@ -50,6 +50,8 @@ enum {
   INGOT_OPEN_WRITE_DIRECT = 5, // an existing file, for writes past the page cache (O_DIRECT); -EINVAL where there is no such thing
 };
 int64_t ingot_sys_open(int at, const char *path, int how);
+/// The file of an open descriptor once more, for reads past the page cache (O_DIRECT): the very same file, whatever its path names by now.
+int64_t ingot_sys_open_direct(int fd);
 int64_t ingot_sys_close(int fd);
 int64_t ingot_sys_read_at(int fd, void *out, size_t bytes, uint64_t offset);
 int64_t ingot_sys_write_at(int fd, const void *data, size_t bytes, uint64_t offset);
@@ -57,8 +59,7 @@ int64_t ingot_sys_write_at(int fd, const void *data, size_t bytes, uint64_t offs
 int64_t ingot_sys_append(int fd, const void *data, size_t bytes);
 int64_t ingot_sys_status(int fd, ingot_file_status *out);
 int64_t ingot_sys_status_at(int at, const char *path, int follow_link, ingot_file_status *out);
-/// The multiple that offsets and addresses of writes past the page cache must be of; 0 where the file system has no such writes or does
-/// not say.
+/// The multiple that offsets and addresses of transfers past the page cache must be of; 0 where the file system has none or does not say.
 int64_t ingot_sys_direct_alignment(int fd);
 int64_t ingot_sys_truncate(int fd, uint64_t bytes);
 /// Reserves blocks for the whole length and sets the size (fallocate, never the emulation that writes).
@@ -68,9 +69,30 @@ int64_t ingot_sys_sync(int fd);
 int64_t ingot_sys_start_write_back(int fd, uint64_t offset, uint64_t bytes);
 enum { INGOT_ADVICE_SEQUENTIAL = 0, INGOT_ADVICE_RANDOM = 1, INGOT_ADVICE_WILL_NEED = 2, INGOT_ADVICE_DONT_NEED = 3 };
 int64_t ingot_sys_advise(int fd, uint64_t offset, uint64_t bytes, int advice);
+/// How many bytes of a range are in the page cache, whole pages of at most 4,096 at its start; where the system does not tell (a file of
+/// others that may not be written), all of them.
+int64_t ingot_sys_resident(int fd, uint64_t offset, uint64_t bytes);
 /// Takes an exclusive flock without waiting; -EWOULDBLOCK when another open file holds one.
 int64_t ingot_sys_lock(int fd);
 int64_t ingot_sys_unlock(int fd);
+
+// ---- reads under way (io_uring) ---------------------------------------------------------------------------------------
+
+/// A queue of reads that go on while the caller does something else. One thread at a time may queue and submit, one at a time may wait and
+/// take results; the two may be different.
+typedef struct ingot_ring ingot_ring;
+/// Room for `entries` reads at once. -ENOSYS, -EPERM or -ENOMEM where the kernel, a filter of system calls or a limit refuses.
+int64_t ingot_ring_create(uint32_t entries, ingot_ring **out);
+/// Reads that are under way must have ended; takes null.
+void ingot_ring_destroy(ingot_ring *ring);
+/// Queues a read; `tag` comes back with its result. -EBUSY when there is no room. Makes no system call.
+int64_t ingot_ring_queue_read(ingot_ring *ring, int fd, void *out, size_t bytes, uint64_t offset, uint64_t tag);
+/// Hands what is queued to the kernel; how many reads that was.
+int64_t ingot_ring_submit(ingot_ring *ring);
+/// Waits until there is a result.
+int64_t ingot_ring_wait(ingot_ring *ring);
+/// Takes a result that is there: bytes, or the negated errno. 0 when there is none; makes no system call.
+int ingot_ring_next(ingot_ring *ring, uint64_t *tag, int64_t *result);
 
 // ---- directories ------------------------------------------------------------------------------------------------------
 

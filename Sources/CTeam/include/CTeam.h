@@ -109,6 +109,13 @@ int ingot_placement_processors(const ingot_placement *placement, int worker, cha
 void *ingot_node_alloc(const ingot_topology *topology, size_t bytes, int node);
 void ingot_node_free(void *memory, size_t bytes);
 
+/// Asks for whole pages to lie on a node, also those that are somewhere else already: a wish, which a full node does not fulfil. Does
+/// nothing where workers are not bound. `unbind` takes the wish back and leaves the pages where they are.
+void ingot_node_bind(const ingot_topology *topology, void *memory, size_t bytes, int node);
+void ingot_node_unbind(const ingot_topology *topology, void *memory, size_t bytes);
+/// How many pages of a range are there, and how many of those lie on another node than `node`. 0 pages where the system does not tell.
+void ingot_node_pages(const ingot_topology *topology, void *memory, size_t bytes, int node, uint64_t *present, uint64_t *elsewhere);
+
 // ---- floating-point control -------------------------------------------------------------------------------------------
 
 /// MXCSR (x86) or FPCR (arm) of the calling thread; 0 elsewhere.

@@ -38,7 +38,7 @@ struct DoctorCommand: ParsableCommand {
     let engine = try caught { () throws(IngotError) in try Engine(options) }
     // A team like the engine's, to ask what it is.
     let team = try caught { () throws(IngotError) in try WorkerTeam(threads: options.threads, kind: options.team) }
-    let findings = program() + processor(engine) + workers(team) + linearAlgebra() + memory(options) + models()
+    let findings = program() + processor(engine) + workers(team) + linearAlgebra() + memory(options) + files() + models()
     try talk.print(
       table(findings.map { [$0.label, printable($0.words)] }),
       json: JSON.text(document(findings.map { ($0.key, $0.value) }), style: .pretty) + "\n")
@@ -119,6 +119,16 @@ struct DoctorCommand: ParsableCommand {
     let advice = ceiling.map { budget > $0 } == true ? " (more than there is: lower --memory)" : ""
     findings.append(Finding("budget of a merge", "memory_budget_bytes", "\(ByteCount(budget))\(advice)", .int(budget)))
     return findings
+  }
+
+  private func files() -> [Finding] {
+    let refusal = ReadAhead.refusal()
+    return [
+      Finding(
+        "cold files", "io_uring",
+        refusal.map { "read through the page cache: io_uring: \($0)" } ?? "read by io_uring, past the page cache where the file system can",
+        .object(["available": .bool(refusal == nil), "reason": jsonString(refusal)]))
+    ]
   }
 
   private func models() -> [Finding] {

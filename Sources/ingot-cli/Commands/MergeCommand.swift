@@ -56,6 +56,9 @@ struct MergeCommand: ParsableCommand {
   @Flag(help: "Write through the page cache, so that what reads the output next finds it in memory.")
   var cachedWrites = false
 
+  @Flag(help: "Read cold files through the page cache too, so that what reads them next finds them in memory.")
+  var cachedReads = false
+
   @Option(help: ArgumentHelp("Where the result goes: a directory, or null to compute and discard.", valueName: "where"))
   var sink: Sink = .directory
 
@@ -90,6 +93,7 @@ struct MergeCommand: ParsableCommand {
     merge.directory.force = force
     merge.directory.sync = sync.storage
     merge.directory.isDirect = !cachedWrites
+    if cachedReads { merge.directory.run.reads = .never }
     merge.directory.run.allowsNonfinite = allowNonfinite
     merge.directory.run.checksFinite = checkFinite
     try merge.perform(plan, of: text, with: try engine.options())

@@ -63,6 +63,14 @@ struct MergeRun {
       "read \(ByteCount(report.bytesRead)), wrote \(ByteCount(report.bytesWritten)) in \(duration(report.seconds))",
       "\(counted(report.threads, "worker"))", "\(ByteCount(report.peakMemory)) of the memory budget used",
     ]
+    if report.bytesReadAhead > 0 || report.readAheadRefusal != nil {
+      parts.append("\(ByteCount(report.bytesReadAhead)) read past the page cache\(report.readAheadRefusal.map { " (\($0))" } ?? "")")
+    }
+    for node in report.nodes {
+      parts.append(
+        "memory node \(node.node): \(counted(node.workers, "worker")), \(counted(node.items, "item")), \(node.stolen) of them stolen, "
+          + "\(ByteCount(node.bytes)) of tiles, \(ByteCount(node.bytesElsewhere)) of them elsewhere")
+    }
     if report.resumedTensors > 0 { parts.append("\(counted(report.resumedTensors, "tensor")) kept from an earlier run") }
     return parts.joined(separator: "; ") + "\n"
   }

@@ -33,6 +33,7 @@ def merge(
     allow_nonfinite: bool = False,
     check_finite: bool = False,
     cached_writes: bool = False,
+    cached_reads: bool = False,
     progress: bool | Listener | None = None,
     isa: str | None = None,
     shard_size: int | str | None = None,
@@ -59,6 +60,7 @@ def merge(
     allow_nonfinite: carry NaN and infinity through; they are an error otherwise.
     check_finite: look for them also in tensors that are copied unchanged.
     cached_writes: write through the page cache, so that what reads the output next finds it in memory.
+    cached_reads: read cold files through the page cache too, so that what reads them next finds them in memory.
     progress: True for a bar (tqdm's where it is installed), or a function of one Progress. An exception that it raises
         ends the merge and comes out as itself.
     isa: instruction set by name; None for INGOT_FORCE_ISA or the best of this machine.
@@ -82,6 +84,7 @@ def merge(
             allow_nonfinite=allow_nonfinite,
             check_finite=check_finite,
             cached_writes=cached_writes,
+            cached_reads=cached_reads,
             progress=progress,
             shard_size=shard_size,
             numerics=numerics,

@@ -61,6 +61,7 @@ class Engine(Planner):
         allow_nonfinite: bool = False,
         check_finite: bool = False,
         cached_writes: bool = False,
+        cached_reads: bool = False,
         progress: bool | Listener | None = None,
         shard_size: int | str | None = None,
         numerics: Numerics | None = None,
@@ -95,6 +96,7 @@ class Engine(Planner):
             | (_ffi.INGOT_RUN_ALLOW_NONFINITE if allow_nonfinite else 0)
             | (_ffi.INGOT_RUN_CHECK_FINITE if check_finite else 0)
             | (_ffi.INGOT_RUN_CACHED_WRITES if cached_writes else 0)
+            | (_ffi.INGOT_RUN_CACHED_READS if cached_reads else 0)
         )
         way = choice(sync, _SYNCS, "sync")
         with self._report() as text, self._call(progress) as call:

@@ -169,6 +169,8 @@ class Report:
     """What a finished run did. Bytes are bytes, seconds wall time."""
 
     bytes_read: int
+    bytes_read_direct: int  # of those, past the page cache
+    reading: str  # how the sources' bytes came, in words
     bytes_written: int
     bytes_decoded: int  # of inputs that were widened to numbers; copies leave it at 0
     seconds: float
@@ -193,6 +195,8 @@ class Report:
             name: fields[name]
             for name in (
                 "bytes_read",
+                "bytes_read_direct",
+                "reading",
                 "bytes_written",
                 "bytes_decoded",
                 "seconds",
