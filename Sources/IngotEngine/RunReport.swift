@@ -1,4 +1,5 @@
 package import IngotErrors
+internal import IngotLinearAlgebra
 package import IngotMethods
 internal import IngotRecipes
 package import IngotStorage
@@ -13,6 +14,10 @@ package struct RunReport: Sendable {
   package var threads = 0
   package var team = ""
   package var instructionSet = ""
+  /// The core whose kernels OpenBLAS ran; nil where the plan has no matrix job.
+  package var blasCore: String?
+  /// What would make its matrix jobs faster.
+  package var blasHint: String?
   /// The most bytes of the budget that were in use at once.
   package var peakMemory = 0
   package var notices: [Notice] = []
@@ -22,6 +27,11 @@ package struct RunReport: Sendable {
   package var findings: [(document: String?, tensor: String, finding: Finding)] = []
   /// Output tensors that an earlier run had finished.
   package var resumedTensors = 0
+}
+
+extension Engine {
+  /// The core whose kernels OpenBLAS runs in this process, nil before it is loaded, and what would make it faster.
+  package static var linearAlgebra: (core: String?, hint: String?) { (LinearAlgebra.coreInUse, LinearAlgebra.coreHint) }
 }
 
 /// Collects what jobs have to say while they run.

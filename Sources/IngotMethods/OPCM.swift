@@ -61,7 +61,7 @@ package struct OPCM: ModelMatrixMethod {
         try job.checkStop()
         try job.loadTaskMatrix(model + 1, into: tau)
         sums.append(tau.dot(tau))
-        if isMatrix { try job.workspace.scope { () throws(IngotError) in try project(tau, merged, job) } }
+        if isMatrix { try job.workspace.scope { () throws(IngotError) in try project(tau, merged, job, model) } }
         merged.add(tau)
       }
     }
@@ -70,10 +70,10 @@ package struct OPCM: ModelMatrixMethod {
   }
 
   /// Takes out of `tau` what lies along the singular directions of `merged`.
-  private func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob) throws(IngotError) {
+  private func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob, _ model: Int) throws(IngotError) {
     let (algebra, workspace, r) = (job.algebra, job.workspace, job.rank)
     let triplets = try workspace.triplets(r, rows: job.rows, columns: job.columns)
-    try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace)
+    job.report(try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace), prefix: "merged_", model: model)
     let q = job.isMeasuring ? r : leading(triplets.values)
     let seen: Matrix<Float> = try workspace.matrix(r, job.columns)
     try algebra.multiply(triplets.left, tau, into: seen)
