@@ -18,8 +18,8 @@ ROW_MAJOR, PLAIN = 101, 111
 class OpenBLAS:
     def __init__(self, threads: int) -> None:
         # Loads it, as the first matrix method of a process does.
-        weight = np.eye(2, dtype="f")
-        ingot.merge_state_dicts("iso_c", [{"model.layers.0.mlp.up_proj.weight": weight}], base={"model.layers.0.mlp.up_proj.weight": weight})
+        weight = {"model.layers.0.mlp.up_proj.weight": np.eye(2, dtype="f")}
+        ingot.merge_state_dicts("iso_c", [weight], base=weight)
         self._library = ctypes.CDLL("libopenblas.so.0")
         self._threads = threads
         self._library.openblas_get_corename.restype = ctypes.c_char_p

@@ -1,8 +1,8 @@
 """Whole models: each matrix method on a base and four fine-tunes in bfloat16, with wall and processor time and peak memory.
 
-The models are those of benchmarks/versus_mergekit (large: 1.1 billion parameters, 2.2 GB each). RegMean reads Gram matrices of 4 · n random inputs
-whose channels differ in strength by a factor of 100, one for all layers of a width; its row also has the share that its Cholesky factors and
-products have of OpenBLAS's float64 rate, measured before and after.
+The models are those of benchmarks/versus_mergekit (large: 1.1 billion parameters, 2.2 GB each). RegMean reads Gram matrices of 4 · n
+random inputs whose channels differ in strength by a factor of 100, one for all layers of a width; its row also has the share that its
+Cholesky factors and products have of OpenBLAS's float64 rate, measured before and after.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def main(options: argparse.Namespace) -> None:
     grams = write_grams(directory, preset) if "regmean" in chosen else []
     blas = OpenBLAS(options.threads)
     out = directory / "out"
-    print(f"{preset.parameters() / 1e9:.2f} billion parameters, {MODELS} models, {options.threads} threads, budget {options.memory}, core {blas.core}")
+    print(f"{preset.parameters() / 1e9:.2f} billion parameters, {MODELS} models, {options.threads} threads, budget {options.memory}")
+    print(json.dumps({"core": blas.core} | {f"{t} GF/s": round(blas.rate(t) / 1e9) for t in ("float32", "float64")}))
     print(f"{'method':10} {'wall':>9} {'cpu':>9} {'peak memory':>12} {'of the budget':>14}")
     for method in chosen:
         shutil.rmtree(out, ignore_errors=True)
