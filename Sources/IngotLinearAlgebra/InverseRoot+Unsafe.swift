@@ -1,26 +1,25 @@
 package import IngotErrors
 
-/// The inverse root H of a Gram matrix G = AᵀA, with which A H is the polar factor of a tall A that is read in panels of rows and never whole.
+/// What turns rows of a tall A, read in panels and never whole, into rows of its polar factor, from the Gram matrix G = AᵀA alone.
 ///
-/// H = (G + δ I)^(−1/2), δ = max(τ, 1e-6)² · λ₁ for a range tolerance τ: directions of A far above τ σ₁ are kept whole, those far below vanish, and σ in
-/// between gets the weight σ / √(σ² + δ). Found by Halley's iteration (QDWH; Nakatsukasa, Bai and Gygi 2010) on the Cholesky factor, its first step in f64. Memory: G's
-/// n² f64, whose two triangles hold two matrices, n² f32, and panels.
+/// The factor is A (G + δ I)^(−1/2), δ = max(τ, 1e-6)² · λ₁ for a range tolerance τ: directions of A far above τ σ₁ are kept whole, those far
+/// below vanish, and σ in between gets the weight σ / √(σ² + δ). With the Cholesky factor R of G + δ I and X = polar(R) it is A R⁻¹ X: the quotient in
+/// f64, the product in f32, so that no condition number enters. X by Halley's iteration (QDWH; Nakatsukasa, Bai and Gygi 2010), its first step in f64.
+/// Memory: G's n² f64, whose two triangles hold two matrices, n² f32, and panels.
 package struct InverseRoot {
-  /// H, whole.
+  /// X.
   private let narrow: Matrix<Float>
-  /// H in f64, in the lower triangle.
-  private let wide: Matrix<Double>
+  /// R, in the upper triangle.
+  private let factor: Matrix<Double>
   /// ‖A‖_*, and the rest as for polar factors. `rank` is the shorter side.
   package let report: PolarReport
   private let algebra: LinearAlgebra
 
   /// Rows of a panel of n × n matrices.
   private static let panelRows = 512
-  /// Condition up to which f32 products with H lose little.
-  private static let narrowCondition = 50.0
 
-  /// Destroys `gram` (its lower triangle is read) and `narrow`, both n × n, which hold H afterwards. Throws `.internalError` where the iteration
-  /// does not converge.
+  /// Destroys `gram` (its lower triangle is read) and `narrow`, both n × n, which belong to this value afterwards. Throws `.internalError` where the
+  /// iteration does not converge.
   package init(
     of gram: Matrix<Double>, narrow: Matrix<Float>, rangeTolerance: Double, _ algebra: LinearAlgebra, _ workspace: MatrixWorkspace
   ) throws(IngotError) {
@@ -28,26 +27,23 @@ package struct InverseRoot {
       gram.rows == gram.columns && narrow.rows == gram.rows && narrow.columns == gram.rows,
       "the inverse root of a \(gram.rows) × \(gram.columns) matrix was asked for in \(narrow.rows) × \(narrow.columns)")
     self.narrow = narrow
-    wide = gram
+    factor = gram
     self.algebra = algebra
     let work = InverseRootWork(
       algebra: algebra, z: gram, x: narrow, tolerance: max(rangeTolerance, 1e-6), panelRows: Self.panelRows, workspace: workspace)
     report = try workspace.scope { () throws(IngotError) in try work.run() }
   }
 
-  /// target = panel · H, for a panel of rows of A.
-  package func apply(
-    to panel: Matrix<Float>, into target: Matrix<Float>, _ workspace: MatrixWorkspace
-  ) throws(IngotError) {
-    if report.condition <= Self.narrowCondition, !workspace.isMeasuring {
-      return try algebra.multiply(panel, narrow, into: target)
-    }
+  /// target = panel · R⁻¹ X, for a panel of rows of A.
+  package func apply(to panel: Matrix<Float>, into target: Matrix<Float>, _ workspace: MatrixWorkspace) throws(IngotError) {
+    if report.rank == 0, !workspace.isMeasuring { return target.fill(0) }
     try workspace.scope { () throws(IngotError) in
-      let from: Matrix<Double> = try workspace.matrix(panel.rows, panel.columns)
-      let to: Matrix<Double> = try workspace.matrix(panel.rows, panel.columns)
-      from.copy(panel)
-      try algebra.multiply(from, bySymmetric: wide, into: to)
-      target.copy(to)
+      let wide: Matrix<Double> = try workspace.matrix(panel.rows, panel.columns)
+      let quotient: Matrix<Float> = try workspace.matrix(panel.rows, panel.columns)
+      wide.copy(panel)
+      try algebra.divide(wide, byTransposeOf: factor, .upper)
+      quotient.copy(wide)
+      try algebra.multiply(quotient, narrow, into: target)
     }
   }
 }
@@ -78,7 +74,7 @@ private struct InverseRootWork {
     let shift = try factorise(own, shift: tolerance * tolerance * largest)
     let inverse = try z.largestInverse(algebra, u, .upper) ?? 1 / max(shift, .leastNormalMagnitude)
     let least = max(0.5 / (inverse * largest).squareRoot(), 0.1 * tolerance)
-    // X = R, whose polar factor times R⁻¹ is H.
+    // X = R, to be turned into its polar factor.
     diagonal.copyDiagonal(of: z)
     x.copy(z)
     x.clearTriangle(.lower)
@@ -91,8 +87,7 @@ private struct InverseRootWork {
       row.copy(x.rows(i..<i + 1))
       nuclear += z.part(rows: i..<i + 1, columns: i..<size).dot(row.columns(i..<size))
     }
-    nuclear -= shift * (try divide(into: own))
-    for i in 0..<size { z[i, i] = own[i] }
+    nuclear -= shift * (try traceOfRoot())
     return PolarReport(route: .halley, nuclearNorm: max(nuclear, 0), rank: size, condition: 1 / least, residual: residual)
   }
 
@@ -157,22 +152,14 @@ private struct InverseRootWork {
     throw failure("needs more than 12 steps of Halley's iteration")
   }
 
-  /// X ← R⁻¹ X = H; the lower triangle of `z` takes H too, its diagonal `own`. Returns the trace of H.
-  private func divide(into own: Matrix<Double>) throws(IngotError) -> Double {
+  /// The trace of R⁻¹ X, which is (G + δ I)^(−1/2).
+  private func traceOfRoot() throws(IngotError) -> Double {
     var trace = 0.0
     try forEachPanel { (range) throws(IngotError) in
       let part: Matrix<Double> = try workspace.matrix(size, range.count)
       part.copy(x.columns(range))
       try algebra.divide(part, onLeftBy: z, .upper)
-      x.columns(range).copy(part)
-      for i in range.lowerBound..<size {
-        let end = min(i, range.upperBound)
-        z.part(rows: i..<i + 1, columns: range.lowerBound..<end).copy(part.part(rows: i..<i + 1, columns: 0..<end - range.lowerBound))
-        if range.contains(i) {
-          own[i] = part[i, i - range.lowerBound]
-          trace += own[i]
-        }
-      }
+      for i in range { trace += part[i, i - range.lowerBound] }
     }
     return trace
   }

@@ -63,25 +63,26 @@ extension LinearAlgebra {
   }
 
   /// B ← B L⁻ᵀ, given `cholesky`'s factor L: turns the columns of B into orthonormal ones when L Lᵀ = BᵀB.
-  package func divide<Element: MatrixElement>(_ b: Matrix<Element>, byTransposeOf factor: Matrix<Element>) throws(IngotError) {
-    try divide(b, factor, Letter.t)
-  }
+  /// With the transpose R in an upper triangle, B ← B R⁻¹.
+  package func divide<Element: MatrixElement>(
+    _ b: Matrix<Element>, byTransposeOf factor: Matrix<Element>, _ triangle: Triangle = .lower
+  ) throws(IngotError) { try divide(b, factor, triangle, triangle == .lower ? Letter.t : Letter.n) }
 
   /// B ← B L⁻¹, given `cholesky`'s factor L.
   package func divide<Element: MatrixElement>(_ b: Matrix<Element>, byFactor factor: Matrix<Element>) throws(IngotError) {
-    try divide(b, factor, Letter.n)
+    try divide(b, factor, .lower, Letter.n)
   }
 
   private func divide<Element: MatrixElement>(
-    _ b: Matrix<Element>, _ factor: Matrix<Element>, _ transposition: CChar
+    _ b: Matrix<Element>, _ factor: Matrix<Element>, _ triangle: Triangle, _ transposition: CChar
   ) throws(IngotError) {
     try require(
       factor.rows == factor.columns && b.columns == factor.rows,
       "rows of \(b.columns) cannot be divided by a factor of \(factor.rows) × \(factor.columns)")
     guard let base = unsafe b.base, let other = unsafe factor.base, b.count > 0 else { return }
-    // By columns Bᵀ is solved for with L or Lᵀ from the left; the memory of L holds Lᵀ in its upper triangle.
+    // By columns Bᵀ is solved for from the left; the memory of L holds Lᵀ in its upper triangle, that of R holds Rᵀ in its lower one.
     unsafe Element.trsm(
-      Letter.l, Letter.u, transposition, try int32(b.columns), try int32(b.rows), other, try int32(factor.stride), base, try int32(b.stride))
+      Letter.l, triangle.letter, transposition, try int32(b.columns), try int32(b.rows), other, try int32(factor.stride), base, try int32(b.stride))
   }
 
   /// S⁻¹ in place of `cholesky`'s factor of S, both triangles filled.

@@ -54,9 +54,9 @@ extension PolarWork {
   private var isReduced: Bool { 2 * max(a.rows, a.columns) > 3 * size }
 
   /// The iteration from a Gram matrix of this element type, of which `form` makes the lower triangle; nil where the least singular value seems to be
-  /// below `least` of the largest.
+  /// below `least` of the largest, or the squares of the elements add up to `leastTrace` at most.
   private func halley<Element: MatrixElement>(
-    least: Double, form: (Matrix<Element>) throws(IngotError) -> Void
+    least: Double, leastTrace: Double, form: (Matrix<Element>) throws(IngotError) -> Void
   ) throws(IngotError) -> PolarReport? {
     try workspace.scope { () throws(IngotError) -> PolarReport? in
       let gram: Matrix<Element> = try workspace.matrix(size, size)

@@ -27,7 +27,9 @@ extension LinearAlgebra {
       try eigen(gram, values: all, workspace)
       let first = size - count
       let small = workspace.isMeasuring ? size / 8 : (0..<size).count { Double(all[$0]) < Self.smallShare * Double(all[size - 1]) }
-      guard 8 * small <= size, mixing(all, first, unit: Self.mixingUnit * (squares / Double(size)).squareRoot()) <= 2e-5 else { return nil }
+      // Where the cut lies among the small values, what is asked for is refined against what is left out.
+      let mixed = first < small ? 0 : mixing(all, first, unit: Self.mixingUnit * (squares / Double(size)).squareRoot())
+      guard 8 * small <= size, mixed <= 2e-5 else { return nil }
       near.copy(gram.rows(first..<size))
       let start = max(small - first, 0)
       let (from, to) = (near.rows(start..<count), far.rows(start..<count))

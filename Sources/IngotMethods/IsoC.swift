@@ -7,7 +7,7 @@ package import IngotRecipes
 /// With S = Σ wᵢ τᵢ = U Σ Vᵀ (m × n, r = min(m, n)): W = W₀ + α · σ̄ · U Vᵀ, σ̄ = ‖S‖_* / r. U Vᵀ is the polar factor of S over its range, computed
 /// without singular vectors where the condition allows. One m × n accumulator for any number of models. Degenerate: S = 0 gives W₀; directions
 /// below `range_tolerance` · σ₁ stay out of U Vᵀ while σ̄ still divides by r. Bytes: each input once, the base twice. Tall matrices of 2²⁵ elements
-/// or more, embeddings that is, are read and written in panels of rows, with memory for n × n alone: U Vᵀ = S (SᵀS)^(−1/2), by `InverseRoot`; bytes:
+/// or more, embeddings that is, are read and written in panels of rows, with memory for n × n alone: U Vᵀ by `InverseRoot`; bytes:
 /// each input twice, the base three times.
 /// Source: Marczak et al., No Task Left Behind, arXiv 2502.04959.
 package struct IsoC: MatrixMethod {
