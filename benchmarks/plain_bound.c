@@ -1,9 +1,10 @@
 /* The plain bound of a merge: what one thread needs to read the inputs and write an output of the same size.
  *
- *   plain_bound [--fsync] [--piece BYTES] OUT BYTES INPUT...
+ *   plain_bound [--fsync] [--piece BYTES] [--read BYTES] OUT BYTES INPUT...
  *
  * Reads every INPUT from its beginning to its end into one reused buffer, then preallocates OUT and writes BYTES of
- * that buffer into it. No arithmetic, no overlap of reading and writing. Prints one JSON object with the seconds of
+ * that buffer into it. With --read it goes on from the first INPUT again, or stops, when that many bytes are read: the
+ * bound of a merge that passes over its inputs more than once, or over a part of them. No arithmetic, no overlap of reading and writing. Prints one JSON object with the seconds of
  * each part. A merge that overlaps reading, computing and writing on two threads should take no longer than this.
  */
 #define _GNU_SOURCE
@@ -38,12 +39,13 @@ static uint64_t number(const char *text) {
   return value;
 }
 
-static uint64_t read_whole(const char *path, char *buffer, size_t piece) {
+/* Reads the file to its end, or `most` bytes of it. */
+static uint64_t read_file(const char *path, char *buffer, size_t piece, uint64_t most) {
   int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) fail(path);
   uint64_t total = 0;
-  for (;;) {
-    ssize_t got = read(file, buffer, piece);
+  while (total < most) {
+    ssize_t got = read(file, buffer, most - total < piece ? (size_t)(most - total) : piece);
     if (got < 0) {
       if (errno == EINTR) continue;
       fail(path);
@@ -77,18 +79,20 @@ static int write_preallocated(const char *path, const char *buffer, size_t piece
 
 int main(int argc, char **argv) {
   int sync = 0;
-  uint64_t piece = 8u << 20;
+  uint64_t piece = 8u << 20, wanted = 0;
   int at = 1;
   for (; at < argc && strncmp(argv[at], "--", 2) == 0; at++) {
     if (strcmp(argv[at], "--fsync") == 0)
       sync = 1;
     else if (strcmp(argv[at], "--piece") == 0 && at + 1 < argc)
       piece = number(argv[++at]);
+    else if (strcmp(argv[at], "--read") == 0 && at + 1 < argc)
+      wanted = number(argv[++at]);
     else
       break;
   }
   if (argc - at < 3) {
-    fprintf(stderr, "usage: plain_bound [--fsync] [--piece BYTES] OUT BYTES INPUT...\n");
+    fprintf(stderr, "usage: plain_bound [--fsync] [--piece BYTES] [--read BYTES] OUT BYTES INPUT...\n");
     return 2;
   }
   const char *out = argv[at];
@@ -102,7 +106,11 @@ int main(int argc, char **argv) {
 
   double start = now();
   uint64_t read_bytes = 0;
-  for (int i = at + 2; i < argc; i++) read_bytes += read_whole(argv[i], buffer, piece);
+  for (uint64_t before = 0;;) {
+    for (int i = at + 2; i < argc; i++) read_bytes += read_file(argv[i], buffer, piece, wanted == 0 ? UINT64_MAX : wanted - read_bytes);
+    if (read_bytes >= wanted || read_bytes == before) break;
+    before = read_bytes;
+  }
   double after_read = now();
   int file = write_preallocated(out, buffer, piece, bytes);
   double after_write = now();

@@ -180,11 +180,29 @@ void ingotk_varied_mean(int32_t set, const float *base, ingotk_rows x, size_t ro
   enter(set)->varied_mean(base, x, rows, squares, out, n);
 }
 void ingotk_magmax(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n) { enter(set)->magmax(deltas, rows, out, n); }
-void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *thresholds, int32_t least, float *out, size_t n) {
-  enter(set)->consensus(deltas, rows, thresholds, least, out, n);
+void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *merged, const float *thresholds, int32_t least, float *out,
+                      size_t n) {
+  enter(set)->consensus(deltas, rows, merged, thresholds, least, out, n);
 }
-void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, size_t row, float threshold, float *out, size_t n) {
-  enter(set)->localize(deltas, rows, row, threshold, out, n);
+void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, const float *merged, size_t row, float threshold, float *out, size_t n) {
+  enter(set)->localize(deltas, rows, merged, row, threshold, out, n);
+}
+void ingotk_signs(int32_t set, const float *x, float size, float *out, size_t n) { enter(set)->signs(x, size, out, n); }
+void ingotk_vote_part(int32_t set, const float *x, int32_t part, float weight, float *out, size_t n) {
+  enter(set)->vote_part(x, part, weight, out, n);
+}
+void ingotk_settle_vote(int32_t set, const float *positive, const float *negative, const float *positive_weight,
+                        const float *negative_weight, float *out, size_t n) {
+  enter(set)->settle_vote(positive, negative, positive_weight, negative_weight, out, n);
+}
+void ingotk_informed(int32_t set, const float *x, const float *f, double floor, double scale, float *out, size_t n) {
+  enter(set)->informed(x, f, floor, scale, out, n);
+}
+void ingotk_ratio(int32_t set, const float *x, const float *y, float otherwise, float *out, size_t n) {
+  enter(set)->ratio(x, y, otherwise, out, n);
+}
+void ingotk_accumulate_scaled(int32_t set, const float *a, double product, double *sums, size_t n) {
+  enter(set)->accumulate_scaled(a, product, sums, n);
 }
 void ingotk_unify(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n) { enter(set)->unify(deltas, rows, out, n); }
 void ingotk_agree(int32_t set, const float *x, const float *values, float *out, size_t n) { enter(set)->agree(x, values, out, n); }

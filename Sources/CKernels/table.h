@@ -58,8 +58,8 @@ struct ingot_kernels {
   void (*count_zeros)(const float *, const float *, uint64_t *, size_t);
   void (*varied_mean)(const float *, ingotk_rows, size_t, bool, float *, size_t);
   void (*magmax)(ingotk_rows, size_t, float *, size_t);
-  void (*consensus)(ingotk_rows, size_t, const float *, int32_t, float *, size_t);
-  void (*localize)(ingotk_rows, size_t, size_t, float, float *, size_t);
+  void (*consensus)(ingotk_rows, size_t, const float *, const float *, int32_t, float *, size_t);
+  void (*localize)(ingotk_rows, size_t, const float *, size_t, float, float *, size_t);
   void (*unify)(ingotk_rows, size_t, float *, size_t);
   void (*agree)(const float *, const float *, float *, size_t);
   void (*elect_with_slack)(ingotk_rows, size_t, const float *, bool, float, float *, size_t);
@@ -70,6 +70,12 @@ struct ingot_kernels {
   void (*significance_sum)(ingotk_rows, size_t, const double *, double, float *, size_t);
   void (*conflict_mass)(const float *, const float *, double *, double *, double *, double *, size_t);
   void (*trim_row)(float *, uint64_t, int32_t, size_t, size_t, uint64_t *, size_t);
+  void (*signs)(const float *, float, float *, size_t);
+  void (*vote_part)(const float *, int32_t, float, float *, size_t);
+  void (*settle_vote)(const float *, const float *, const float *, const float *, float *, size_t);
+  void (*informed)(const float *, const float *, double, double, float *, size_t);
+  void (*ratio)(const float *, const float *, float, float *, size_t);
+  void (*accumulate_scaled)(const float *, double, double *, size_t);
 };
 
 extern const struct ingot_kernels ingotk_table_scalar;

@@ -40,7 +40,20 @@ extension ingot_plan_options: ExtensibleStruct {
 extension ingot_run_options: ExtensibleStruct {
   static let typeName = "ingot_run_options"
   static let knownFlags = UInt32(
-    INGOT_RUN_RESUME | INGOT_RUN_OVERWRITE | INGOT_RUN_ALLOW_NONFINITE | INGOT_RUN_CACHED_WRITES | INGOT_RUN_CHECK_FINITE)
+    INGOT_RUN_RESUME | INGOT_RUN_OVERWRITE | INGOT_RUN_ALLOW_NONFINITE | INGOT_RUN_CACHED_WRITES | INGOT_RUN_CHECK_FINITE
+      | INGOT_RUN_TENSORS_ONLY)
+}
+extension ingot_delta_options: ExtensibleStruct {
+  static let typeName = "ingot_delta_options"
+  static let knownFlags: UInt32 = 0
+}
+extension ingot_side_input: ExtensibleStruct {
+  static let typeName = "ingot_side_input"
+  static let knownFlags: UInt32 = 0
+}
+extension ingot_aim: ExtensibleStruct {
+  static let typeName = "ingot_aim"
+  static let knownFlags = UInt32(INGOT_AIM_OMEGA)
 }
 extension ingot_sink: ExtensibleStruct {
   static let typeName = "ingot_sink"

@@ -41,6 +41,19 @@ func report(to out: ingot_error_out?, _ body: () throws(IngotError) -> Void) -> 
   }
 }
 
+/// Runs what reads a recipe that is made here of the caller's arguments: a mistake in it has no place in a text of theirs, and one of these statuses
+/// means that an argument is wrong.
+func asArgument<Result>(_ statuses: [Status] = [.recipe], _ body: () throws(IngotError) -> Result) throws(IngotError) -> Result {
+  do throws(IngotError) {
+    return try body()
+  } catch {
+    var failure = error
+    failure.position = nil
+    if statuses.contains(failure.status) { failure.status = .invalidArgument }
+    throw failure
+  }
+}
+
 extension Status {
   /// The name of the constant in ingot.h.
   var cName: StaticString {

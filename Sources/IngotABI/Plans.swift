@@ -64,11 +64,7 @@ private struct PlanRequest {
     if unsafe given.flags & UInt32(INGOT_PLAN_SEED) != 0 { options.seed = unsafe given.seed }
     options.numerics = try unsafe Self.choice(given.numerics, [.once, .stepwise], "numerics")
     options.missing = try unsafe Self.choice(given.missing, [.error, .intersection, .union], "missing")
-    switch unsafe given.shard_size_bytes {
-    case 0: break
-    case UInt64.max: options.shardSize = 0
-    default: options.shardSize = unsafe try count(given.shard_size_bytes, "shard_size_bytes")
-    }
+    if let size = try unsafe shardSize(given.shard_size_bytes) { options.shardSize = size }
     self.options = options
     let objects = try unsafe Self.models(given)
     memory = objects.flatMap(\.memory)
@@ -94,6 +90,15 @@ private struct PlanRequest {
     // SAFETY: the C contract: the array has that many handles.
     for index in 0..<number { models.append(try unsafe ModelObject.require(handles[index], "models[\(index)]")) }
     return models
+  }
+}
+
+/// What shard_size_bytes asks for; nil for the default.
+func shardSize(_ bytes: UInt64) throws(IngotError) -> Int? {
+  switch bytes {
+  case 0: nil
+  case UInt64.max: 0
+  default: try count(bytes, "shard_size_bytes")
   }
 }
 

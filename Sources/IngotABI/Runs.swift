@@ -66,12 +66,17 @@ struct RunCall {
     options.resume = flags & UInt32(INGOT_RUN_RESUME) != 0
     options.force = flags & UInt32(INGOT_RUN_OVERWRITE) != 0
     options.isDirect = flags & UInt32(INGOT_RUN_CACHED_WRITES) == 0
-    switch Int(sync) {
-    case INGOT_SYNC_ALL: options.sync = .all
-    case INGOT_SYNC_NONE: options.sync = .none
-    default: throw IngotError(.invalidArgument, "sync is \(sync), expected 0 or 1", subject: "sync")
-    }
+    options.sync = try synchronisation(sync)
     return options
+  }
+}
+
+/// ingot_run_options.sync
+func synchronisation(_ sync: UInt32) throws(IngotError) -> OutputRequest.Sync {
+  switch Int(sync) {
+  case INGOT_SYNC_ALL: .all
+  case INGOT_SYNC_NONE: .none
+  default: throw IngotError(.invalidArgument, "sync is \(sync), expected 0 or 1", subject: "sync")
   }
 }
 

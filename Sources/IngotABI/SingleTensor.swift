@@ -18,9 +18,11 @@ internal import IngotTensors
   unsafe report(to: error) { () throws(IngotError) in
     let options = try unsafe ingot_merge_options.copy(ofOptional: options)
     let context = try unsafe ContextObject.require(context, "context")
+    let descriptor = try unsafe MethodRegistry.catalog.require(text(method, "method"))
+    let sides = try unsafe SideArguments(options, of: descriptor, output: output)
     let merge = try unsafe SingleTensorMerge(
-      method: text(method, "method"), parameters: optionalText(parametersJSON, "parameters_json") ?? "{}",
-      TensorArguments(base, inputs, inputCount, output))
+      descriptor, parameters: optionalText(parametersJSON, "parameters_json") ?? "{}",
+      TensorArguments(base, inputs, inputCount, output, sides: sides))
     let watcher = unsafe Watcher(listener: nil, unsafe: options.cancel, intervalMilliseconds: 100)
     try context.exclusively { () throws(IngotError) in
       try unsafe merge.run(context.engine, seed: options.seed, flags: options.flags, watcher: watcher)
@@ -33,13 +35,14 @@ private struct TensorArguments {
   let base: CheckedTensor?
   let inputs: [CheckedTensor]
   let output: CheckedTensor
+  let sides: SideArguments
 
   init(
     _ base: UnsafePointer<ingot_tensor_view>?, _ inputs: UnsafePointer<UnsafePointer<ingot_tensor_view>?>?, _ count: UInt64,
-    _ output: UnsafePointer<ingot_tensor_view>?
+    _ output: UnsafePointer<ingot_tensor_view>?, sides: SideArguments
   ) throws(IngotError) {
-    guard let output = unsafe output else { throw nullArgument("output") }
-    let name = try unsafe optionalText(ingot_tensor_view.copy(of: output).name, "name of output") ?? "tensor"
+    let name = sides.weight
+    self.sides = sides
     self.output = try unsafe CheckedTensor(output, "output", name: name)
     self.inputs = try unsafe CheckedTensor.all(inputs, count, "inputs", name: name)
     self.base = unsafe base == nil ? nil : try unsafe CheckedTensor(base, "base", name: name)
@@ -53,10 +56,11 @@ private struct TensorArguments {
     for (index, tensor) in inputs.enumerated() { try requireShape(tensor, "inputs[\(index)]", of: first) }
     if let base { try requireShape(base, "base", of: first) }
     try requireShape(output, "output", of: first)
+    try sides.requireModels(inputs.count, hasBase: base != nil)
     guard output.view.dtype.isOutput else {
       throw IngotError(.dtype, "the output is \(output.view.dtype.safetensorsName), expected F32, F16 or BF16", subject: name)
     }
-    try CheckedTensor.requireWritable([output], beside: (inputs + (base.map { [$0] } ?? [])).map(\.memory))
+    try CheckedTensor.requireWritable([output], beside: (inputs + (base.map { [$0] } ?? [])).map(\.memory) + sides.memory)
   }
 
   private func requireShape(_ tensor: CheckedTensor, _ parameter: String, of first: CheckedTensor) throws(IngotError) {
@@ -73,28 +77,32 @@ private struct SingleTensorMerge {
   let base: TensorView?
   let inputs: [TensorView]
   let output: TensorView
+  let sides: SideArguments
 
-  init(method: String, parameters text: String, _ tensors: TensorArguments) throws(IngotError) {
-    descriptor = try MethodRegistry.catalog.require(method)
-    parameters = try Self.asArgument { () throws(IngotError) in
+  init(_ descriptor: MethodDescriptor, parameters text: String, _ tensors: TensorArguments) throws(IngotError) {
+    self.descriptor = descriptor
+    parameters = try asArgument([.recipe, .format]) { () throws(IngotError) in
       try JSON.parse(text, origin: "parameters_json").requireObject("parameters_json", in: "parameters_json")
     }
     base = tensors.base?.view
     inputs = tensors.inputs.map(\.view)
     output = tensors.output.view
+    sides = tensors.sides
   }
 
   func run(_ engine: Engine, seed: UInt64, flags: UInt32, watcher: Watcher) throws(IngotError) {
-    let recipe: Recipe = try Self.asArgument { () throws(IngotError) in
+    let recipe: Recipe = try asArgument([.recipe, .format]) { () throws(IngotError) in
       try Recipe.parse(JSON.bytes(.object(try recipeJSON())), origin: "parameters_json", catalog: MethodRegistry.catalog, strict: true)
     }
-    var models: [String: [TensorView]] = [:]
+    var models = sides.models
     if let base { models["base"] = [base] }
     for (index, input) in inputs.enumerated() { models["input \(index)"] = [input] }
     var options = PlanOptions()
     options.shardSize = 0
     options.seed = seed
-    let plan = try Self.asArgument { () throws(IngotError) in try Plan.make(recipe, options: options, models: MemoryModels(models)) }
+    let plan = try asArgument([.recipe, .format]) { () throws(IngotError) in
+      try Plan.make(recipe, options: options, models: MemoryModels(models))
+    }
     var run = RunOptions()
     run.allowsNonfinite = flags & UInt32(INGOT_MERGE_ALLOW_NONFINITE) != 0
     _ = try engine.run(plan, into: try MemorySink(plan: plan, outputs: [output]), options: run, watcher: watcher)
@@ -122,24 +130,18 @@ private struct SingleTensorMerge {
     var recipe = JSONObject()
     recipe["merge_method"] = .string(descriptor.name)
     if base != nil { recipe["base_model"] = .string("base") }
-    recipe["models"] = .array(
-      own.enumerated().map { index, parameters in
-        .object(["model": .string("input \(index)"), "parameters": .object(parameters)])
-      })
+    // A base with a side input is listed among the models, which it is one of.
+    var models: [JSONValue] = []
+    if let side = sides.recipe(of: .base) { models.append(["model": "base", "side": side]) }
+    for (index, parameters) in own.enumerated() {
+      var entry: JSONValue = ["model": .string("input \(index)"), "parameters": .object(parameters)]
+      entry["side"] = sides.recipe(of: .input(index))
+      models.append(entry)
+    }
+    recipe["models"] = .array(models)
+    recipe["aim"] = sides.aim
     recipe["parameters"] = .object(shared)
     recipe["dtype"] = output.dtype.torchName.map { .string($0) }
     return recipe
-  }
-
-  /// The recipe is made here, so a mistake in it is one of the arguments and has no place in a text of the caller's.
-  private static func asArgument<Result>(_ body: () throws(IngotError) -> Result) throws(IngotError) -> Result {
-    do throws(IngotError) {
-      return try body()
-    } catch {
-      var failure = error
-      failure.position = nil
-      if failure.status == .recipe || failure.status == .format { failure.status = .invalidArgument }
-      throw failure
-    }
   }
 }

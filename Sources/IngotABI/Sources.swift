@@ -197,7 +197,7 @@ struct ResolvedModels: ModelProvider {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     do throws(IngotError) {
       let parts = try LocalModels.parse(reference)
-      guard parts.adapter != nil else { return try open(reference.name) }
+      guard !parts.adapters.isEmpty else { return try open(reference.name) }
       return try adapting(try open(parts.model.description), as: reference)
     } catch {
       var placed = error
@@ -208,29 +208,35 @@ struct ResolvedModels: ModelProvider {
 
   func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     let parts = try LocalModels.parse(reference)
-    guard let adapter = parts.adapter else { return model }
+    var adapted = model
     do throws(IngotError) {
-      // The place alone: the task of a pack is ours.
-      let files = ResolvedFiles(
-        IngotCheckpoints.ModelReference.Part(path: adapter.path, revision: adapter.revision).description, resolver: resolver)
-      if try files.size(of: DeltaPack.fileName) != nil {
-        let pack = try provide(files, DeltaPack.fileName)
-        if DeltaPack.isPack(pack.checkpoint) { return try model.applying(pack: pack, task: adapter.task, name: parts.model.description) }
-      }
-      var name: String?
-      for candidate in Adapter.fileNames where name == nil {
-        if try files.size(of: candidate) != nil { name = candidate }
-      }
-      guard let name else {
-        throw IngotError(
-          .notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))", subject: adapter.description)
-      }
-      return try model.applying(try provide(files, name), files: files, name: parts.model.description)
+      for adapter in parts.adapters { adapted = try adapting(adapted, by: adapter, name: parts.model.description) }
     } catch {
       var placed = error
       if placed.position == nil { placed.position = reference.position }
       throw placed
     }
+    return adapted
+  }
+
+  private func adapting(
+    _ model: ProvidedModel, by adapter: IngotCheckpoints.ModelReference.Part, name: String
+  ) throws(IngotError) -> ProvidedModel {
+    // The place alone: the task of a pack is ours.
+    let files = ResolvedFiles(
+      IngotCheckpoints.ModelReference.Part(path: adapter.path, revision: adapter.revision).description, resolver: resolver)
+    if try files.size(of: DeltaPack.fileName) != nil {
+      let pack = try provide(files, DeltaPack.fileName)
+      if DeltaPack.isPack(pack.checkpoint) { return try model.applying(pack: pack, task: adapter.task, name: name) }
+    }
+    var fileName: String?
+    for candidate in Adapter.fileNames where fileName == nil {
+      if try files.size(of: candidate) != nil { fileName = candidate }
+    }
+    guard let fileName else {
+      throw IngotError(.notFound, "the adapter has no \(Adapter.fileNames.joined(separator: " and no "))", subject: adapter.description)
+    }
+    return try model.applying(try provide(files, fileName), files: files, name: name)
   }
 
   private func open(_ model: String) throws(IngotError) -> ProvidedModel { try provide(ResolvedFiles(model, resolver: resolver), nil) }

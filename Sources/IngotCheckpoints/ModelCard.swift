@@ -10,25 +10,28 @@ package struct ModelCard: Sendable {
     package var reference: ModelReference
     /// True when the model was found on disk by its path, although the path may have the form of a hub name.
     package var isLocal: Bool
-    package var adapterIsLocal: Bool
+    /// The same of each adapter.
+    package var adaptersAreLocal: [Bool]
     package var isBase: Bool
     package var licence: ModelLicence?
 
     package init(
-      reference: ModelReference, isLocal: Bool, adapterIsLocal: Bool = false, isBase: Bool = false, licence: ModelLicence? = nil
+      reference: ModelReference, isLocal: Bool, adaptersAreLocal: [Bool] = [], isBase: Bool = false, licence: ModelLicence? = nil
     ) {
       self.reference = reference
       self.isLocal = isLocal
-      self.adapterIsLocal = adapterIsLocal
+      self.adaptersAreLocal = adaptersAreLocal
       self.isBase = isBase
       self.licence = licence
     }
 
-    /// Model and adapter, each with whether it is a path of this machine.
+    /// Model and adapters, each with whether it is a path of this machine.
     fileprivate var parts: [(part: ModelReference.Part, isLocal: Bool)] {
       let model = (part: reference.model, isLocal: isLocal || !reference.model.isHubName)
-      guard let adapter = reference.adapter else { return [model] }
-      return [model, (part: adapter, isLocal: adapterIsLocal || !adapter.isHubName)]
+      return [model]
+        + reference.adapters.enumerated().map { index, adapter in
+          (part: adapter, isLocal: (adaptersAreLocal.indices.contains(index) && adaptersAreLocal[index]) || !adapter.isHubName)
+        }
     }
   }
 

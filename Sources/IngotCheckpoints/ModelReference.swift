@@ -1,7 +1,7 @@
 package import IngotErrors
 
-/// How a recipe names a model: `PATH[@REVISION][+ADAPTER[@REVISION]]`, or the same in parts. In the place of the adapter may stand a delta pack, with
-/// `#TASK` behind it where it has several.
+/// How a recipe names a model: `PATH[@REVISION][+ADAPTER[@REVISION]]…`, or the same in parts. Adapters are applied in their order. In the place of one may
+/// stand a delta pack, with `#TASK` behind it where it has several.
 ///
 /// PATH is a directory, a weight file, or `org/name` of the Hugging Face hub, which is looked up in the local cache only.
 /// Two references are equal when they are written alike: `./m` and `m` are two models.
@@ -24,27 +24,25 @@ package struct ModelReference: Sendable, Hashable, CustomStringConvertible {
   }
 
   package var model: Part
-  package var adapter: Part?
+  package var adapters: [Part]
   /// Takes the place of the config's `architectures`.
   package var architecture: String?
 
-  package init(model: Part, adapter: Part? = nil, architecture: String? = nil) {
+  package init(model: Part, adapters: [Part] = [], architecture: String? = nil) {
     self.model = model
-    self.adapter = adapter
+    self.adapters = adapters
     self.architecture = architecture
   }
 
-  /// The string form. Throws `.recipe` for an empty path or revision, two `+`, or two `@` in one part.
+  /// The string form. Throws `.recipe` for an empty path, revision or task, or two `@` in one part.
   package init(parsing text: String, position: SourcePosition? = nil) throws(IngotError) {
     let parts = text.split(separator: "+", omittingEmptySubsequences: false)
-    guard parts.count <= 2, let first = parts.first else {
-      throw Self.malformed("\(parts.count - 1) plus signs, expected at most one", text, position)
-    }
+    guard let first = parts.first else { throw Self.malformed("an empty path", text, position) }
     self.init(model: try Self.part(first, of: text, position))
-    if parts.count == 2 { adapter = try Self.adapter(parts[1], of: text, position) }
+    for part in parts.dropFirst() { adapters.append(try Self.adapter(part, of: text, position)) }
   }
 
-  /// What stands behind the `+`, alone.
+  /// What stands behind a `+`, alone.
   package static func adapter(parsing text: String, position: SourcePosition? = nil) throws(IngotError) -> Part {
     try adapter(text[...], of: text, position)
   }
@@ -58,7 +56,7 @@ package struct ModelReference: Sendable, Hashable, CustomStringConvertible {
     return found
   }
 
-  /// One side of the `+`.
+  /// What stands before or behind a `+`, without a task.
   private static func part(_ text: Substring, of whole: String, _ position: SourcePosition?) throws(IngotError) -> Part {
     let pieces = text.split(separator: "@", omittingEmptySubsequences: false)
     guard pieces.count <= 2 else { throw malformed("\(pieces.count - 1) @ signs in one part, expected at most one", whole, position) }
@@ -71,12 +69,12 @@ package struct ModelReference: Sendable, Hashable, CustomStringConvertible {
 
   private static func malformed(_ found: String, _ text: String, _ position: SourcePosition?) -> IngotError {
     IngotError(
-      .recipe, "found \(found) in a model reference of the form PATH[@REVISION][+ADAPTER[@REVISION]]",
+      .recipe, "found \(found) in a model reference of the form PATH[@REVISION][+ADAPTER[@REVISION]]…",
       hint: "a path that contains + or @ is written {model: {path: \"…\"}}", subject: text, position: position)
   }
 
   package var description: String {
-    adapter.map { "\(model)+\($0)" } ?? model.description
+    ([model] + adapters).map(\.description).joined(separator: "+")
   }
 }
 

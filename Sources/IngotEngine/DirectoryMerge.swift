@@ -143,8 +143,9 @@ extension Plan {
           var placed = model
           // So that the merge can be run again from any directory.
           if model.isOnDisk { placed.path = absolutePath(model.path) ?? model.path }
-          if let adapter = model.adapter, model.isOnDisk || (try? fileStatus(adapter)).flatMap(\.self) != nil {
-            placed.adapter = absolutePath(adapter) ?? adapter
+          for (index, adapter) in model.adapters.enumerated()
+          where model.isOnDisk || (try? fileStatus(adapter.path)).flatMap(\.self) != nil {
+            placed.adapters[index].path = absolutePath(adapter.path) ?? adapter.path
           }
           list.object { placed.write(to: &$0) }
         }
@@ -188,8 +189,16 @@ extension PlannedModel {
   func write(to entry: inout JSONDocument) {
     entry.field("name", name)
     entry.field("path", path)
-    if let adapter { entry.field("adapter", adapter) }
-    if let task { entry.field("task", task) }
+    if !adapters.isEmpty {
+      entry.list("adapters") { list in
+        for adapter in adapters {
+          list.object { entry in
+            entry.field("path", adapter.path)
+            if let task = adapter.task { entry.field("task", task) }
+          }
+        }
+      }
+    }
     if isSide { entry.field("side", true) }
     entry.list("shards") { list in
       for shard in shards {

@@ -19,10 +19,8 @@ package struct MergeRecord: Sendable {
     /// As the recipe names it.
     package var name: String
     package var path: String
-    /// Of the adapter that was applied to it.
-    package var adapter: String?
-    /// The task, where that was a pack.
-    package var task: String?
+    /// Of the adapters and packs that were applied to it, in that order.
+    package var adapters: [PlannedModel.Adapter]
     package var shards: [ShardIdentity]
   }
 
@@ -115,6 +113,15 @@ package struct MergeRecord: Sendable {
     return seed
   }
 
+  private static func adapters(_ value: JSONValue?, in path: String) throws(IngotError) -> [PlannedModel.Adapter] {
+    var adapters: [PlannedModel.Adapter] = []
+    for entry in try value?.requireArray("models.adapters", in: path) ?? [] {
+      let place = try (entry["path"] ?? .null).requireString("models.adapters.path", in: path)
+      adapters.append(PlannedModel.Adapter(path: place, task: entry["task"]?.asString))
+    }
+    return adapters
+  }
+
   /// The models that were read, in the recipe's order.
   package func models() throws(IngotError) -> [Model] {
     let path = Self.path(in: directory)
@@ -132,8 +139,8 @@ package struct MergeRecord: Sendable {
       }
       models.append(
         Model(
-          name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path), adapter: value["adapter"]?.asString,
-          task: value["task"]?.asString, shards: shards))
+          name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path),
+          adapters: try Self.adapters(value["adapters"], in: path), shards: shards))
     }
     return models
   }

@@ -89,8 +89,13 @@ extension MergekitCheck {
       find: { context throws(IngotError) in
         present(
           context.recipe.models.filter { reference in
-            (try? LocalModels.parse(reference))?.adapter != nil
+            (try? LocalModels.parse(reference))?.adapters.isEmpty == false
           }.map(\.name))
+      }),
+    MergekitCheck(
+      name: "adapter-chain", kind: .difference, mergekit: "takes one adapter behind a model", here: "several are applied, in their order",
+      find: { context throws(IngotError) in
+        present(context.recipe.models.filter { ((try? LocalModels.parse($0))?.adapters.count ?? 0) > 1 }.map(\.name))
       }),
     MergekitCheck(
       name: "unnamed-modules", kind: .bug, mergekit: "leaves out every module that the recipe does not name",

@@ -15,8 +15,8 @@ package struct ProvidedModel: Sendable {
   package var files: (any ModelFiles)?
   /// True when it is a path of this machine rather than a name of the hub.
   package var isLocal: Bool
-  /// The adapter or the pack that is applied to it.
-  package var adapter: ProvidedAdapter?
+  /// The adapters and packs that are applied to it, in that order.
+  package var adapters: [ProvidedAdapter] = []
   /// The plan of the document that makes it, where the model is no file's.
   var stage: Plan?
 
@@ -29,7 +29,7 @@ package struct ProvidedModel: Sendable {
   }
 }
 
-/// Where the adapter or the pack of a model was found.
+/// Where an adapter or a pack of a model was found.
 package struct ProvidedAdapter: Sendable {
   package var path: String
   package var isLocal: Bool
@@ -41,7 +41,7 @@ package struct ProvidedAdapter: Sendable {
 package protocol ModelProvider: Sendable {
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
 
-  /// A model that was found elsewhere, with the adapter applied that `reference` names behind a `+`.
+  /// A model that was found elsewhere, with the adapters applied that `reference` names behind its `+`.
   func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel
 }
 
@@ -80,22 +80,29 @@ package struct LocalModels: ModelProvider {
 
   package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     let parsed = try Self.parse(reference)
-    guard let part = parsed.adapter else { return model }
+    var adapted = model
     do throws(IngotError) {
-      return try find(part, at: reference.position) { (path, isDirectory, isLocal) throws(IngotError) in
-        if let pack = try Self.pack(at: path, isDirectory: isDirectory, isLocal: isLocal) {
-          return try model.applying(pack: pack, task: part.task, name: parsed.model.description)
-        }
-        if let task = part.task {
-          throw IngotError(.invalidArgument, "the task \(task.prefix(60)) is named, and only packs have tasks", subject: path)
-        }
-        let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
-        return try model.applying(opened.model, files: opened.files, name: parsed.model.description)
-      }
+      for part in parsed.adapters { adapted = try adapting(adapted, by: part, name: parsed.model.description, at: reference.position) }
     } catch {
       var placed = error
       if placed.position == nil { placed.position = reference.position }
       throw placed
+    }
+    return adapted
+  }
+
+  private func adapting(
+    _ model: ProvidedModel, by part: IngotCheckpoints.ModelReference.Part, name: String, at position: SourcePosition
+  ) throws(IngotError) -> ProvidedModel {
+    try find(part, at: position) { (path, isDirectory, isLocal) throws(IngotError) in
+      if let pack = try Self.pack(at: path, isDirectory: isDirectory, isLocal: isLocal) {
+        return try model.applying(pack: pack, task: part.task, name: name)
+      }
+      if let task = part.task {
+        throw IngotError(.invalidArgument, "the task \(task.prefix(60)) is named, and only packs have tasks", subject: path)
+      }
+      let opened = try adapter(path, isDirectory: isDirectory, isLocal: isLocal)
+      return try model.applying(opened.model, files: opened.files, name: name)
     }
   }
 
@@ -108,7 +115,7 @@ package struct LocalModels: ModelProvider {
     let parsed =
       try fileStatus(text, system: system) != nil
       ? IngotCheckpoints.ModelReference(model: .init(path: text)) : try IngotCheckpoints.ModelReference(parsing: text)
-    guard parsed.adapter == nil else {
+    guard parsed.adapters.isEmpty else {
       throw IngotError(.invalidArgument, "found a model with an adapter, expected an adapter", subject: text)
     }
     do throws(IngotError) {
@@ -196,10 +203,12 @@ package struct LocalModels: ModelProvider {
   /// The parts of a reference, from its text or its mapping.
   package static func parse(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> IngotCheckpoints.ModelReference {
     var parsed = try parse(reference.location, at: reference.position)
-    switch reference.adapter {
-    case nil: break
-    case .text(let text)?: parsed.adapter = try IngotCheckpoints.ModelReference.adapter(parsing: text, position: reference.position)
-    case .fields(let path, let revision, let task)?: parsed.adapter = .init(path: path, revision: revision, task: task)
+    for adapter in reference.adapters {
+      switch adapter {
+      case .text(let text):
+        parsed.adapters.append(try IngotCheckpoints.ModelReference.adapter(parsing: text, position: reference.position))
+      case .fields(let path, let revision, let task): parsed.adapters.append(.init(path: path, revision: revision, task: task))
+      }
     }
     return parsed
   }

@@ -13,21 +13,25 @@ package struct PlannedModel: Sendable {
   package var path: String
   /// True when `path` is a path of this machine, false for a model in a caller's memory.
   package var isOnDisk: Bool
-  /// Where the adapter or the pack that is applied to it was found.
-  package var adapter: String?
-  /// The task of the pack.
-  package var task: String?
+  /// Where an adapter or a pack that is applied to it was found.
+  package struct Adapter: Sendable, Hashable {
+    package var path: String
+    /// The task, of a pack.
+    package var task: String?
+  }
+
+  /// In the order in which they are applied.
+  package var adapters: [Adapter]
   /// True for a file of side tensors, or what is read besides the models of the merge.
   package var isSide = false
   /// Size, time of change and header digest of its weight files: a run that resumes must see the same.
   package var shards: [ShardIdentity]
 
   package init(
-    name: String, path: String, isOnDisk: Bool, adapter: String? = nil, task: String? = nil, isSide: Bool = false, shards: [ShardIdentity]
+    name: String, path: String, isOnDisk: Bool, adapters: [Adapter] = [], isSide: Bool = false, shards: [ShardIdentity]
   ) {
     self.isSide = isSide
-    self.adapter = adapter
-    self.task = task
+    self.adapters = adapters
     self.name = name
     self.path = path
     self.isOnDisk = isOnDisk

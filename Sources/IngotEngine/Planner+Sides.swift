@@ -113,24 +113,29 @@ struct SideFinder {
         return try self.planned(tensor, described, in: file, expected, of: names[0], at: side.position)
       }
       switch input.form {
-      case .tensor, .tensorOrSums:
+      case .tensor, .optionalTensor, .tensorOrSums:
         if let tensor = files.tensor(names, in: file, of: models[file].checkpoint) {
           sides.append(try planned(tensor, .elements, [shape.dimensions]))
         } else if input.form == .tensorOrSums, shape.rank == 2, let sums = sums(names, in: file) {
           sides.append(try planned(sums.rows, .rowSums, [[shape.dimensions[0]]]))
           sides.append(try planned(sums.columns, .columnSums, [[shape.dimensions[1]]]))
-        } else {
+        } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
-      case .channels, .gram:
-        guard let modules = modules(names), shape.rank > 0,
-          let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
+      case .channels:
+        guard let modules = modules(names), shape.rank > 0, let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
         else { continue }
-        let n = shape.rowLength
-        if input.form == .channels {
-          sides.append(try planned(tensor, .channels, [[n]]))
-        } else {
-          sides.append(try planned(tensor, .gram, [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]]))
+        sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+      case .gram:
+        guard let modules = modules(names), shape.rank > 0 else { continue }
+        func gram(_ tensor: CheckpointTensor, _ part: SideTensor.Part, _ n: Int) throws(IngotError) -> PlannedSide {
+          try planned(tensor, part, [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]])
+        }
+        let turned = modules.map { $0 + "." + SideTensor.Part.gramOfRows.rawValue }
+        if let tensor = files.tensor(modules, in: file, of: models[file].checkpoint) {
+          sides.append(try gram(tensor, .gram, shape.rowLength))
+        } else if shape.rank == 2, let tensor = files.tensor(turned, in: file, of: models[file].checkpoint) {
+          sides.append(try gram(tensor, .gramOfRows, shape.dimensions[0]))
         }
       }
     }

@@ -19,7 +19,7 @@ extension Plan {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
       let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
-      if !isModel, (try? LocalModels.parse(reference))?.adapter != nil {
+      if !isModel, (try? LocalModels.parse(reference))?.adapters.isEmpty == false {
         throw IngotError(
           .recipe, "a side file with an adapter, expected a side file alone", subject: reference.name, position: reference.position)
       }
@@ -125,9 +125,9 @@ struct Planner {
     let planned = models.indices.map { index in
       let model = models[index]
       return PlannedModel(
-        name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles, adapter: model.adapter?.path,
-        task: model.adapter?.task,
-        isSide: index >= recipe.modelCount, shards: model.checkpoint.shards.map { ShardIdentity($0) })
+        name: recipe.models[index].name, path: model.path, isOnDisk: model.files is DirectoryFiles,
+        adapters: model.adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) }, isSide: index >= recipe.modelCount,
+        shards: model.checkpoint.shards.map { ShardIdentity($0) })
     }
     return try Plan(
       recipe: recipe, models: planned, sources: sources, files: files.files, sideFiles: side, tensors: tensors,

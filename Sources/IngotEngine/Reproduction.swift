@@ -97,6 +97,13 @@ extension Engine {
   }
 }
 
+extension MergeRecord.Model {
+  /// The adapters as a recipe names them.
+  fileprivate var adapterLocations: [IngotRecipes.ModelReference.Location] {
+    adapters.map { .fields(path: $0.path, revision: nil, task: $0.task) }
+  }
+}
+
 /// The models of a record, where they were or where the caller says; each must have the headers that were recorded.
 struct RecordedModels: ModelProvider {
   private let models: [String: MergeRecord.Model]
@@ -115,31 +122,29 @@ struct RecordedModels: ModelProvider {
       throw IngotError(.format, "the record has no model of this name", subject: reference.name)
     }
     let path = places[model.name] ?? model.path
-    for place in [path] + [model.adapter].compactMap(\.self) where try fileStatus(place) == nil {
+    for place in [path] + model.adapters.map(\.path) where try fileStatus(place) == nil {
       throw IngotError(
         .notFound, "the source \(model.name) is not at \(place)",
         hint: "if it was moved: --model '\(model.name)=PATH'; a model that was in memory cannot be read again", subject: model.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: path, revision: nil), adapter: model.adapter.map { .fields(path: $0, revision: nil, task: model.task) },
-      position: reference.position)
+      .fields(path: path, revision: nil), adapters: model.adapterLocations, position: reference.position)
     let found = try LocalModels(environment: [:]).open(placed).readable()
     try requireRecorded(found, model, at: path)
     return found
   }
 
   func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
-    guard let recorded = models[reference.name], let adapter = recorded.adapter else {
+    guard let recorded = models[reference.name], let last = recorded.adapters.last else {
       throw IngotError(.format, "the record has no adapter of this name", subject: reference.name)
     }
-    guard try fileStatus(adapter) != nil else {
-      throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter)", subject: recorded.name)
+    for adapter in recorded.adapters where try fileStatus(adapter.path) == nil {
+      throw IngotError(.notFound, "the adapter of \(recorded.name) is not at \(adapter.path)", subject: recorded.name)
     }
     let placed = IngotRecipes.ModelReference(
-      .fields(path: recorded.path, revision: nil), adapter: .fields(path: adapter, revision: nil, task: recorded.task),
-      position: reference.position)
+      .fields(path: recorded.path, revision: nil), adapters: recorded.adapterLocations, position: reference.position)
     let found = try LocalModels(environment: [:]).adapting(model, as: placed)
-    try requireRecorded(found, recorded, at: adapter)
+    try requireRecorded(found, recorded, at: last.path)
     return found
   }
 

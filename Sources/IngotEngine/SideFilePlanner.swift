@@ -76,9 +76,8 @@ struct SideFilePlanner {
       }
       sources.append(
         ModelCard.Source(
-          reference: try LocalModels.parse(recipe.models[index]), isLocal: model.isLocal, adapterIsLocal: model.adapter?.isLocal ?? false,
-          isBase: index == recipe.baseModel,
-          licence: licence))
+          reference: try LocalModels.parse(recipe.models[index]), isLocal: model.isLocal, adaptersAreLocal: model.adapters.map(\.isLocal),
+          isBase: index == recipe.baseModel, licence: licence))
     }
     return sources
   }

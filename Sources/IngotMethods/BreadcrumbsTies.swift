@@ -1,6 +1,5 @@
 package import IngotErrors
 package import IngotRecipes
-package import IngotTensors
 
 /// Model Breadcrumbs: the ⌊γ·n⌋ largest magnitudes of each task vector are dropped as outliers, the next ⌊density·n⌋ kept;
 /// then the terms that agree with the elected sign are summed.
@@ -8,7 +7,7 @@ package import IngotTensors
 /// Shapes: any, equal. Thresholds are exact, and per tensor or (`scope: row`) per row. `normalize` (default false) divides by the weights that entered.
 /// Degenerate: γ·n below 1 drops no outlier (mergekit then drops everything, a slip of an end index). Bytes: as `TIES`.
 /// Source: Davari and Belilovsky, Model Breadcrumbs, arXiv 2312.06795; per tensor and without rescale as in mergekit.
-package struct BreadcrumbsTies: MergeMethod {
+package struct BreadcrumbsTies: SparsifiedMerge {
   package typealias State = OutlierTrim.State
 
   package static let descriptor = MethodDescriptor(
@@ -30,38 +29,11 @@ package struct BreadcrumbsTies: MergeMethod {
       dtype: bfloat16
       """)
 
-  package static var cropsToBase: Bool { true }
-
-  private let combination: TaskVectorCombination
-  private let trim: OutlierTrim
+  package let combination: TaskVectorCombination
+  package let rule: OutlierTrim
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: false)
-    trim = try OutlierTrim(request)
+    rule = try OutlierTrim(request)
   }
-
-  package var demands: Demands { trim.demands }
-
-  package func begin() -> Phase<State> { trim.begin() }
-
-  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
-    combination.subtractBase(tile)
-    trim.gather(state, tile, statistic)
-  }
-
-  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
-    trim.gatherStored(state, tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    trim.settle(state, statistics)
-  }
-
-  package func emit(_ state: State, _ tile: Tile, into output: Floats) {
-    combination.subtractBase(tile)
-    trim.sparsify(state, tile)
-    combination.combine(tile, into: output)
-  }
-
-  package func findings(_ state: State) -> [Finding] { trim.findings(state) }
 }

@@ -2,19 +2,22 @@ package import IngotErrors
 package import IngotRecipes
 package import IngotTensors
 
-/// TALL masks and Consensus merging: drops from the sum of the task vectors what only few tasks use.
+/// TALL masks and Consensus merging: drops from a merged task vector what only few tasks use.
 ///
-/// With τ = Σ τᵢ, task i uses element j where |τᵢⱼ| > tall_lambdaᵢ · |τⱼ − τᵢⱼ|. The merged model is θ₀ + λ τ at the elements that at least
-/// `consensus_k` tasks use, θ₀ elsewhere; with `task` it is that task's own reconstruction, θ₀ + λ τ where the task uses the element.
-/// consensus_k 0 is task arithmetic, more than there are models gives the base. Shapes: any, equal. Arithmetic: f32, sums in model order.
-/// Bytes: each input once, the output once. Source: Wang et al., Localizing Task Information, arXiv 2405.07813.
+/// With τ = Σ τᵢ, or under `merge: ties` the sums of TIES (each τᵢ trimmed to its density·n largest magnitudes, then the sum of the terms that
+/// have the sign of all, zero counting as plus), task i uses element j where |τᵢⱼ| > tall_lambdaᵢ · |τⱼ − τᵢⱼ|, τᵢ not trimmed. The merged model is
+/// θ₀ + λ τ at the elements that at least `consensus_k` tasks use, θ₀ elsewhere; with `task` it is that task's own reconstruction, θ₀ + λ τ where
+/// the task uses the element. consensus_k 0 is the merge itself, more than there are models gives the base.
+/// Shapes: any, equal. Arithmetic: f32, sums in model order. Bytes: each input once, under `ties` as `TIES`; the output once.
+/// Source: Wang et al., Localizing Task Information, arXiv 2405.07813.
 package struct Consensus: MergeMethod {
-  package typealias State = Void
+  package typealias State = MagnitudeSearches
 
   package static let descriptor = MethodDescriptor(
     name: "consensus", title: "Consensus merging with TALL masks",
-    summary: "Sums the task vectors where enough tasks use the sum, or rebuilds one task's model from it.",
-    formula: "θ₀ + λ Σ τᵢ where at least consensus_k models have |τᵢ| > tall_lambdaᵢ |Σ τₖ − τᵢ|, else θ₀; with task t, where model t has",
+    summary: "Merges the task vectors where enough tasks use the result, or rebuilds one task's model from it.",
+    formula:
+      "θ₀ + λ τ where at least consensus_k models have |τᵢ| > tall_lambdaᵢ |τ − τᵢ|, else θ₀, τ = Σ τᵢ or the sums of TIES; with task t, where model t has",
     reference: .init(
       "Localizing Task Information for Improved Model Merging and Compression, arXiv 2405.07813", url: "https://arxiv.org/abs/2405.07813"),
     base: .required, models: 1...Int.max,
@@ -24,9 +27,14 @@ package struct Consensus: MergeMethod {
         "how much larger than this share of the others' sum a task's element must be to be used by it",
         default: .number(0.4), isPerModel: true),
       ParameterDescriptor("consensus_k", .integer(0...Int.max), "how many tasks must use an element", default: .number(2)),
-      .task, .lambda,
+      ParameterDescriptor(
+        "merge", .choice(["sum", "ties"]), "what is merged: the sum of the task vectors, or that of TIES", default: .text("sum")),
+      ParameterDescriptor(
+        "density", .number(.fraction), "under merge: ties the share of the task vector's elements that is kept", default: .number(0.2),
+        isPerModel: true),
+      .trimScope, .ties, .task, .lambda,
     ],
-    scopes: [.element], notes: ["a task that changed nothing uses nothing", "the sum is that of task arithmetic, not of TIES"],
+    scopes: [.element, .tensor, .model], notes: ["a task that changed nothing uses nothing"],
     example: """
       merge_method: consensus
       base_model: models/base
@@ -39,31 +47,81 @@ package struct Consensus: MergeMethod {
       dtype: bfloat16
       """)
 
+  package static func scope(_ parameters: [String: ParameterValue]) -> JobScope {
+    parameters["merge"]?.text == "ties" ? TIES.scope(parameters) : .tensor
+  }
+
   package static var cropsToBase: Bool { true }
 
-  private let thresholds: [Float]
-  private let least: Int
+  private struct Setting: Sendable {
+    var thresholds: [Float]
+    var least: Int
+    var lambda: Float
+  }
+
+  private let settings: [Setting]
   private let task: Int?
-  private let lambda: Float
+  private let elects: Bool
+  private let ones: [Float]
+  private let initial: MagnitudeSearches
 
   package init(_ request: MethodRequest) throws(IngotError) {
-    let segment = try request.onlySegment()
+    _ = try request.onlySegment()
     try request.requireBase(of: "consensus")
-    thresholds = (1..<request.inputs.count).map { Float(segment.number("tall_lambda", model: $0) ?? 0.4) }
-    least = Int(exactly: segment.number("consensus_k") ?? 2) ?? Int.max
     task = try request.chosenModel()
-    lambda = Float(segment.number("lambda") ?? 1)
-  }
-
-  package var demands: Demands { Demands() }
-
-  package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
-    let deltas = tile.subtractingBase()
-    if let task {
-      tile.kernels.localize(deltas, row: task, threshold: thresholds[task], into: output)
-    } else {
-      tile.kernels.consensus(deltas, thresholds: thresholds, atLeast: least, into: output)
+    elects = try request.uniform(text: "merge") == "ties"
+    ones = [Float](repeating: 1, count: request.modelCount)
+    settings = request.segments.map { segment in
+      Setting(
+        thresholds: (1..<request.inputs.count).map { Float(segment.number("tall_lambda", model: $0) ?? 0.4) },
+        least: Int(exactly: segment.number("consensus_k") ?? 2) ?? Int.max, lambda: Float(segment.number("lambda") ?? 1))
     }
-    tile.kernels.addDelta(output, scaledBy: lambda, to: tile.inputs[0], into: output)
+    initial = try elects ? MagnitudeSearches(trimming: request) : MagnitudeSearches([])
   }
+
+  /// Under TIES one run for each trimmed task vector and one for their merge.
+  package var demands: Demands { Demands(scratchRows: elects ? ones.count + 1 : 0) }
+
+  package func begin() -> Phase<State> { next(initial) }
+
+  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
+
+  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
+    let deltas = tile.subtractingBase()
+    for model in ones.indices { state.gather(model, deltas[model], tile, statistic) }
+  }
+
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
+    state.gatherStored(tile, statistic)
+  }
+
+  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
+    var state = state
+    state.settle(statistics)
+    return next(state)
+  }
+
+  package func emit(_ state: State, _ tile: Tile, into output: Floats) {
+    let setting = settings[tile.segment]
+    let deltas = tile.subtractingBase()
+    var merged: Floats?
+    if elects {
+      let trimmed = tile.scratch.first(ones.count)
+      for model in ones.indices {
+        tile.kernels.scale(deltas[model], by: 1, into: trimmed[model])
+        state.trim(model, trimmed[model], tile)
+      }
+      let sum = tile.scratch[ones.count]
+      tile.kernels.electAndMerge(trimmed, weights: ones, normalize: false, into: sum)
+      merged = sum
+    }
+    if let task {
+      tile.kernels.localize(deltas, merged: merged, row: task, threshold: setting.thresholds[task], into: output)
+    } else {
+      tile.kernels.consensus(deltas, merged: merged, thresholds: setting.thresholds, atLeast: setting.least, into: output)
+    }
+    tile.kernels.addDelta(output, scaledBy: setting.lambda, to: tile.inputs[0], into: output)
+  }
+
+  package func findings(_ state: State) -> [Finding] { state.findings }
 }

@@ -53,7 +53,7 @@ package struct DARETies: MergeMethod {
     zeroSign = ZeroSignRule(try request.onlySegment())
   }
 
-  package var demands: Demands { Demands(scratchRows: zeroSign.needsCounting ? 1 : 0, maskPlanes: drop.maskPlanes) }
+  package var demands: Demands { Demands(scratchRows: zeroSign.needsCounting ? 1 : 0, maskPlanes: drop.demands.maskPlanes) }
 
   package func begin() -> Phase<State> { follow(drop.begin(), zeroSign) }
 
@@ -70,13 +70,13 @@ package struct DARETies: MergeMethod {
 
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     combination.subtractBase(tile)
-    guard state.isCountingSigns else { return drop.gather(tile, statistic) }
+    guard state.isCountingSigns else { return drop.gather(state.drop, tile, statistic) }
     drop.sparsify(state.drop, tile)
     combination.countSigns(tile, statistic)
   }
 
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
-    state.isCountingSigns ? nil : drop.gatherStored(tile, statistic)
+    state.isCountingSigns ? nil : drop.gatherStored(state.drop, tile, statistic)
   }
 
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {

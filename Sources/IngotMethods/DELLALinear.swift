@@ -1,6 +1,5 @@
 package import IngotErrors
 package import IngotRecipes
-package import IngotTensors
 
 /// MAGPRUNE without a sign vote: larger magnitudes of a row are more likely to stay, and what stays is added.
 ///
@@ -8,7 +7,7 @@ package import IngotTensors
 /// Degenerate: density ≥ 1 keeps all, density ≤ 0 drops all; otherwise density ± ε must lie inside (0, 1).
 /// Bytes: inputs once with inverse_keep, twice with l1; the output once.
 /// Source: Deep et al., DELLA-Merging, arXiv 2406.11617; rule l1 and defaults as in mergekit.
-package struct DELLALinear: MergeMethod {
+package struct DELLALinear: SparsifiedMerge {
   package typealias State = MagnitudeDrop.State
 
   package static let descriptor = MethodDescriptor(
@@ -28,40 +27,11 @@ package struct DELLALinear: MergeMethod {
       dtype: bfloat16
       """)
 
-  package static var cropsToBase: Bool { true }
-
-  private let combination: TaskVectorCombination
-  private let drop: MagnitudeDrop
+  package let combination: TaskVectorCombination
+  package let rule: MagnitudeDrop
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: false, normalizesByDefault: false)
-    drop = try MagnitudeDrop(request)
+    rule = try MagnitudeDrop(request)
   }
-
-  package var demands: Demands { Demands(granularity: .row, scratchRows: 3, maskPlanes: drop.maskPlanes) }
-
-  package func begin() -> Phase<State> { drop.begin() }
-
-  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
-    combination.subtractBase(tile)
-    drop.gather(tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    drop.settle(state, statistics)
-  }
-
-  package func fused(_ state: State, segment: Int) -> FusedMerge? {
-    guard state.areMasksDrawn else { return nil }
-    let merge = combination.fused(segment: segment) { drop.term($0, weight: $1, state) }
-    return merge.terms.contains { $0.cut == .nothing } ? nil : merge
-  }
-
-  package func emit(_ state: State, _ tile: Tile, into output: Floats) {
-    combination.subtractBase(tile)
-    drop.sparsify(state, tile)
-    combination.combine(tile, into: output)
-  }
-
-  package func findings(_ state: State) -> [Finding] { drop.findings(state) }
 }

@@ -3,7 +3,7 @@ package import IngotRecipes
 internal import IngotTensors
 
 /// The sampling half of DELLA: keep probabilities by rank inside each row, the draw, and the rescale.
-package struct MagnitudeDrop: Sendable {
+package struct MagnitudeDrop: Sparsifier {
   package struct State: Sendable {
     var factors: [Float]
     var areMasksDrawn: Bool
@@ -60,14 +60,14 @@ package struct MagnitudeDrop: Sendable {
       }
   }
 
-  package var maskPlanes: Int { rules.count }
+  package var demands: Demands { Demands(granularity: .row, scratchRows: 3, maskPlanes: rules.count) }
 
   package func begin() -> Phase<State> {
     let initial = State(factors: [Float](repeating: 1, count: rules.count), areMasksDrawn: false)
     return needsMass ? .gather(initial, Round(sums: 2 * rules.count)) : .emit(initial)
   }
 
-  package func gather(_ tile: Tile, _ statistic: BlockStatistic) {
+  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     for (model, rule) in rules.enumerated() {
       guard case .draw(let density, let epsilon, let stream) = rule else { continue }
       let delta = tile.inputs[model + 1]
@@ -125,8 +125,17 @@ package struct MagnitudeDrop: Sendable {
     }
   }
 
-  /// The fused form of one model, once the masks are drawn.
-  package func term(_ model: Int, weight: Float, _ state: State) -> FusedMerge.Term {
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? { nil }
+
+  package func isFused(_ state: State) -> Bool {
+    state.areMasksDrawn
+      && !rules.contains {
+        if case .dropAll = $0 { return true }
+        return false
+      }
+  }
+
+  package func term(_ model: Int, segment: Int, weight: Float, _ state: State) -> FusedMerge.Term {
     switch rules[model] {
     case .keepAll: FusedMerge.Term(weight: weight)
     case .dropAll: FusedMerge.Term(weight: weight, cut: .nothing)

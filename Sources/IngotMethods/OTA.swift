@@ -12,9 +12,11 @@ package import IngotTensors
 ///    `linear`: θ₀ + the mean over all models of what stayed of τᵢ, zeros counting. `ties`: the same of those terms that have the sign of
 ///    the sum, zero counting as plus. Both weigh by `weight`.
 /// vᵢ may be given as row and column sums R, C of a matrix: it is then Rᵢ Cⱼ / Σ R.
-/// The operator-norm rescaling of the authors' code is not offered.
+/// 3. `ota_rescale: operator` gives what is kept of each τᵢ the norm of the whole again, tensor by tensor (`OperatorNorms`), before it is merged; what has
+///    at most `rescale_threshold` of it becomes zero.
 /// Shapes: any, equal. Arithmetic: saliencies in f32 times 2⁶⁴, weights in f64 rounded to f32, averages in f64 rounded once.
-/// Bytes: with a density all inputs up to three times, else once; with a mean the side files once more; the output once.
+/// Bytes: with a density all inputs up to three times, else once; with a mean the side files once more; with the rescaling everything ten times
+/// more, in whole rows; the output once. Memory: with the rescaling 16 bytes from the budget for each model and column of all tensors.
 /// Source: Harnessing Optimization Dynamics for Curvature-Informed Model Merging, arXiv 2509.11167.
 package struct OTA: MergeMethod {
   package struct State: Sendable {
@@ -22,6 +24,8 @@ package struct OTA: MergeMethod {
     /// 1 / mean of v^power of each model; 1 until measured, and where it is not wanted.
     var factors: [Double]
     var isMeasuring: Bool
+    /// What gives each tensor's kept part of each model its norm again; nil where that is not wanted, or not measured yet.
+    var norms: OperatorNorms?
   }
 
   package static let descriptor = MethodDescriptor(
@@ -49,13 +53,21 @@ package struct OTA: MergeMethod {
         default: .text("precond")),
       ParameterDescriptor(
         "fallback_to_base", .boolean, "where nothing is kept the base stands, else the mean of the models", default: .boolean(true)),
+      ParameterDescriptor(
+        "ota_rescale", .choice(["none", "operator"]),
+        "operator: what is kept of a task vector gets the operator norm of the whole again (columns of embeddings, lengths of vectors)",
+        default: .text("none")),
+      ParameterDescriptor(
+        "rescale_threshold", .number(.fraction), "what is kept becomes zero where it has at most this share of the norm of the whole",
+        default: .number(0)),
       .ties,
     ],
     scopes: [.element, .model],
     sideInputs: [SideInputDescriptor("second_moment", .tensorOrSums, "Adam's second moment of the model's training (exp_avg_sq)")],
     notes: [
       "density and ffg_threshold cannot both be given for a model", "without a base the saliency is the second moment alone",
-      "the optional rescaling of kept differences to their operator norm is not offered",
+      "the largest singular value that ota_rescale wants is that of ten steps of power iteration, each a pass over the inputs",
+      "of embeddings and heads the largest norm of a column counts, of tensors of three or more axes the Euclidean norm; that is our reading",
     ],
     example: """
       merge_method: ota
@@ -97,6 +109,8 @@ package struct OTA: MergeMethod {
   private let normalizes: Bool
   private let fallsBack: Bool
   private let elements: Double
+  private let norms: OperatorNorms?
+  private let least: Double
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let lead = try request.onlySegment()
@@ -118,7 +132,11 @@ package struct OTA: MergeMethod {
         .recipe, "ota_post: \(lead.text("ota_post") ?? "") merges differences to a base model, and the recipe names none",
         hint: "add base_model, or use ota_post: precond", subject: lead.name)
     }
-    try Self.requireOneSetting(request, ["power", "ota_epsilon", "ota_normalize", "ota_post", "fallback_to_base", "ties"])
+    try Self.requireOneSetting(
+      request,
+      ["power", "ota_epsilon", "ota_normalize", "ota_post", "fallback_to_base", "ties", "ota_rescale", "rescale_threshold"])
+    norms = try lead.text("ota_rescale") == "operator" ? OperatorNorms(request) : nil
+    least = lead.number("rescale_threshold") ?? 0
     let models = Array(request.inputs.indices.dropFirst(request.hasBase ? 1 : 0))
     settings = try request.segments.map { (segment) throws(IngotError) in try Self.setting(segment, request, models) }
     var population: UInt64 = 0
@@ -188,8 +206,11 @@ package struct OTA: MergeMethod {
     return setting
   }
 
-  /// One run for each model's saliency, then its weights in the same place; one for made moments; one for zeros.
-  package var demands: Demands { Demands(scratchRows: count + 2) }
+  /// One run for each model's saliency, then its weights in the same place; one for made moments; one for zeros; one for a row.
+  package var demands: Demands {
+    guard let norms else { return Demands(scratchRows: count + 2) }
+    return Demands(granularity: .row, scratchRows: count + 3, columnSums: norms.sumCount)
+  }
 
   /// Row sums become shares of their sum, so that a product with a column sum is the moment.
   package func prepare(side: Int, segment: Int, _ values: Floats) {
@@ -209,7 +230,11 @@ package struct OTA: MergeMethod {
   }
 
   private func next(_ state: State) -> Phase<State> {
-    state.searches.nextRound.map { .gather(state, $0) } ?? .emit(state)
+    if let round = state.searches.nextRound { return .gather(state, round) }
+    guard let norms = state.norms ?? self.norms, !norms.isDone else { return .emit(state) }
+    var measuring = state
+    measuring.norms = norms
+    return .gather(measuring, Round(columnSums: norms.sumCount))
   }
 
   private func moments(_ model: Int, _ tile: Tile) -> Floats {
@@ -235,6 +260,7 @@ package struct OTA: MergeMethod {
   }
 
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
+    if let norms = state.norms { return measure(norms, state, tile, statistic) }
     for model in 0..<count {
       let moments = moments(model, tile)
       if state.isMeasuring {
@@ -247,8 +273,44 @@ package struct OTA: MergeMethod {
     }
   }
 
+  /// Adds what a round of power iteration wants of each task vector, whole and as far as it is kept.
+  private func measure(_ norms: OperatorNorms, _ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
+    let row = tile.scratch[count + 2]
+    for model in 0..<count {
+      let kept = kept(model, state, tile, moments(model, tile))
+      let delta = difference(model, tile)
+      norms.add(delta, model: model, isKept: false, tile, vector: row, to: statistic.columns)
+      keep(kept, of: delta, tile)
+      norms.add(delta, model: model, isKept: true, tile, vector: row, to: statistic.columns)
+    }
+  }
+
+  /// A model's task vector, in the place of the model.
+  private func difference(_ model: Int, _ tile: Tile) -> Floats {
+    let delta = tile.inputs[model + 1]
+    tile.kernels.subtract(delta, tile.inputs[0], into: delta)
+    return delta
+  }
+
+  /// What was trimmed is 0 in `kept`, and nothing else is: there a task vector becomes 0 too.
+  private func keep(_ kept: Floats?, of delta: Floats, _ tile: Tile) {
+    guard let kept else { return }
+    let zeros = tile.scratch[count + 1]
+    tile.kernels.subtract(tile.inputs[0], tile.inputs[0], into: zeros)
+    tile.kernels.selectImportant(kept, threshold: .leastNonzeroMagnitude, base: zeros, other: delta, into: delta)
+  }
+
+  /// What the kept part of a task vector is multiplied with, where that is wanted.
+  private func rescaling(_ model: Int, _ state: State, _ tile: Tile) -> Float? {
+    state.norms.map { $0.factor(tile.segment, model: model, least: least) }
+  }
+
   package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
     var state = state
+    if state.norms != nil {
+      state.norms?.settle(statistics.columns)
+      return next(state)
+    }
     if state.isMeasuring {
       state.isMeasuring = false
       state.factors = statistics.sums.map { $0 > 0 ? elements / $0 : 1 }
@@ -283,6 +345,10 @@ package struct OTA: MergeMethod {
       tile.kernels.precondition(
         moments, kept: kept(model, state, tile, moments), power: power, factor: state.factors[model], epsilon: epsilon,
         scale: settings[tile.segment].weights[model], into: tile.scratch[model])
+      if let factor = rescaling(model, state, tile), factor != 1 {
+        let delta = difference(model, tile)
+        tile.kernels.addDelta(delta, scaledBy: factor, to: tile.inputs[0], into: delta)
+      }
     }
     let weighting = Weighting(
       scales: [Double](repeating: 1, count: count), floors: [Double](repeating: 0, count: count), least: 1.1 * Double(count) * epsilon)
@@ -292,14 +358,11 @@ package struct OTA: MergeMethod {
   }
 
   private func add(_ state: State, _ tile: Tile, into output: Floats) {
-    let zeros = tile.scratch[count + 1]
-    tile.kernels.subtract(tile.inputs[0], tile.inputs[0], into: zeros)
     for model in 0..<count {
       let kept = kept(model, state, tile, moments(model, tile))
-      let delta = tile.inputs[model + 1]
-      tile.kernels.subtract(delta, tile.inputs[0], into: delta)
-      // What was trimmed is 0, and nothing else is.
-      if let kept { tile.kernels.selectImportant(kept, threshold: .leastNonzeroMagnitude, base: zeros, other: delta, into: delta) }
+      let delta = difference(model, tile)
+      keep(kept, of: delta, tile)
+      if let factor = rescaling(model, state, tile) { tile.kernels.scale(delta, by: factor, into: delta) }
     }
     let weights = settings[tile.segment].weights.map { Float($0) }
     let deltas = tile.inputs.dropFirst()

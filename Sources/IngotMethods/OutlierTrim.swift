@@ -6,7 +6,7 @@ internal import IngotTensors
 ///
 /// Of n values ⌊γ·n⌋ largest are dropped and the next ⌊density·n⌋ kept; when both together exceed n, fewer outliers are dropped, as in mergekit.
 /// n counts over the tensor, or over each row by itself (the authors' code), which takes no statistic.
-package struct OutlierTrim: Sendable {
+package struct OutlierTrim: Sparsifier {
   /// Two cuts per model: what is an outlier, and what is an outlier or kept.
   package struct State: Sendable {
     var searches: MagnitudeSearches
@@ -86,7 +86,6 @@ package struct OutlierTrim: Sendable {
     }
   }
 
-  /// `gather` straight from storage, where the round has such a form.
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     state.isMeasuringMass || steps != nil ? nil : state.searches.gatherStored(tile, statistic, perModel: 2)
   }

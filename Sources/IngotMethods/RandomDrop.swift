@@ -6,7 +6,7 @@ internal import IngotTensors
 ///
 /// An element stays with probability `density`, independently; draws are Philox4x32-10 by seed, output tensor and model. `rescale` (default true)
 /// multiplies what stays: rule `l1` by Σ|τ| / Σ|kept τ| of the tensor (mergekit), rule `inverse_keep` by 1/density (the paper).
-package struct RandomDrop: Sendable {
+package struct RandomDrop: Sparsifier {
   package struct State: Sendable {
     /// Factor of each model's kept elements, by tensor.
     var factors: [[Float]]
@@ -51,7 +51,7 @@ package struct RandomDrop: Sendable {
     needsMass = rescale && isL1 && draws.contains { $0.contains { !$0.keepsAll } }
   }
 
-  package var maskPlanes: Int { modelCount }
+  package var demands: Demands { Demands(maskPlanes: modelCount) }
 
   package func begin() -> Phase<State> {
     let initial = State(factors: inverse, areMasksDrawn: false)
@@ -59,7 +59,7 @@ package struct RandomDrop: Sendable {
   }
 
   /// Draws the masks of one tile of task vectors and measures what they keep.
-  package func gather(_ tile: Tile, _ statistic: BlockStatistic) {
+  package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
       let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
       tile.kernels.bernoulli(seed: seed, stream: draw.stream, firstIndex: tile.firstIndex, threshold: draw.threshold, into: bits)
@@ -68,8 +68,7 @@ package struct RandomDrop: Sendable {
     }
   }
 
-  /// `gather` straight from storage.
-  package func gatherStored(_ tile: StoredTile, _ statistic: BlockStatistic) -> Int {
+  package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     var bad = 0
     for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
       let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
@@ -91,7 +90,6 @@ package struct RandomDrop: Sendable {
     return .emit(State(factors: factors, areMasksDrawn: true))
   }
 
-  /// Drops and rescales the task vectors of one tile, in place.
   package func sparsify(_ state: State, _ tile: Tile) {
     for (model, draw) in draws[tile.segment].enumerated() where !draw.keepsAll {
       let bits = tile.masks.bits(plane: model, firstIndex: tile.firstIndex, count: tile.count)
@@ -102,7 +100,8 @@ package struct RandomDrop: Sendable {
     }
   }
 
-  /// The fused form of one model, once the masks are drawn.
+  package func isFused(_ state: State) -> Bool { state.areMasksDrawn }
+
   package func term(_ model: Int, segment: Int, weight: Float, _ state: State) -> FusedMerge.Term {
     draws[segment][model].keepsAll
       ? FusedMerge.Term(weight: weight) : FusedMerge.Term(weight: weight, mask: model, maskScale: state.factors[segment][model])

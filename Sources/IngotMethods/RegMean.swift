@@ -7,7 +7,7 @@ internal import IngotTensors
 ///
 /// With Gᵢ = XᵢᵀXᵢ (n × n) of the inputs Xᵢ of model i's layer and G̃ᵢ = wᵢ (α Gᵢ + (1 − α) diag Gᵢ): W = W̄ + (Σ (Wᵢ − W̄) G̃ᵢ) S⁻¹, S = Σ G̃ᵢ + ε I, where W̄
 /// is the weighted mean and ε = `ridge` · trace(S) / n. Solved by Cholesky in f64; where S is not positive definite by its eigenvectors, components
-/// below 1e-10 of the largest keep W̄. Weights without a Gram matrix take the mean. RegMean++ is the same solve with Gram matrices collected
+/// below 1e-10 of the largest keep W̄. A weight that is stored as [in, out] is solved for as its transpose. Weights without a Gram matrix take the mean. RegMean++ is the same solve with Gram matrices collected
 /// behind already merged layers (arXiv 2508.03121). Memory: S and one Gᵢ in f64, the right side in f64. Identical models return themselves.
 /// Source: Jin et al., Dataless Knowledge Fusion, arXiv 2212.09849.
 package struct RegMean: MatrixMethod {
@@ -51,6 +51,8 @@ package struct RegMean: MatrixMethod {
   private let ridge: Double
   /// Where each model's Gram matrix is among the side tensors, and whether it is packed; empty for tensors without.
   private let grams: [(side: Int, isPacked: Bool)]
+  /// True for a weight whose rows are its inputs.
+  private let isTurned: Bool
   package let rest: RestRule
 
   package var isMatrix: Bool { !grams.isEmpty }
@@ -70,10 +72,19 @@ package struct RegMean: MatrixMethod {
     ridge = segment.number("ridge") ?? 1e-6
     rest = RestRule(mean: weights)
     var found: [(side: Int, isPacked: Bool)] = []
+    var turned = 0
     for model in request.inputs.indices {
-      guard let side = segment.side("gram", model: model, part: .gram) else { continue }
+      let ofRows = segment.side("gram", model: model, part: .gramOfRows)
+      guard let side = ofRows ?? segment.side("gram", model: model, part: .gram) else { continue }
       found.append((side, segment.sides[side].shape.rank == 1))
+      turned += ofRows == nil ? 0 : 1
     }
+    guard turned == 0 || turned == found.count else {
+      throw IngotError(
+        .shape, "the Gram matrices of \(turned) of \(found.count) models are of the rows of \(segment.name)",
+        hint: "collect them for all models alike", subject: segment.name)
+    }
+    isTurned = turned > 0
     guard found.isEmpty || found.count == request.inputs.count else {
       throw IngotError(
         .shape, "\(found.count) of \(request.inputs.count) models have a Gram matrix of \(segment.name)",
@@ -86,9 +97,9 @@ package struct RegMean: MatrixMethod {
 
   package func merge(_ job: MatrixJob) throws(IngotError) {
     let (algebra, workspace) = (job.algebra, job.workspace)
-    let n = job.columns
+    let (n, outputs) = isTurned ? (job.rows, job.columns) : (job.columns, job.rows)
     let mean = job.output
-    let panel: Matrix<Float> = try workspace.matrix(job.rows, n)
+    let panel: Matrix<Float> = try workspace.matrix(job.rows, job.columns)
     mean.fill(0)
     let total = weights.reduce(0.0) { $0 + Double($1) }
     for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
@@ -96,13 +107,13 @@ package struct RegMean: MatrixMethod {
       mean.add(panel, times: Float(Double(weight) / total))
     }
     let sum: Matrix<Double> = try workspace.matrix(n, n)
-    let right: Matrix<Double> = try workspace.matrix(job.rows, n)
+    let right: Matrix<Double> = try workspace.matrix(outputs, n)
     sum.fill(0)
     right.fill(0)
     try workspace.scope { () throws(IngotError) in
       let gram: Matrix<Double> = try workspace.matrix(n, n)
       let stored: Matrix<Float> = try workspace.matrix(n, n)
-      let part: Matrix<Double> = try workspace.matrix(min(job.rows, Self.panelRows), n)
+      let part: Matrix<Double> = try workspace.matrix(min(outputs, Self.panelRows), n)
       for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
         try job.checkStop()
         try job.loadGram(grams[model].side, isPacked: grams[model].isPacked, into: stored)
@@ -110,16 +121,18 @@ package struct RegMean: MatrixMethod {
         gram.fill(shrunk: stored, factor: Double(weight), ratio: ratio, addingTo: sum)
         try job.load(model, into: panel)
         panel.add(mean, times: -1)
-        for start in stride(from: 0, to: job.isMeasuring ? 0 : job.rows, by: Self.panelRows) {
-          let range = start..<min(start + Self.panelRows, job.rows)
+        for start in stride(from: 0, to: job.isMeasuring ? 0 : outputs, by: Self.panelRows) {
+          let range = start..<min(start + Self.panelRows, outputs)
           let rows = part.rows(0..<range.count)
-          rows.copy(panel.rows(range))
+          if isTurned { rows.copyTransposed(panel.columns(range)) } else { rows.copy(panel.rows(range)) }
           try algebra.multiply(rows, gram, into: right.rows(range), beta: 1)
         }
       }
     }
     try solve(sum, right, job)
-    mean.add(right)
+    guard isTurned else { return mean.add(right) }
+    panel.copyTransposed(right)
+    mean.add(panel)
   }
 
   /// Enough rows for a product to pack the square matrix seldom.
@@ -138,7 +151,7 @@ package struct RegMean: MatrixMethod {
   /// right ← right S⁻¹.
   private func solve(_ sum: Matrix<Double>, _ right: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
     let (algebra, workspace) = (job.algebra, job.workspace)
-    let n = job.columns
+    let n = sum.rows
     let trace = (0..<n).reduce(0.0) { $0 + sum[$1, $1] }
     guard trace > 0 || job.isMeasuring else {
       // No model has any input here: the mean stays.
@@ -167,7 +180,7 @@ package struct RegMean: MatrixMethod {
   /// The same by eigenvectors, for a sum that is singular or nearly so.
   private func project(_ sum: Matrix<Double>, _ right: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
     let (algebra, workspace) = (job.algebra, job.workspace)
-    let n = job.columns
+    let n = sum.rows
     let values: Matrix<Double> = try workspace.vector(n)
     try algebra.eigen(sum, values: values, workspace)
     let floor = 1e-10 * (n > 0 ? values[n - 1] : 0)
@@ -178,9 +191,9 @@ package struct RegMean: MatrixMethod {
       kept += 1
     }
     job.report("rank", Double(kept))
-    let turned: Matrix<Double> = try workspace.matrix(min(job.rows, Self.panelRows), n)
-    for start in stride(from: 0, to: job.rows, by: Self.panelRows) {
-      let range = start..<min(start + Self.panelRows, job.rows)
+    let turned: Matrix<Double> = try workspace.matrix(min(right.rows, Self.panelRows), n)
+    for start in stride(from: 0, to: right.rows, by: Self.panelRows) {
+      let range = start..<min(start + Self.panelRows, right.rows)
       let part = turned.rows(0..<range.count)
       try algebra.multiply(right.rows(range), sum, .transposed, into: part)
       part.scaleColumns(by: inverses)

@@ -33,6 +33,7 @@ package enum MethodRegistry {
     HiMerging.self,
     Mediator.self,
     Twin.self,
+    OneBit.self,
     UniformSoup.self,
     MetricsWeighted.self,
     LMCocktail.self,
@@ -57,10 +58,14 @@ package enum MethodRegistry {
     RCP.self,
     OPCM.self,
     DOP.self,
+    TwinSVD.self,
+    WISE.self,
   ]
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
-  package static let rolling: [any MergeMethod.Type] = [RollingFold.self, RollingMagMax.self, RollingFinish.self]
+  package static let rolling: [any MergeMethod.Type] = [
+    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingFinish.self,
+  ]
 
   /// The descriptors, for recipe checking, help and docs.
   package static let catalog = MethodCatalog(all.map { $0.descriptor })

@@ -21,6 +21,14 @@ package struct RestRule: Sendable {
     hasBase = true
   }
 
+  /// θ₀ + Σ cᵢ τᵢ.
+  init(sum coefficients: [Float]) {
+    weights = coefficients
+    divisor = 1
+    scale = 1
+    hasBase = true
+  }
+
   /// Σ wᵢ θᵢ / Σ wᵢ, for methods without a base; the sum is not 0.
   init(mean weights: [Float]) {
     self.weights = weights
@@ -90,10 +98,12 @@ extension ParameterDescriptor {
         "rest", .choice(["average", "task_arithmetic", "base"]),
         "what becomes of tensors that are no matrices for the method: the mean task vector, the weighted sum, or the base",
         default: .text("average")),
-      ParameterDescriptor(
-        "embeddings", .choice(["rest", "matrix"]),
-        "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
-        default: .text("rest")),
+      embeddings,
     ]
   }
+
+  static let embeddings = ParameterDescriptor(
+    "embeddings", .choice(["rest", "matrix"]),
+    "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
+    default: .text("rest"))
 }

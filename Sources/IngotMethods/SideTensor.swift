@@ -13,6 +13,8 @@ package struct SideTensor: Sendable, Hashable {
     case channels
     /// n × n values for n columns, or its packed upper triangle.
     case gram
+    /// The same for n rows: of a weight that is stored as [in, out].
+    case gramOfRows = "transposed"
   }
 
   /// The descriptor's name of the side input.

@@ -5,7 +5,8 @@ extension MethodCatalog {
       "# Merge methods", "",
       "Written by `ingot methods --markdown` from the descriptors of the methods, which recipe checking, `ingot methods NAME`, the JSON schema and",
       "the Python signatures follow too. θ₀ is the base model, θᵢ the i-th of N models, τᵢ = θᵢ − θ₀ its task vector, wᵢ its `weight`, λ `lambda`;",
-      "products are taken element by element. Every example is a file of `examples/recipes`, and a test runs it.", "",
+      "products are taken element by element. Every example is a file of `examples/recipes`, and a test runs it.",
+      "[digits.md](digits.md) has what each method keeps of four experts on real data, in percent of images told right.", "",
       "| method | what it does | base model | models |", "|---|---|---|---|",
     ]
     for method in methods {

@@ -4,27 +4,27 @@ package import IngotTensors
 /// A model as a recipe names it; what the text means (directory, cache, revision) is decided where checkpoints are opened.
 package struct ModelReference: Sendable {
   package enum Location: Sendable, Hashable {
-    /// `PATH[@REVISION][+ADAPTER[@REVISION]]`, unsplit.
+    /// `PATH[@REVISION][+ADAPTER[@REVISION]]…`, unsplit.
     case text(String)
     /// The mapping form `{path: , revision: , task: }`: the path is taken as it stands. A task is of a pack in the place of an adapter.
     case fields(path: String, revision: String?, task: String? = nil)
   }
   package var location: Location
-  /// The adapter of the mapping form's `lora`; in a text it stands behind a `+`, unsplit.
-  package var adapter: Location?
+  /// The adapters of the mapping form's `lora`, in the order in which they are applied; in a text they stand behind a `+` each, unsplit.
+  package var adapters: [Location]
   /// mergekit's `override_architecture`; Ingot takes tensor names from the checkpoints and does not need it.
   package var overrideArchitecture: String?
   package var position: SourcePosition
 
-  package init(_ location: Location, adapter: Location? = nil, overrideArchitecture: String? = nil, position: SourcePosition) {
+  package init(_ location: Location, adapters: [Location] = [], overrideArchitecture: String? = nil, position: SourcePosition) {
     self.location = location
-    self.adapter = adapter
+    self.adapters = adapters
     self.overrideArchitecture = overrideArchitecture
     self.position = position
   }
 
-  /// How messages name the model: `PATH[@REVISION][+ADAPTER[@REVISION]]`.
-  package var name: String { Self.name(location) + (adapter.map { "+" + Self.name($0) } ?? "") }
+  /// How messages name the model: `PATH[@REVISION][+ADAPTER[@REVISION]]…`.
+  package var name: String { ([location] + adapters).map(Self.name).joined(separator: "+") }
 
   private static func name(_ location: Location) -> String {
     switch location {
@@ -36,7 +36,7 @@ package struct ModelReference: Sendable {
   /// The reference as a bare name, which may be that of another document; nil with a revision or an adapter of
   /// its own.
   package var bareName: String? {
-    if adapter != nil { return nil }
+    if !adapters.isEmpty { return nil }
     return switch location {
     case .text(let text): text
     case .fields(let path, nil, nil): path
@@ -47,23 +47,24 @@ package struct ModelReference: Sendable {
   /// The names of documents that it may mean: the bare name, else what stands before an adapter.
   package var documentNames: [String] { [bareName, adapted?.stem].compactMap(\.self) }
 
-  /// What stands before an adapter, where that may be a document's name, and the adapter alone.
-  private var adapted: (stem: String, adapter: Location)? {
-    switch (location, adapter) {
-    case (.text(let text), let adapter?): return text.contains("+") ? nil : (text, adapter)
-    case (.fields(let path, nil, nil), let adapter?): return (path, adapter)
-    case (.text(let text), nil):
-      guard let plus = text.firstIndex(of: "+") else { return nil }
-      return (String(text[..<plus]), .text(String(text[text.index(after: plus)...])))
-    default: return nil
+  /// What stands before the adapters, where that may be a document's name, and each adapter alone.
+  private var adapted: (stem: String, adapters: [Location])? {
+    switch location {
+    case .text(let text) where adapters.isEmpty:
+      let parts = text.split(separator: "+", omittingEmptySubsequences: false)
+      guard let stem = parts.first, parts.count > 1 else { return nil }
+      return (String(stem), parts.dropFirst().map { .text(String($0)) })
+    case .text(let text): return text.contains("+") ? nil : (text, adapters)
+    case .fields(let path, nil, nil) where !adapters.isEmpty: return (path, adapters)
+    case .fields: return nil
     }
   }
 
-  /// What of it must be there before a merge whose documents have these names: nothing of a document, of an adapter on one the adapter.
-  func external(beside documents: Set<String>) -> ModelReference? {
-    if let name = bareName, documents.contains(name) { return nil }
-    guard let adapted, documents.contains(adapted.stem) else { return self }
-    return ModelReference(adapted.adapter, position: position)
+  /// What of it must be there before a merge whose documents have these names: nothing of a document, of adapters on one the adapters.
+  func external(beside documents: Set<String>) -> [ModelReference] {
+    if let name = bareName, documents.contains(name) { return [] }
+    guard let adapted, documents.contains(adapted.stem) else { return [self] }
+    return adapted.adapters.map { ModelReference($0, position: position) }
   }
 
   /// Equal for two references that are the same model to a recipe. Structural, as in mergekit: `./m` and `m` differ.
@@ -76,10 +77,10 @@ package struct ModelReference: Sendable {
       }
     }
     let architecture = overrideArchitecture.map { ["", $0] } ?? []
-    guard let adapter else { return (place(location) ?? [name]) + architecture }
+    let parts = [location] + adapters
     // The mapping form of plain parts is the same model as their text.
-    if place(location)?.count != 4, place(adapter)?.count != 4 { return [name] + architecture }
-    return (place(location) ?? [Self.name(location)]) + ["+"] + (place(adapter) ?? [Self.name(adapter)]) + architecture
+    if parts.allSatisfy({ place($0)?.count != 4 }) { return [name] + architecture }
+    return Array(parts.map { place($0) ?? [Self.name($0)] }.joined(separator: ["+"])) + architecture
   }
 }
 
@@ -192,8 +193,6 @@ package struct Recipe: Sendable {
   package var externalModels: [ModelReference] {
     let names = Set(stages.compactMap(\.name))
     var seen: Set<[String]> = []
-    return (stages + [self]).flatMap(\.models).compactMap { model in
-      model.external(beside: names).flatMap { seen.insert($0.identity).inserted ? $0 : nil }
-    }
+    return (stages + [self]).flatMap(\.models).flatMap { $0.external(beside: names) }.filter { seen.insert($0.identity).inserted }
   }
 }

@@ -162,7 +162,7 @@ extension RecipeParser {
     method.parameter(key) == nil ? nil : "has no effect in this place; it belongs under parameters"
   }
 
-  /// A model: a text, or mergekit's mapping `{model: TEXT or {path, revision}, lora: the same, override_architecture}`.
+  /// A model: a text, or mergekit's mapping `{model: TEXT or {path, revision}, lora: the same or a list of them, override_architecture}`.
   mutating func reference(_ node: Node, subject: String) throws(IngotError) -> ModelReference {
     guard let fields = node.mapping else {
       return ModelReference(.text(try plainPath(node, subject: subject)), position: node.position)
@@ -170,14 +170,14 @@ extension RecipeParser {
     try check(fields, at: subject, valid: ["model", "lora", "override_architecture"])
     let model = try required("model", of: fields, at: subject, in: node.position)
     let location = try location(model, subject: path(subject, "model"), takesTask: false)
-    var adapter: ModelReference.Location?
+    var adapters: [ModelReference.Location] = []
     if let node = optional("lora", of: fields) {
-      adapter = try self.location(node, subject: path(subject, "lora"), takesTask: true)
-      for part in [location, adapter] {
-        guard case .text(let text)? = part, text.utf8.contains(UInt8(ascii: "+")) else { continue }
+      adapters = try self.adapters(node, subject: path(subject, "lora"))
+      for part in [location] + adapters {
+        guard case .text(let text) = part, text.utf8.contains(UInt8(ascii: "+")) else { continue }
         throw IngotError(
-          .recipe, "found \"\(excerpt(text))\" beside lora, expected one adapter", hint: "name the adapter under lora alone",
-          subject: subject, position: node.position)
+          .recipe, "found \"\(excerpt(text))\" beside lora, expected one place for adapters",
+          hint: "name the adapters under lora alone, several as a list", subject: subject, position: node.position)
       }
     }
     var architecture: String?
@@ -188,7 +188,22 @@ extension RecipeParser {
           .info, "override_architecture is known to mergekit and changes nothing here: tensor names come from the checkpoints",
           subject: path(subject, "override_architecture"), position: node.position))
     }
-    return ModelReference(location, adapter: adapter, overrideArchitecture: architecture, position: node.position)
+    return ModelReference(location, adapters: adapters, overrideArchitecture: architecture, position: node.position)
+  }
+
+  /// The adapters and packs under `lora`: one, or a list of one or more.
+  private mutating func adapters(_ node: Node, subject: String) throws(IngotError) -> [ModelReference.Location] {
+    guard let nodes = node.sequence else { return [try location(node, subject: subject, takesTask: true)] }
+    guard !nodes.isEmpty else {
+      throw IngotError(
+        .recipe, "lora is \(node.found), expected an adapter or a list of them", hint: "leave lora out for the model alone",
+        subject: subject, position: node.position)
+    }
+    var adapters: [ModelReference.Location] = []
+    for (number, node) in nodes.enumerated() {
+      adapters.append(try location(node, subject: "\(subject)[\(number)]", takesTask: true))
+    }
+    return adapters
   }
 
   private func plainPath(_ node: Node, subject: String) throws(IngotError) -> String {

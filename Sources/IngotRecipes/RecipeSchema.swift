@@ -75,7 +75,10 @@ enum Schema {
         ["type": "string", "minLength": 1],
         [
           "type": "object", "required": ["model"],
-          "properties": ["model": model, "lora": adapter, "override_architecture": ["type": "string"]], "additionalProperties": false,
+          "properties": [
+            "model": model, "lora": .object(["anyOf": .array([adapter, list(of: adapter)])]), "override_architecture": ["type": "string"],
+          ],
+          "additionalProperties": false,
         ],
       ]
     ]

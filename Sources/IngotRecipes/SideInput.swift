@@ -8,18 +8,22 @@ package struct SideInputDescriptor: Sendable, Hashable {
   package enum Form: String, Sendable, Hashable, CaseIterable {
     /// One value for each element: the name and the shape of the weight. Every merged tensor has one.
     case tensor
+    /// As `tensor`, but only some of the merged tensors have one.
+    case optionalTensor = "optional_tensor"
     /// As `tensor`, or for a matrix its row sums and column sums, `NAME.row_sums` and `NAME.column_sums`, of which rank-one values are made.
     case tensorOrSums = "tensor_or_sums"
     /// One value for each input channel, which is a column: the name of the module, that is the weight's without `.weight`. Weights whose module
     /// is not in the file have none.
     case channels
-    /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`.
+    /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`. Of a
+    /// weight that is stored as n × m it has `.transposed` behind its name.
     case gram
 
     /// For help.
     var words: String {
       switch self {
       case .tensor: "of each tensor's shape"
+      case .optionalTensor: "of the tensor's shape, for some tensors"
       case .tensorOrSums: "of each tensor's shape, or row and column sums"
       case .channels: "one value for each input channel"
       case .gram: "a Gram matrix of each module's inputs"

@@ -8,19 +8,75 @@ extension Kernels {
     unsafe ingotk_magmax(set, deltas.pointers, deltas.rows, output.base, min(deltas.count, output.count))
   }
 
-  /// The sum of the rows where at least `least` rows mark it, else 0. Row r marks an element where |d| > thresholds[r] · |sum − d|.
-  package func consensus(_ deltas: FloatTable, thresholds: [Float], atLeast least: Int, into output: Floats) {
+  /// The merged value where at least `least` rows mark it, else 0. Row r marks an element where |d| > thresholds[r] · |merged − d|; without
+  /// `merged` that is the sum of the rows.
+  package func consensus(
+    _ deltas: FloatTable, merged: Floats? = nil, thresholds: [Float], atLeast least: Int, into output: Floats
+  ) {
     let rows = min(deltas.rows, thresholds.count)
     // SAFETY: rows pointers of at least n values, as many thresholds.
     unsafe ingotk_consensus(
-      set, deltas.pointers, rows, thresholds, Int32(clamping: least), output.base, min(deltas.count, output.count))
+      set, deltas.pointers, rows, merged.map { unsafe UnsafePointer($0.base) }, thresholds, Int32(clamping: least), output.base,
+      min(deltas.count, merged?.count ?? .max, output.count))
   }
 
-  /// The sum of the rows where row `row` marks it as in `consensus`, else 0. Does nothing when there is no such row.
-  package func localize(_ deltas: FloatTable, row: Int, threshold: Float, into output: Floats) {
+  /// The merged value where row `row` marks it as in `consensus`, else 0. Does nothing when there is no such row.
+  package func localize(_ deltas: FloatTable, merged: Floats? = nil, row: Int, threshold: Float, into output: Floats) {
     guard row >= 0, row < deltas.rows else { return }
     // SAFETY: rows pointers of at least n values; the row is one of them.
-    unsafe ingotk_localize(set, deltas.pointers, deltas.rows, row, threshold, output.base, min(deltas.count, output.count))
+    unsafe ingotk_localize(
+      set, deltas.pointers, deltas.rows, merged.map { unsafe UnsafePointer($0.base) }, row, threshold, output.base,
+      min(deltas.count, merged?.count ?? .max, output.count))
+  }
+
+  /// `size` with the sign of x, a zero counting as plus.
+  package func signs(_ x: Floats, size: Float, into output: Floats) {
+    // SAFETY: both hold at least n values.
+    unsafe ingotk_signs(set, x.base, size, output.base, min(x.count, output.count))
+  }
+
+  /// What a rolling vote adds up of terms.
+  package enum VotePart: Int32, Sendable, CaseIterable {
+    /// The size of the positive, or of the negative, terms times their weight.
+    case positive = 0
+    case negative = 1
+    /// The weight of them.
+    case positiveWeight = 2
+    case negativeWeight = 3
+  }
+
+  /// One of the sums of a vote, of one term: 0 where it does not belong to it.
+  package func votePart(_ x: Floats, _ part: VotePart, weight: Float, into output: Floats) {
+    // SAFETY: both hold at least n values.
+    unsafe ingotk_vote_part(set, x.base, part.rawValue, weight, output.base, min(x.count, output.count))
+  }
+
+  /// The mean of the side with the larger sum, signed; the positive one where they are equal, 0 where there is nothing. `sums` has a row for
+  /// each `VotePart`, in their order; does nothing where it has not.
+  package func settleVote(_ sums: FloatTable, into output: Floats) {
+    guard sums.rows >= VotePart.allCases.count else { return }
+    // SAFETY: four rows of at least n values.
+    unsafe ingotk_settle_vote(
+      set, sums[0].base, sums[1].base, sums[2].base, sums[3].base, output.base, min(sums.count, output.count))
+  }
+
+  /// scale · max(f, floor) · x in f64, rounded once; without x that of 1.
+  package func informed(_ x: Floats?, by f: Floats, floor: Double, scale: Double, into output: Floats) {
+    // SAFETY: all hold at least n values.
+    unsafe ingotk_informed(
+      set, x.map { unsafe UnsafePointer($0.base) }, f.base, floor, scale, output.base, min(x?.count ?? .max, f.count, output.count))
+  }
+
+  /// x / y, `otherwise` where y is 0.
+  package func ratio(_ x: Floats, _ y: Floats, otherwise: Float = 0, into output: Floats) {
+    // SAFETY: all hold at least n values.
+    unsafe ingotk_ratio(set, x.base, y.base, otherwise, output.base, min(x.count, y.count, output.count))
+  }
+
+  /// sums[j] += x[j] · product.
+  package func accumulate(_ x: Floats, scaledBy product: Double, into sums: ColumnSums) {
+    // SAFETY: both hold at least n values.
+    unsafe ingotk_accumulate_scaled(set, x.base, product, sums.base, min(x.count, sums.count))
   }
 
   /// The sign of the rows' sum, a zero sum counting as minus, with the largest magnitude among the values that have it; 0 where none has.

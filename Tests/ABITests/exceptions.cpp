@@ -112,6 +112,11 @@ static void memory_models() {
   ingot::merge_tensors(c, "linear", R"({"weight": [3, 1]})", nullptr, {{"", INGOT_DTYPE_F32, {2}, a}, {"", INGOT_DTYPE_F32, {2}, b}},
                        result);
   CHECK(out[0] == 2 && out[1] == 3);
+  float fa[2] = {3, 1}, fb[2] = {1, 0};
+  ingot::merge_tensors(c, "fisher", R"({"fisher_norm": "none", "fisher_floor": 0})", nullptr,
+                       {{"", INGOT_DTYPE_F32, {2}, a}, {"", INGOT_DTYPE_F32, {2}, b}}, result, INGOT_MERGE_OPTIONS_INIT,
+                       {{"fisher", 0, {"", INGOT_DTYPE_F32, {2}, fa}}, {"fisher", 1, {"", INGOT_DTYPE_F32, {2}, fb}}});
+  CHECK(out[0] == 2 && out[1] == 2);
 
   ingot::context throwing(INGOT_CONTEXT_OPTIONS_INIT, [](int32_t, const char *, const char *) { throw surprise{2}; });
   CHECK_THROWS(surprise, ingot::plan(throwing, r, {&ma, &mb}), caught.number == 2);
@@ -150,6 +155,12 @@ static void errors() {
   CHECK_THROWS(ingot::error, ingot::recipe("merge_method: linaer\n", "x.yml"),
                caught.status == INGOT_E_RECIPE && caught.line == 1 && caught.column > 0 && caught.origin == "x.yml" &&
                    caught.hint.find("linear") != std::string::npos && std::strlen(caught.what()) > 0);
+  ingot::context c;
+  CHECK_THROWS(ingot::error, ingot::compare(c, "./nowhere", "./nowhere"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::pack(c, "tall", "{}", "./nowhere", {"./elsewhere"}, "out"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::inspect_pack("./nowhere"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::plan::unpack(c, "./nowhere"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::plan::apply_pack(c, "./nowhere", "b"), caught.status == INGOT_E_NOT_FOUND);
   CHECK_THROWS(ingot::error, ingot::inspect("./nowhere"), caught.status == INGOT_E_NOT_FOUND && caught.line == 0);
   CHECK_THROWS(std::runtime_error, ingot::recipe{std::string_view()}, true);
   ingot_context_options o = INGOT_CONTEXT_OPTIONS_INIT;

@@ -76,8 +76,26 @@ AT(ingot_sink, write_at, 24);
 AT(ingot_sink, commit, 32);
 AT(ingot_sink, release, 40);
 
-SIZE(ingot_merge_options, 24);
+SIZE(ingot_side_input, 32);
+AT(ingot_side_input, name, 8);
+AT(ingot_side_input, input, 16);
+AT(ingot_side_input, tensor, 24);
+
+SIZE(ingot_aim, 32);
+AT(ingot_aim, norms, 8);
+AT(ingot_aim, base, 16);
+AT(ingot_aim, omega, 24);
+
+SIZE(ingot_merge_options, 48);
 AT(ingot_merge_options, seed, 8);
 AT(ingot_merge_options, cancel, 16);
+AT(ingot_merge_options, sides, 24);
+AT(ingot_merge_options, side_count, 32);
+AT(ingot_merge_options, aim, 40);
+
+SIZE(ingot_delta_options, 32);
+AT(ingot_delta_options, task, 8);
+AT(ingot_delta_options, scale, 16);
+AT(ingot_delta_options, shard_size_bytes, 24);
 
 int main(void) { return 0; }

@@ -500,6 +500,117 @@ static void test_tensors(ingot_context *context) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "object", ingot_merge_tensors(context, "linear", "[1]", NULL, inputs, 2, &vo, NULL, &error));
 }
 
+/* What methods read of models besides their tensor, and the last step that is informed by activations. */
+static void test_sides(ingot_context *context) {
+  const int64_t shape[2] = {2, 3}, channels[1] = {3}, rows[1] = {2}, square[2] = {3, 3};
+  float a[6] = {1, 2, 3, 4, 5, 6}, b[6] = {3, 0, 3, 8, 1, 0}, fa[6] = {1, 1, 2, 0, 1, 3}, fb[6] = {3, 1, 0, 0, 4, 1}, out[6];
+  ingot_tensor_view va = view_of(NULL, a, 2, shape), vb = view_of(NULL, b, 2, shape), vo = view_of(NULL, out, 2, shape);
+  ingot_tensor_view sa = view_of(NULL, fa, 2, shape), sb = view_of(NULL, fb, 2, shape);
+  const ingot_tensor_view *inputs[] = {&va, &vb};
+  ingot_side_input one = INGOT_SIDE_INPUT_INIT, two = INGOT_SIDE_INPUT_INIT;
+  one.name = two.name = "fisher", one.tensor = &sa, two.tensor = &sb, two.input = 1;
+  const ingot_side_input *sides[] = {&two, &one};
+  ingot_merge_options options = INGOT_MERGE_OPTIONS_INIT;
+  options.sides = sides, options.side_count = 2;
+  const char *plain = "{\"fisher_norm\": \"none\", \"fisher_floor\": 0}";
+#define MERGE(method, parameters, base, list, count) \
+  ingot_merge_tensors(context, method, parameters, base, list, count, &vo, &options, &error)
+  CHECK_OK(MERGE("fisher", plain, NULL, inputs, 2));
+  for (int i = 0; i < 6; ++i) {
+    float total = fa[i] + fb[i];
+    CHECK(near(out[i], total > 0 ? (fa[i] * a[i] + fb[i] * b[i]) / total : (a[i] + b[i]) / 2));
+  }
+  /* The base as one more input, with a side input of its own. */
+  one.input = INGOT_SIDE_OF_BASE, two.input = 0;
+  CHECK_OK(MERGE("fisher", plain, &va, inputs + 1, 1));
+  CHECK(near(out[0], (1 * 1 + 3 * 3) / 4.0f));
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "base", MERGE("fisher", plain, NULL, inputs + 1, 1));
+  one.input = 0, two.input = 1;
+
+  /* What is wrong with them. */
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "inputs[1]", MERGE("fisher", plain, NULL, inputs, 1));
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "no side inputs", MERGE("linear", NULL, NULL, inputs, 2));
+  options.side_count = 1;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "no side input fisher", MERGE("fisher", plain, NULL, inputs, 2));
+  options.side_count = 2;
+  sb.shape = square, sb.rank = 1;
+  CHECK_ERROR(INGOT_E_SHAPE, "[2, 3]", MERGE("fisher", plain, NULL, inputs, 2));
+  sb = view_of("w", fb, 2, shape);
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "no name", MERGE("fisher", plain, NULL, inputs, 2));
+  sb = view_of(NULL, out, 2, shape);
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "overlap", MERGE("fisher", plain, NULL, inputs, 2));
+  sb = view_of(NULL, fb, 2, shape), sb.dtype = INGOT_DTYPE_I32;
+  CHECK_ERROR(INGOT_E_DTYPE, "I32", MERGE("fisher", plain, NULL, inputs, 2));
+  sb.dtype = INGOT_DTYPE_F32, one.name = "fishre";
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "fisher", MERGE("fisher", plain, NULL, inputs, 2));
+  one.name = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "sides[1]", MERGE("fisher", plain, NULL, inputs, 2));
+  one.name = "fisher", one.tensor = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "sides[1]", MERGE("fisher", plain, NULL, inputs, 2));
+  sides[0] = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "sides[0]", MERGE("fisher", plain, NULL, inputs, 2));
+  options.sides = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "sides", MERGE("fisher", plain, NULL, inputs, 2));
+  sides[0] = &two, one.tensor = &sa, options.sides = sides;
+
+  /* Row and column sums: two side inputs of one model. */
+  float ra[2] = {4, 2}, ca[3] = {1, 2, 3}, rb[2] = {1, 1}, cb[3] = {1, 1, 1};
+  ingot_tensor_view sums[4] = {view_of("row_sums", ra, 1, rows), view_of("column_sums", ca, 1, channels), view_of("row_sums", rb, 1, rows),
+                               view_of("column_sums", cb, 1, channels)};
+  ingot_side_input parts[4];
+  const ingot_side_input *listed[4];
+  for (int i = 0; i < 4; ++i) {
+    parts[i] = (ingot_side_input)INGOT_SIDE_INPUT_INIT;
+    parts[i].name = "second_moment", parts[i].input = (uint64_t)(i / 2), parts[i].tensor = &sums[i];
+    listed[i] = &parts[i];
+  }
+  options.sides = listed, options.side_count = 4;
+  CHECK_OK(MERGE("ota", NULL, NULL, inputs, 2));
+  options.side_count = 3;
+  CHECK_STATUS(INGOT_E_SHAPE, MERGE("ota", NULL, NULL, inputs, 2));
+
+  /* Gram matrices: of the last axis whole, of the first packed. */
+  float ga[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1}, gb[9] = {3, 0, 0, 0, 3, 0, 0, 0, 3}, ta[3] = {1, 0, 1}, tb[3] = {3, 0, 3};
+  ingot_tensor_view grams[4] = {view_of(NULL, ga, 2, square), view_of(NULL, gb, 2, square), view_of("transposed", ta, 1, channels),
+                                view_of("transposed", tb, 1, channels)};
+  for (int i = 0; i < 4; ++i) parts[i].name = "gram", parts[i].input = (uint64_t)(i % 2), parts[i].tensor = &grams[i];
+  options.side_count = 2;
+  for (int round = 0; round < 2; ++round) {
+    options.sides = listed + 2 * round;
+    CHECK_OK(MERGE("regmean", "{\"ridge\": 0}", NULL, inputs, 2));
+    for (int i = 0; i < 6; ++i) CHECK(near(out[i], (a[i] + 3 * b[i]) / 4));
+  }
+  options.sides = listed + 1;
+  parts[2].input = 0;
+  CHECK_ERROR(INGOT_E_SHAPE, "are of the rows", MERGE("regmean", NULL, NULL, inputs, 2));
+
+  /* The last step: 1 - (1 - omega) * norm / largest norm of the change is left. */
+  float norms[3] = {4, 2, 0};
+  ingot_tensor_view vn = view_of(NULL, norms, 1, channels);
+  ingot_aim aim = INGOT_AIM_INIT;
+  aim.norms = &vn, aim.base = &va;
+  options.sides = NULL, options.side_count = 0, options.aim = &aim;
+  CHECK_OK(MERGE("linear", NULL, NULL, inputs, 2));
+  for (int i = 0; i < 6; ++i) CHECK(near(out[i], a[i] + (1 - 0.6f * norms[i % 3] / 4) * (b[i] - a[i]) / 2));
+  aim.flags = INGOT_AIM_OMEGA;
+  CHECK_OK(MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  for (int i = 0; i < 6; ++i) CHECK(near(out[i], a[i] + (1 - norms[i % 3] / 4) * (b[i] - a[i])));
+  aim.base = NULL; /* that of the merge */
+  CHECK_OK(MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  CHECK(near(out[0], a[0]) && near(out[2], b[2]));
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "base", MERGE("linear", NULL, NULL, inputs, 2));
+  aim.omega = 2;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "omega", MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  aim.omega = 0.0 / 0.0;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "omega", MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  aim.omega = 1, vo.name = "w";
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, ".weight", MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  vo.name = "w.weight", vn.shape = rows;
+  CHECK_ERROR(INGOT_E_SHAPE, "[3]", MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+  aim.norms = NULL;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "norms", MERGE("task_arithmetic", NULL, &va, inputs + 1, 1));
+}
+
 /* Elements at addresses that fit no type: every instruction set, every type with arithmetic, in and out. */
 static void test_misaligned(void) {
   enum { COUNT = 70001 };
@@ -624,6 +735,7 @@ int main(int count, char **arguments) {
   test_sink(context, recipe);
   test_sources(context);
   test_tensors(context);
+  test_sides(context);
   test_misaligned();
   test_log();
   test_inspect();

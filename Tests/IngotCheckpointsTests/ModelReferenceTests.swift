@@ -9,21 +9,23 @@ struct ModelReferenceTests {
   @Test(
     "the string form",
     arguments: [
-      ("org/name", Part(path: "org/name"), nil), ("org/name@v1", Part(path: "org/name", revision: "v1"), nil),
-      ("./m+./lora", Part(path: "./m"), Part(path: "./lora")),
-      ("a@1+b/c@2", Part(path: "a", revision: "1"), Part(path: "b/c", revision: "2")),
-      ("C:\\models\\x", Part(path: "C:\\models\\x"), nil), ("m@refs/pr/1", Part(path: "m", revision: "refs/pr/1"), nil),
-      ("m+p#b", Part(path: "m"), Part(path: "p", task: "b")), ("m#1+p", Part(path: "m#1"), Part(path: "p")),
-      ("m+a#b@r#2", Part(path: "m"), Part(path: "a#b", revision: "r", task: "2")),
-    ])
-  func parsing(_ text: String, _ model: Part, _ adapter: Part?) throws {
+      ("org/name", Part(path: "org/name"), []), ("org/name@v1", Part(path: "org/name", revision: "v1"), []),
+      ("./m+./lora", Part(path: "./m"), [Part(path: "./lora")]),
+      ("a@1+b/c@2", Part(path: "a", revision: "1"), [Part(path: "b/c", revision: "2")]),
+      ("C:\\models\\x", Part(path: "C:\\models\\x"), []), ("m@refs/pr/1", Part(path: "m", revision: "refs/pr/1"), []),
+      ("m+p#b", Part(path: "m"), [Part(path: "p", task: "b")]), ("m#1+p", Part(path: "m#1"), [Part(path: "p")]),
+      ("m+a#b@r#2", Part(path: "m"), [Part(path: "a#b", revision: "r", task: "2")]),
+      ("m+a+b@r+p#1+a", Part(path: "m"), [Part(path: "a"), Part(path: "b", revision: "r"), Part(path: "p", task: "1"), Part(path: "a")]),
+    ] as [(String, Part, [Part])])
+  func parsing(_ text: String, _ model: Part, _ adapters: [Part]) throws {
     let reference = try ModelReference(parsing: text)
-    #expect(reference == ModelReference(model: model, adapter: adapter))
+    #expect(reference == ModelReference(model: model, adapters: adapters))
     #expect(reference.description == text)
   }
 
   @Test(
-    "what does not parse", arguments: ["", "a+b+c", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b", "a+b#", "a+#t"])
+    "what does not parse",
+    arguments: ["", "a++c", "a+b+", "a+b+c@", "a@b@c", "a+b@c@d", "+a", "a+", "@r", "a@", "a+@r", "a@r+", "a\0b", "a+b#", "a+#t"])
   func refused(_ text: String) throws {
     let position = SourcePosition(origin: "r.yml", line: 3, column: 5)
     let error = try #require(throws: IngotError.self) { try ModelReference(parsing: text, position: position) }

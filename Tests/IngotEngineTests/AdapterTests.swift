@@ -104,7 +104,74 @@ struct AdapterTests {
     try scratch.write("lora/adapter_config.json", (Self.config.replacing("6", with: "7") + "}").utf8)
     let second = try scratch.plan(recipe)
     #expect(second.sourceDigest != first.sourceDigest && second.digest == first.digest)
-    #expect(second.models.first?.adapter == scratch("lora"))
+    #expect(second.models.first?.adapters.map(\.path) == [scratch("lora")])
+  }
+
+  /// Two adapters are added one after the other, any range gives what the whole gives, and their order is part of what identifies the sources.
+  @Test func chains() throws {
+    let base = try filled([("m.weight", [5, 7]), ("n.weight", [5, 7])])
+    let first = try filled(Self.pair("m", outputs: 5, inputs: 7))
+    let second = try filled(Self.pair("m", outputs: 5, inputs: 7) + Self.pair("n", outputs: 5, inputs: 7))
+    let once = try applied(base, first, Self.config + "}")
+    let twice = try applied(once, second, Self.config + #", "use_rslora": true}"#)
+    let plain = try applied(base, second, Self.config + #", "use_rslora": true}"#)
+    for index in 0..<35 {
+      let sum = try once.floats("m.weight")[index] + (plain.floats("m.weight")[index] - base.floats("m.weight")[index])
+      #expect(abs(try twice.floats("m.weight")[index] - sum) <= 2e-6)
+    }
+    #expect(try twice.bytes("n.weight") == plain.bytes("n.weight") && twice.bytes("m.weight") != once.bytes("m.weight"))
+    try twice.checkRanges("m.weight", width: 4, seed: 3)
+    #expect(twice.adapters.count == 2 && twice.checkpoint.shards.count == 5)
+    let other = try applied(try applied(base, second, Self.config + #", "use_rslora": true}"#), first, Self.config + "}")
+    #expect(other.checkpoint.shards != twice.checkpoint.shards)
+  }
+
+  /// BASE+LORA+PACK#TASK and BASE+PACK#TASK+LORA of files, against the merges of which they consist; what belongs to another base stays refused.
+  @Test func chainsWithPacks() throws {
+    let scratch = try Scratch()
+    func write(_ name: String, _ seed: Int) throws {
+      try scratch.model(name, [TestTensor("m.weight", .f32, [5, 7], (0..<35).map { Double(($0 * seed) % 17) / 8 })], config: "{}")
+    }
+    try write("base", 3)
+    try write("tuned", 5)
+    try write("other", 7)
+    try scratch.model("factors", Self.pair("m", outputs: 5, inputs: 7).map { TestTensor($0.0, .f32, $0.1, [1, 2, 3]) })
+    try scratch.write("lora/adapter_model.safetensors", try #require(scratch.read("factors/model.safetensors")))
+    try scratch.write("lora/adapter_config.json", (Self.config + "}").utf8)
+    try scratch.pack("tall", ["tuned", "other"])
+    func merge(_ model: String, to name: String) throws {
+      try scratch.merge("{merge_method: passthrough, dtype: float32, models: [{model: \(model)}]}", to: name)
+    }
+    try merge("'@base+@PACK#1'", to: "unpacked")
+    try merge("'@unpacked+@lora'", to: "in-two-steps")
+    try merge("'@base+@PACK#1+@lora'", to: "chained")
+    try merge("{model: '@base', lora: [{path: '@PACK', task: other}, '@lora']}", to: "listed")
+    let values = try ["in-two-steps", "chained", "listed", "unpacked"].map { try scratch.tensors($0)["m.weight"]?.values }
+    #expect(values[0] == values[1] && values[1] == values[2] && values[2] != values[3])
+    #expect(try Engine().reproduce(scratch("chained")).differences.isEmpty)
+    let record = try JSON.parse(try #require(scratch.text("chained/ingot.json")), origin: "record")
+    let adapters = record["models"]?.asArray?.first?["adapters"]?.asArray
+    #expect(adapters?.map { $0["path"]?.asString } == [scratch("PACK"), scratch("lora")])
+    #expect(adapters?.map { $0["task"]?.asString } == ["other", nil])
+    let card = try #require(scratch.text("chained/README.md"))
+    #expect(card.contains("- base  # a local") && card.contains("- PACK  # a local") && card.contains("- lora  # a local"))
+    // A pack of the adapted base, and the base that it was not made with.
+    let plan = try PackPlan.make(
+      method: "tall", base: scratch("base") + "+" + scratch("lora"), models: [scratch("tuned"), scratch("other")], parameters: [],
+      provider: LocalModels(environment: [:]))
+    _ = try Engine().pack(plan, to: scratch("PACK2"))
+    try merge("'@base+@lora+@PACK2#0'", to: "last")
+    for (model, words) in [("@base+@PACK2#0", "another one"), ("@base+@lora+@PACK#0", "another one")] {
+      let error = try #require(throws: IngotError.self) { try merge("'\(model)'", to: "never") }
+      #expect(error.status == .shape && error.message.contains(words) && error.position?.line == 1, "\(error)")
+    }
+    try scratch.model("narrow", Self.pair("m", outputs: 5, inputs: 6).map { TestTensor($0.0, .f32, $0.1, [1]) })
+    try scratch.write("narrow/adapter_model.safetensors", try #require(scratch.read("narrow/model.safetensors")))
+    try scratch.remove("narrow/model.safetensors")
+    try scratch.write("narrow/adapter_config.json", (Self.config + "}").utf8)
+    let error = try #require(throws: IngotError.self) { try merge("'@base+@lora+@narrow'", to: "never") }
+    #expect(error.status == .shape && error.hint?.contains("trained on") == true)
+    #expect(!scratch.exists("never"))
   }
 
   /// Names, shapes and settings at random: either an error or tensors that can be read.

@@ -46,6 +46,8 @@ import Testing
     MethodCase(method: "pcb", extra: ["pcb_ratio": "0.9"]),
     MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),
     MethodCase(method: "consensus", extra: ["task": "2"]),
+    MethodCase(method: "consensus", extra: ["merge": "ties", "scope": "model"]),
+    MethodCase(method: "onebit", extra: ["task": "2"]),
     MethodCase(method: "emr", extra: ["task": "1"]),
     MethodCase(method: "widen"),
     MethodCase(method: "ties_sv", densities: [0.5, 0.2, 0.9], scope: "model"),

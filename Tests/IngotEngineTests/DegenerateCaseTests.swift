@@ -46,7 +46,7 @@ import Testing
     case "model_stock":
       #expect(throws: IngotError.self) { _ = try run() }
       return
-    case "ties", "della", "sce": expected = v.map(abs)
+    case "ties", "della", "sce", "onebit": expected = v.map(abs)
     case "dare_ties", "breadcrumbs_ties": expected = v.map { abs($0) / 2 }
     case "hi_merging": expected = v.map { 0.9 * abs($0) }
     case "magmax": expected = opposite
@@ -75,7 +75,7 @@ import Testing
     let expected: [Double]?
     switch method {
     case "slerp", "nuslerp": expected = v.map { $0 * 0.5.squareRoot() }
-    case "ties", "della", "sce", "ram", "ramplus_tl", "magmax", "emr", "ties_sv", "varm": expected = v
+    case "ties", "della", "sce", "ram", "ramplus_tl", "magmax", "emr", "ties_sv", "varm", "onebit": expected = v
     case "hi_merging": expected = v.map { 0.9 * $0 }
     // One task is no consensus; the largest of few scores is the cut.
     case "consensus", "pcb": expected = zero

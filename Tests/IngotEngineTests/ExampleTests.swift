@@ -80,6 +80,7 @@ import Testing
       let module = tensor.name.hasSuffix(".weight") ? String(tensor.name.dropLast(7)) : tensor.name
       switch form {
       case .tensor, .tensorOrSums: return filled(tensor.name, tensor.shape) { _ in 0.1 + abs(random.normal()) }
+      case .optionalTensor: return tensor.name.contains("mlp") ? filled(tensor.name, tensor.shape) { Double($0 % 2) } : nil
       case .channels: return tensor.shape.count == 2 ? filled(module, [tensor.shape[1]]) { _ in 0.1 + abs(random.normal()) } : nil
       case .gram:
         guard tensor.shape.count == 2, !tensor.name.contains("embed"), !tensor.name.contains("head") else { return nil }

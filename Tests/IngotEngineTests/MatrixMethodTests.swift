@@ -132,6 +132,64 @@ import Testing
     #expect(Self.agree(apart, [[9.0 / 5, 0, 0], [0, 0, 0]]), "\(apart)")
   }
 
+  /// By hand: the shared part is half of the sum; of τ₁ − that, whose singular values are those of a diagonal, the larger stays.
+  @Test func twinBySingularValues() throws {
+    let tasks: [[[Double]]] = [[[6, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 2, 0]]]
+    // Shared [[3, 0, 0], [0, 1, 0]]; own parts [[3, 0, 0], [0, -1, 0]] and [[-3, 0, 0], [0, 1, 0]].
+    let half = "lambda: 0.5, density: 0.5"
+    #expect(Self.agree(try Self.run("twin_svd", tasks, "lambda: 0.5"), [[3, 0, 0], [0, 1, 0]]))
+    #expect(Self.agree(try Self.run("twin_svd", tasks, half + ", task: 1"), [[6, 0, 0], [0, 1, 0]]))
+    #expect(Self.agree(try Self.run("twin_svd", tasks, half + ", task: 2"), [[0, 0, 0], [0, 1, 0]]))
+    // At least one value stays; with all of them it is the model itself.
+    #expect(Self.agree(try Self.run("twin_svd", tasks, "lambda: 0.5, density: 0, task: 1"), [[6, 0, 0], [0, 1, 0]]))
+    #expect(Self.agree(try Self.run("twin_svd", tasks, "lambda: 0.5, density: 1, task: 1"), tasks[0]))
+    let mixed = try Self.run("twin_svd", tasks, "lambda: 0.5, density: 1, weight: 0.25")
+    #expect(Self.agree(mixed, [[3, 0, 0], [0, 1, 0]]), "\(mixed)")
+    #expect(throws: IngotError.self) { _ = try Self.run("twin_svd", tasks, "task: 1, weight: 0.5") }
+    #expect(throws: IngotError.self) { _ = try Self.run("twin_svd", tasks, "task: 3") }
+  }
+
+  /// Of random matrices against the truncation of an independent decomposition: what is left out is at right angles to what is kept, and no
+  /// other approximation of that rank is nearer than the sum of the squares left out says.
+  @Test func twinApproximatesBest() throws {
+    var random = SplitMix(19)
+    let own = (0..<12).map { _ in (0..<20).map { _ in random.normal() } }
+    let found = try Self.run("twin_svd", [own], "lambda: 0, task: 1, density: 0.34")
+    let kept = (0..<12).map { Array(found[20 * $0..<20 * $0 + 20]) }
+    // Rank 4: power iteration with deflation gives the four largest values.
+    var left = own
+    for _ in 0..<4 {
+      var v = (0..<20).map { _ in random.normal() }
+      for _ in 0..<300 {
+        let u = left.map { row in zip(row, v).reduce(0) { $0 + $1.0 * $1.1 } }
+        v = (0..<20).map { j in (0..<12).reduce(0) { $0 + left[$1][j] * u[$1] } }
+        let size = v.reduce(0) { $0 + $1 * $1 }.squareRoot()
+        v = v.map { $0 / size }
+      }
+      let u = left.map { row in zip(row, v).reduce(0) { $0 + $1.0 * $1.1 } }
+      for i in 0..<12 { for j in 0..<20 { left[i][j] -= u[i] * v[j] } }
+    }
+    for i in 0..<12 { for j in 0..<20 { #expect(abs(kept[i][j] - (own[i][j] - left[i][j])) < 1e-5) } }
+  }
+
+  /// Norms and embeddings keep their own parts whole.
+  @Test func twinOfOtherTensors() throws {
+    let names = ["model.norm.weight": [3], "model.embed_tokens.weight": [2, 3]]
+    func model(_ seed: UInt64) -> [TestTensor] {
+      var random = SplitMix(seed)
+      return names.sorted { $0.key < $1.key }.map { name, shape in
+        TestTensor(name, .f32, shape, (0..<shape.reduce(1, *)).map { _ in random.normal() })
+      }
+    }
+    let models = ["base": model(1), "a": model(2), "b": model(3)]
+    let recipe = "merge_method: twin_svd\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {density: 0.1, task: 2}\n"
+    let found = try merge(recipe: recipe, models: models).tensors
+    for tensor in models["b"] ?? [] { #expect(Self.agree(try #require(found[tensor.name]).values, [tensor.values], 1e-6)) }
+    let matrix = try merge(recipe: recipe.replacing("density: 0.1", with: "density: 0.1, embeddings: matrix"), models: models).tensors
+    let name = "model.embed_tokens.weight"
+    #expect(matrix[name]?.values != found[name]?.values)
+  }
+
   // MARK: Identities
 
   @Test(arguments: plain) func theBaseAloneIsTheResultOfNoTasks(_ method: String) throws {
@@ -209,14 +267,18 @@ import Testing
 
   // MARK: RegMean
 
-  static func regmean(_ parameters: String, grams: [[[Double]]], weights: [[[Double]]], packed: Bool = false) throws -> [Double] {
+  static func regmean(
+    _ parameters: String, grams: [[[Double]]], weights: [[[Double]]], packed: Bool = false, turned: Bool = false
+  ) throws -> [Double] {
     var models: [String: [TestTensor]] = [:]
     var list: [String] = []
     for (index, pair) in zip(grams, weights).enumerated() {
       models["m\(index)"] = [tensor(pair.1), TestTensor("model.norm.weight", .f32, [2], [Double(index), 1])]
       let n = pair.0.count
       let values = packed ? (0..<n).flatMap { i in (i..<n).map { pair.0[i][$0] } } : pair.0.flatMap { $0 }
-      models["g\(index)"] = [TestTensor(String(weight.dropLast(7)), .f32, packed ? [values.count] : [n, n], values)]
+      models["g\(index)"] = [
+        TestTensor(String(weight.dropLast(7)) + (turned ? ".transposed" : ""), .f32, packed ? [values.count] : [n, n], values)
+      ]
       list.append("{model: m\(index), side: {gram: g\(index)}}")
     }
     let recipe = "merge_method: regmean\nmodels: [\(list.joined(separator: ", "))]\nparameters: {\(parameters)}\n"
@@ -237,6 +299,37 @@ import Testing
     let shrunk = try Self.regmean(
       "reduce_non_diagonal_ratio: 0.5, ridge: 0", grams: [Self.g1, Self.g2], weights: [Self.r1, Self.r2], packed: packed)
     #expect(Self.agree(shrunk, [[1.8813559322, 0.7118644068], [0.5423728814, -0.2542372881]]), "\(shrunk)")
+  }
+
+  /// Of a weight that is stored as [in, out]: 3 inputs and 2 outputs, against the same weights stored as [out, in].
+  @Test(arguments: [false, true], ["", "ridge: 0", "reduce_non_diagonal_ratio: 1"])
+  func regmeanOfTransposedWeights(_ packed: Bool, _ parameters: String) throws {
+    let g: [[[Double]]] = [
+      [[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]],
+    ]
+    let w: [[[Double]]] = [[[1, 2, -1], [0, 1, 3]], [[3, 0, 1], [1, -1, 0]], [[2, 2, 2], [-1, 0, 1]]]
+    func transposed(_ matrix: [[Double]]) -> [[Double]] { (0..<matrix[0].count).map { j in matrix.map { $0[j] } } }
+    // The third is singular: the way by eigenvectors.
+    for (models, grams) in [([0, 1], [0, 1]), ([0, 1, 2], [0, 1, 2]), ([0, 1], [2, 2])] {
+      let (own, seen) = (models.map { w[$0] }, grams.map { g[$0] })
+      let plain = try Self.regmean(parameters, grams: seen, weights: own, packed: packed)
+      let turned = try Self.regmean(parameters, grams: seen, weights: own.map(transposed), packed: packed, turned: true)
+      #expect(Self.agree(turned, transposed([Array(plain[..<3]), Array(plain[3...])])))
+    }
+  }
+
+  @Test func regmeanRefusesGramsOfRowsBesideOthers() throws {
+    let tensors = { (value: Double) in [TestTensor(Self.weight, .f32, [2, 2], [value, 0, 1, 2])] }
+    let module = String(Self.weight.dropLast(7))
+    let unit = { (name: String, n: Int) in [TestTensor(name, .f32, [n, n], [1])] }
+    let recipe = "merge_method: regmean\nmodels: [{model: a, side: {gram: ga}}, {model: b, side: {gram: gb}}]\n"
+    for (name, n, words) in [(module + ".transposed", 2, "are of the rows"), (module + ".transposed", 3, "[2, 2] or [3]")] {
+      let error = try #require(throws: IngotError.self) {
+        _ = try merge(
+          recipe: recipe, models: ["a": tensors(1), "b": tensors(2), "ga": unit(module, 2), "gb": unit(name, n)])
+      }
+      #expect(error.status == .shape && error.message.contains(words), "\(error)")
+    }
   }
 
   @Test func regmeanIdentities() throws {

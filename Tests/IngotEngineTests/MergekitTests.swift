@@ -87,6 +87,11 @@ import Testing
       recipe: "{merge_method: linear, dtype: float32, parameters: {weight: 1}, models: [{model: '@base+@lora'}]}",
       subjects: ["@base+@lora"]),
     Meeting(
+      check: "adapter-chain",
+      recipe:
+        "{merge_method: linear, dtype: float32, parameters: {weight: 1}, models: [{model: '@base+@lora'}, {model: '@base+@lora+@lora'}]}",
+      subjects: ["@base+@lora+@lora"]),
+    Meeting(
       check: "unnamed-modules",
       recipe:
         "{merge_method: linear, base_model: '@seeing', dtype: float32, parameters: {weight: 1}, modules: {text_decoder: {models: [{model: '@seeing'}]}}}",

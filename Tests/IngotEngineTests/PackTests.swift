@@ -284,6 +284,32 @@ struct PackReferenceTests {
     #expect(try scratch.part("whole/" + norm.name) == norm.data)
   }
 
+  /// One half of the blocks as signs, the other whole: what 1bit-Merging stores.
+  @Test(arguments: [
+    ("attention", ["q_proj", "attention.output"]), ("mlp", ["up_proj", "intermediate"]),
+    ("all", ["q_proj", "attention.output", "up_proj", "intermediate", "embed"]),
+  ])
+  func layersOfOneKind(_ layers: String, _ packed: [String]) throws {
+    let scratch = try Scratch()
+    let names = [
+      "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight",
+      "bert.layer.0.attention.output.dense.weight", "bert.layer.0.intermediate.dense.weight", "model.layers.0.mlp.bias",
+    ]
+    func tensors(_ value: Double) -> [TestTensor] {
+      names.map { TestTensor($0, .f32, $0.hasSuffix("bias") ? [4] : [2, 2], [value, 2 * value, -value, 0]) }
+    }
+    try scratch.model("base", tensors(0))
+    try scratch.model("A", tensors(1))
+    try scratch.pack("bitdelta", ["A"], ["layers": layers])
+    let pack = try LocalModels.openPack(at: scratch("PACK"))
+    let signs = pack.checkpoint.tensors.map(\.name).filter { $0.hasPrefix("bits/") }
+    #expect(signs.count == packed.count && packed.allSatisfy { part in signs.contains { $0.contains(part) } }, "\(signs)")
+    for name in names {
+      let expected: [Float] = signs.contains("bits/" + name) ? [1, 1, -1, 1] : [1, 2, -1, 0]
+      #expect(try scratch.packed().floats(name) == expected, "\(name)")
+    }
+  }
+
   @Test(arguments: [DType.f32, .bf16, .f16]) func tall(_ dtype: DType) throws {
     let name = try #require(dtype.torchName)
     let summary = try scratch.pack("tall", ["A", "B", "C"], ["lambda": "0.3,0.4,0.6", "vector_dtype": name])

@@ -36,8 +36,19 @@ extension Reference {
     let threshold = Double(Float(item.number("tall_lambda", or: 0.4)))
     let task = Int(item.number("task", or: 0))
     let least = Int(item.number("consensus_k", or: 2))
+    // The sums of TIES, of task vectors that are trimmed tensor by tensor.
+    var trimmed = deltas
+    let elects = item.extra["merge"] == "ties"
+    if elects {
+      for model in 0..<3 {
+        let density = item.perModel["density"].flatMap { Double($0[model]) } ?? 0.2
+        trimRows(&trimmed[model], length: tensor.base.count, start: 0, drop: 0, keep: density)
+      }
+    }
     return added(to: tensor) { index in
-      let sum = deltas.reduce(0) { $0 + $1[index] }
+      let terms = trimmed.map { $0[index] }
+      let sign: Double = terms.reduce(0, +) >= 0 ? 1 : -1
+      let sum = elects ? terms.filter { $0 * sign > 0 }.reduce(0, +) : deltas.reduce(0) { $0 + $1[index] }
       let size = deltas.reduce(0) { $0 + abs($1[index]) }
       var isClose = false
       let marks = deltas.map { delta in
@@ -331,6 +342,31 @@ extension Reference {
         result.scales.append(scale)
       }
       return result
+    }
+  }
+
+  func oneBit(_ tensor: ReferenceTensor) -> Expectation {
+    var deltas = differences(tensor)
+    let count = tensor.base.count
+    let task = Int(item.number("task", or: 0)) - 1
+    if tensor.axes >= 2 {
+      for model in 0..<3 where item.perModel["quantized"]?[model] != "false" {
+        let size = Double(Float(deltas[model].reduce(0) { $0 + abs($1) } / Double(max(count, 1))))
+        deltas[model] = deltas[model].map { $0 < 0 ? -size : size }
+      }
+    }
+    return added(to: tensor) { index in
+      let terms = (0..<3).map { $0 == task ? 0 : item.weights[$0] * deltas[$0][index] }
+      let total = terms.reduce(0, +)
+      let size = terms.reduce(0) { $0 + abs($1) }
+      func elected(_ isPositive: Bool) -> Double {
+        let own = terms.indices.filter { isPositive ? terms[$0] > 0 : terms[$0] < 0 }
+        let weight = own.reduce(0) { $0 + item.weights[$1] }
+        let sum = own.reduce(0) { $0 + terms[$1] }
+        return (task >= 0 ? deltas[task][index] / item.lambda : 0) + (weight == 0 ? sum : sum / weight)
+      }
+      let bound = deltas.reduce(0) { $0 + abs($1[index]) } / 0.25
+      return (elected(total >= 0), bound, size > 0 && abs(total) <= 1e-6 * size ? elected(total < 0) : nil)
     }
   }
 

@@ -33,6 +33,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
     switch method {
     case "fisher": Self.models.map { "fisher: \($0).fisher" }
     case "ota": Self.models.map { "second_moment: \($0).second_moment" }
+    case "wise": ["mask: a.mask", "mask: b.mask", "mask: c.mask"]
     case "rcp": ["prior: a.fisher", "gradients: [b.gradient0, b.gradient1, b.gradient2]"]
     default: []
     }
@@ -88,7 +89,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
       var parameters: [String] = []
       if descriptor?.parameter("weight") != nil { parameters.append("weight: \(weights[index])") }
       for (name, values) in perModel.sorted(by: { $0.key < $1.key }) { parameters.append("\(name): \(values[index])") }
-      if ["ties", "dare", "della", "breadcrumbs", "ota", "twin"].contains(where: method.hasPrefix) {
+      if ["ties", "dare", "della", "breadcrumbs", "ota", "twin", "wise"].contains(where: method.hasPrefix) {
         parameters.append("density: \(densities[index])")
       }
       if method.hasPrefix("della") { parameters.append("epsilon: \(epsilon)") }
@@ -166,6 +167,7 @@ struct Reference {
     case "widen": return tensors.map(widen)
     case "mediator": return mediator(tensors)
     case "twin": return tensors.map(twin)
+    case "onebit": return tensors.map(oneBit)
     default: return taskVectors(tensors)
     }
   }

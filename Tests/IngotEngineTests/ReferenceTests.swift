@@ -62,6 +62,8 @@ import Testing
     MethodCase(method: "consensus", lambda: 0.3),
     MethodCase(method: "consensus", extra: ["tall_lambda": "0.2", "consensus_k": "1"]),
     MethodCase(method: "consensus", extra: ["tall_lambda": "0.6", "task": "3"]),
+    MethodCase(method: "consensus", lambda: 0.5, extra: ["merge": "ties", "consensus_k": "1"]),
+    MethodCase(method: "consensus", extra: ["merge": "ties", "task": "2"], perModel: ["density": ["0.5", "0.3", "1"]]),
     MethodCase(method: "emr"),
     MethodCase(method: "emr", lambda: 0.5, extra: ["task": "1"]),
     MethodCase(method: "emr", extra: ["task": "3", "rescaler": "tensor_means"]),
@@ -78,6 +80,8 @@ import Testing
     MethodCase(method: "hi_merging", normalize: false, extra: ["prune": "0.4", "scale": "0.7"]),
     MethodCase(method: "twin", densities: [0.2, 0.5, 1]),
     MethodCase(method: "twin", densities: [0.2, 0.5, 0.9], lambda: 0.4, extra: ["compress": "bernoulli"]),
+    MethodCase(method: "onebit", lambda: 0.5),
+    MethodCase(method: "onebit", lambda: 0.7, extra: ["task": "2"], perModel: ["quantized": ["true", "false", "false"]]),
     MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95], scope: "row", extra: ["gamma": "0.1"]),
   ]
 
@@ -102,6 +106,7 @@ import Testing
     MethodCase(method: "sce", ties: "index", extra: ["select_topk": "0.95"]),
     MethodCase(method: "pcb", extra: ["pcb_ratio": "0.2"]),
     MethodCase(method: "hi_merging", extra: ["prune": "0.3"]),
+    MethodCase(method: "consensus", extra: ["merge": "ties"]),
     MethodCase(method: "twin", densities: [0.1, 0.3, 0.02]),
   ]
 

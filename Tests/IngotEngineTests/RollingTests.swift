@@ -8,11 +8,11 @@ import Testing
 
 /// Merges of models that come one at a time.
 @Suite struct RollingTests {
-  private static let models = LocalModels(environment: [:])
-  private static let names = ["base", "m1", "m2", "m3", "m4"]
+  static let models = LocalModels(environment: [:])
+  static let names = ["base", "m1", "m2", "m3", "m4"]
 
   /// Fine-tunes of one base, with a buffer of integers; `exact` makes all values multiples of 1/64 below 1.
-  private static func scratch(_ dtype: DType = .bf16, exact: Bool = false) throws -> Scratch {
+  static func scratch(_ dtype: DType = .bf16, exact: Bool = false) throws -> Scratch {
     let scratch = try Scratch()
     var random = SplitMix(5)
     let shapes = [("model.a.weight", [37, 41]), ("model.b.bias", [7])]
@@ -60,7 +60,7 @@ import Testing
     return try scratch.tensors("batch")
   }
 
-  private static let merged = ["model.a.weight", "model.b.bias"]
+  static let merged = ["model.a.weight", "model.b.bias"]
 
   @Test(arguments: [DType.bf16, .f32]) func sumsAreThoseOfAllAtOnce(_ dtype: DType) throws {
     let weights = [0.5, 1.25, -0.75, 2]
@@ -92,7 +92,7 @@ import Testing
     for model in Self.names.dropFirst() {
       try add(model, scratch) { step in
         step.method = .ema
-        step.beta = 0.7
+        step.settings["beta"] = 0.7
       }
     }
     let found = try finish(scratch)
@@ -183,7 +183,7 @@ import Testing
     #expect(try refusal("m1", scratch) { $0.method = .magmax }?.message.contains("needs a base") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.base) = (.ema, scratch("base")) }?.message.contains("no base") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.magmax, 2) }?.message.contains("no weight") == true)
-    #expect(try refusal("m1", scratch) { step in (step.method, step.beta) = (.ema, 1) }?.message.contains("beta is 1") == true)
+    #expect(try refusal("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 1) }?.message.contains("beta is 1") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.weightedMean, .nan) }?.status == .invalidArgument)
     try add("m1", scratch) { step in (step.method, step.base) = (.taskArithmetic, scratch("base")) }
     let other = try refusal("m2", scratch) { $0.method = .magmax }
@@ -208,7 +208,7 @@ import Testing
       #expect(error?.status == .exists)
     }
     #expect(try RollingState.read(scratch("nothing")) == nil)
-    try add("m1", scratch) { step in (step.method, step.beta) = (.ema, 0.5) }
+    try add("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 0.5) }
     let text = try #require(scratch.text("state/rolling.json"))
     let changes = [
       ("\"ema\"", "\"running_mean\""), ("\"ema\"", "\"none\""), ("0.5", "0.25"), ("\"count\": 1", "\"count\": 2"),

@@ -165,6 +165,12 @@ import Testing
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["power": "1", "ota_epsilon": "1.0e-15"]),
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_post": "linear"]),
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1], extra: ["ota_post": "ties"]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_rescale": "operator"]),
+    MethodCase(
+      method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1],
+      extra: ["ota_rescale": "operator", "ota_post": "linear", "rescale_threshold": "0.5"]),
+    MethodCase(method: "wise", weights: [1, 0.5, 2], densities: [1, 1, 1]),
+    MethodCase(method: "wise", weights: [1, 0.5, 2], densities: [0.1, 0.2, 0.6]),
     MethodCase(method: "rcp"), MethodCase(method: "rcp", extra: ["rcp_lambda": "0"]),
   ]
   static let small = ReferenceModels([
@@ -217,6 +223,69 @@ import Testing
     }
   }
 
+  /// What is kept of a task vector gets the norm of the whole again: its length, its largest singular value, the largest norm of a column.
+  @Test func keepsTheOperatorNorm() throws {
+    func output(_ values: [Double], _ shape: [Int], _ name: String, density: Double, more: String = "") throws -> [Double] {
+      let models = [
+        "base": tensor(values.map { _ in 0.0 }, shape, name), "a": tensor(values, shape, name),
+        "v": tensor(values.map { _ in 1 }, shape, name),
+      ]
+      let recipe = """
+        merge_method: ota
+        base_model: base
+        models: [{model: a, side: {second_moment: v}}]
+        parameters: {density: \(density), ota_rescale: operator, ota_post: linear\(more)}
+        """
+      return try #require(try merge(recipe: recipe, models: models).tensors[name]).values
+    }
+    #expect(agree(TestTensor("w", .f32, [2], try output([3, 4], [2], "w", density: 0.5)), [0, 5]))
+    // What is kept of diag(4, 1) has its largest singular value already.
+    let diagonal = try output([4, 0, 0, 1], [2, 2], "w", density: 0.25)
+    #expect(abs(diagonal[0] - 4) < 1e-4 && diagonal.dropFirst().allSatisfy { $0 == 0 }, "\(diagonal)")
+    // Rank one, so that one step is exact: σ is 5 √2 and what is kept, the fours, has 4 √2.
+    let rankOne = try output([3, 4, 3, 4], [2, 2], "w", density: 0.5)
+    #expect(zip(rankOne, [0, 5, 0, 5]).allSatisfy { abs($0 - $1) < 1e-5 }, "\(rankOne)")
+    let name = "model.embed_tokens.weight"
+    // Columns (3, 4) and (6, 0): the norm is 6, of what is kept, (0, 4) and (6, 0), too.
+    #expect(try output([3, 6, 4, 0], [2, 2], name, density: 0.5) == [0, 6, 4, 0])
+    #expect(try output([3, 4], [2], "w", density: 0.5, more: ", rescale_threshold: 0.9") == [0, 0])
+    #expect(try output([3, 4], [2], "w", density: 0) == [0, 0])
+    let error = #expect(throws: IngotError.self) {
+      let models = ["a": tensor([1, 2]), "v": tensor([1, 1])]
+      let recipe = "merge_method: ota\nmodels: [{model: a, side: {second_moment: v}}]\nparameters: {ota_rescale: operator}\n"
+      _ = try merge(recipe: recipe, models: models)
+    }
+    #expect(error?.status == .recipe && error?.message.contains("ota_rescale") == true)
+  }
+
+  /// Side memories with masks apart keep everything, and where they overlap a vote decides; without masks files it is TIES.
+  @Test func sideMemories() throws {
+    var models = [
+      "base": tensor([1, 1, 1, 1]), "a": tensor([3, 3, 3, 3]), "b": tensor([0, 0, -2, 2]), "ma": tensor([1, 1, 1, 0]),
+      "mb": tensor([0, 0, 0.5, -1]),
+    ]
+    func output(_ a: String, _ b: String, _ parameters: String = "") throws -> [Double] {
+      let recipe =
+        "merge_method: wise\nbase_model: base\nmodels: [{model: a\(a)}, {model: b\(b)}]\nparameters: {\(parameters)}\n"
+      return try #require(try merge(recipe: recipe, models: models).tensors["w"]).values
+    }
+    // Deltas 2 2 2 . and . . -3 1.
+    let found = try output(", side: {mask: ma}", ", side: {mask: mb}")
+    #expect(found == [3, 3, -2, 2])
+    #expect(try output("", ", side: {mask: mb}") == [3, 3, -2, 2.5])
+    #expect(try output(", side: {mask: ma}", ", side: {mask: mb}", "density: 0.25, ties: index") == [3, 1, -2, 1])
+    let plain = "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.5}\n"
+    let ties = try merge(recipe: plain, models: models)
+    #expect(try output("", "", "density: 0.5") == ties.tensors["w"]?.values)
+    // A mask of other tensors, or of another shape, is an error before anything is computed.
+    models["mb"] = tensor([1, 1], nil, "other")
+    let stray = #expect(throws: IngotError.self) { _ = try output("", ", side: {mask: mb}") }
+    #expect(stray?.status == .shape && stray?.message.contains("belongs to a merged tensor") == true)
+    models["mb"] = tensor([1, 1])
+    let shape = #expect(throws: IngotError.self) { _ = try output("", ", side: {mask: mb}") }
+    #expect(shape?.status == .shape)
+  }
+
   // MARK: Properties
 
   /// Every finite pattern of 16 bits comes back where all models are alike, whatever the side files say.
@@ -233,6 +302,8 @@ import Testing
       "merge_method: fisher\nmodels: [{model: a, side: {fisher: sa}}, {model: b, side: {fisher: sb}}]\n",
       "merge_method: ota\nbase_model: base\nmodels: [{model: a, side: {second_moment: sa}}, {model: b, side: {second_moment: sb}}]\nparameters: {density: 0.5}\n",
       "merge_method: ota\nmodels: [{model: a, side: {second_moment: sa}}, {model: b, side: {second_moment: sb}}]\n",
+      "merge_method: ota\nbase_model: base\nmodels: [{model: a, side: {second_moment: sa}}, {model: b, side: {second_moment: sb}}]\nparameters: {density: 0.5, ota_rescale: operator}\n",
+      "merge_method: wise\nbase_model: base\nmodels: [{model: a, side: {mask: sa}}, {model: b}]\nparameters: {density: 0.5}\n",
       "merge_method: rcp\nbase_model: base\nmodels: [{model: a, side: {prior: sa}}, {model: b, side: {gradients: sb}}]\n",
       "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5}\naim: {side: norms, base_model: base}\n",
     ]

@@ -21,6 +21,9 @@ extension ReferenceModels {
         } else {
           all["\(model).second_moment", default: []].append(Self.side(tensor.name, dtype, tensor.shape, seed + 2, 1e-12))
         }
+        if tensor.shape.count == 2 {
+          all["\(model).mask", default: []].append(Self.side(tensor.name, dtype, tensor.shape, seed + 7, 1) { $0 & 768 == 0 ? 1 : 0 })
+        }
         if model == "b" {
           for sample in 0..<3 {
             all["b.gradient\(sample)", default: []].append(
@@ -57,6 +60,8 @@ extension MethodCase {
     MethodCase(method: "fisher", weights: [0.5, 0.25, 2]),
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 1], extra: ["power": "0.7", "ota_normalize": "mean"]),
     MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_post": "ties"]),
+    MethodCase(method: "ota", weights: [1, 0.5, 2], densities: [0.4, 0.3, 0.6], extra: ["ota_rescale": "operator"]),
+    MethodCase(method: "wise", densities: [0.2, 0.1, 1]),
     MethodCase(method: "rcp"),
     MethodCase(method: "ties", densities: [0.5, 0.2, 0.9], omega: 0.3),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], omega: 0.1),
@@ -76,6 +81,7 @@ struct SideReference {
     switch item.method {
     case "fisher": fisher()
     case "ota": ota()
+    case "wise": wise()
     default: rcp()
     }
   }
@@ -145,7 +151,16 @@ struct SideReference {
     }
     return tensors.indices.map { index in
       let base = values("base", index)
-      let inputs = MethodCase.models.map { values($0, index) }
+      let isRescaled = item.extra["ota_rescale"] == "operator"
+      let inputs = MethodCase.models.enumerated().map { number, model -> [Double] in
+        let own = values(model, index)
+        guard isRescaled else { return own }
+        let deltas = base.indices.map { Double(Float(own[$0]) - Float(base[$0])) }
+        let left = base.indices.map { kept[number][index][$0] ? deltas[$0] : 0 }
+        let (whole, part) = (norm(deltas, tensors[index]), norm(left, tensors[index]))
+        let factor = part > 0 && part > item.number("rescale_threshold", or: 0) * whole ? Double(Float(whole / part)) : 0
+        return base.indices.map { base[$0] + factor * deltas[$0] }
+      }
       let result = base.indices.map { i -> Double in
         let deltas = (0..<3).map { kept[$0][index][i] ? (inputs[$0][i] - base[i]) * item.weights[$0] : 0 }
         switch item.extra["ota_post"] {
@@ -164,6 +179,64 @@ struct SideReference {
         }
       }
       return Expectation(values: result, scales: base.indices.map { i in abs(base[i]) + inputs.reduce(0) { $0 + abs($1[i]) } })
+    }
+  }
+
+  /// The norm that is to be kept: of a matrix that of ten steps of power iteration, of an embedding the largest of a column.
+  private func norm(_ values: [Double], _ tensor: TestTensor) -> Double {
+    guard tensor.shape.count == 2 else { return values.reduce(0) { $0 + $1 * $1 }.squareRoot() }
+    let (rows, columns) = (tensor.shape[0], tensor.shape[1])
+    if tensor.name.contains("embed") {
+      return (0..<columns).map { column in (0..<rows).reduce(0) { $0 + values[$1 * columns + column] * values[$1 * columns + column] } }
+        .max()?.squareRoot() ?? 0
+    }
+    var x = (0..<columns).map { 1 + Double(($0 * 2_654_435_761) % (1 << 32)) / 4_294_967_296 }
+    var sigma = 0.0
+    for _ in 0..<10 {
+      let size = x.reduce(0) { $0 + $1 * $1 }.squareRoot()
+      if size == 0 { return 0 }
+      x = x.map { $0 / size }
+      var next = [Double](repeating: 0, count: columns)
+      for row in 0..<rows {
+        var product = 0.0
+        for column in 0..<columns { product += values[row * columns + column] * x[column] }
+        for column in 0..<columns { next[column] += values[row * columns + column] * product }
+      }
+      sigma = zip(x, next).reduce(0) { $0 + $1.0 * $1.1 }.squareRoot()
+      x = next
+    }
+    return sigma
+  }
+
+  private func wise() -> [Expectation] {
+    tensors.indices.map { index in
+      let (name, base) = (tensors[index].name, values("base", index))
+      let deltas = (0..<3).map { model -> [Double] in
+        let (own, mask) = (values(MethodCase.models[model], index), side(MethodCase.models[model] + ".mask", name))
+        var delta = base.indices.map { i in
+          mask.isEmpty || mask[i] != 0 ? Double(Float(own[i]) - Float(base[i])) : 0
+        }
+        let keys = delta.indices.map { Kernels.key(Float(delta[$0]), index: UInt64($0), ties: .hash) }
+        let kept = Int(item.densities[model] * Double(delta.count))
+        let cut = kept == 0 ? UInt64.max : keys.sorted(by: >)[kept - 1]
+        for i in delta.indices where keys[i] < cut { delta[i] = 0 }
+        return delta
+      }
+      var result = Expectation(values: base, scales: base.map(abs))
+      for i in base.indices {
+        let terms = (0..<3).map { item.weights[$0] * deltas[$0][i] }
+        let (total, size) = (terms.reduce(0, +), terms.reduce(0) { $0 + abs($1) })
+        if size == 0 { continue }
+        func elected(_ isPositive: Bool) -> Double {
+          let own = terms.indices.filter { isPositive ? terms[$0] > 0 : terms[$0] < 0 }
+          let weight = own.reduce(0) { $0 + item.weights[$1] }
+          return base[i] + own.reduce(0) { $0 + terms[$1] } / (weight == 0 ? 1 : weight)
+        }
+        result.values[i] = elected(total >= 0)
+        result.scales[i] = abs(base[i]) + 4 * size
+        if abs(total) <= 1e-6 * size { result.alternatives[i] = elected(total < 0) }
+      }
+      return result
     }
   }
 

@@ -196,6 +196,84 @@ import Testing
     #expect(agree(found, added(golden, golden.numbers("hi_modelwise_A_p.2_s.9"))))
   }
 
+  /// A layer in conflict is that of a recipe with other numbers there; all other tensors are as without contributions.
+  @Test func layersInConflict() throws {
+    var random = SplitMix(12)
+    var models: [String: [TestTensor]] = [:]
+    for name in ["base", "a", "b"] {
+      models[name] = (0..<4).map { layer in
+        TestTensor(
+          layer == 3 ? "model.norm.weight" : "model.layers.\(layer).mlp.up_proj.weight", .f32, [60], (0..<60).map { _ in random.normal() })
+      }
+    }
+    func output(_ a: String, _ b: String) throws -> (tensors: [String: TestTensor], report: RunReport) {
+      let list = [("a", a), ("b", b)].map { "{model: \($0), parameters: {weight: 0.5\($1)}}" }.joined(separator: ", ")
+      let result = try merge(recipe: "merge_method: hi_merging\nbase_model: base\nmodels: [\(list)]\n", models: models)
+      return (result.tensors, result.report)
+    }
+    let names = (0..<3).map { "model.layers.\($0).mlp.up_proj.weight" } + ["model.norm.weight"]
+    let plain = try output("", "")
+    // Layer 0 is fine, in layer 1 the second model does harm, in layer 2 both do and the first contributes least.
+    let judged = try output(
+      ", contribution: [0.5, 0.5, 0.1], merged_contribution: [0.6, 0.2, -0.1]",
+      ", contribution: [0.5, 0.4, 0.3], merged_contribution: [0, -0.1, -0.2]")
+    #expect(judged.tensors[names[0]]?.hasBytes(of: plain.tensors[names[0]]) == true)
+    #expect(judged.tensors[names[3]]?.hasBytes(of: plain.tensors[names[3]]) == true)
+    let weakened = try output("", ", prune: 0.2, scale: 0.81")
+    #expect(judged.tensors[names[1]]?.hasBytes(of: weakened.tensors[names[1]]) == true)
+    #expect(judged.tensors[names[1]]?.hasBytes(of: plain.tensors[names[1]]) == false)
+    let alone = try output(", prune: 1", "")
+    #expect(judged.tensors[names[2]]?.hasBytes(of: alone.tensors[names[2]]) == true)
+    func found(_ name: String, _ tensor: String) -> Double? {
+      judged.report.findings.first { $0.tensor == tensor && $0.finding.name == name }?.finding.value
+    }
+    for (name, values) in [("conflict", [0.5, 0.8, 0.7]), ("conflict_severe", [0, 0, 1]), ("conflict_models", [0, 1, 1])] {
+      for (layer, value) in values.enumerated() { #expect(abs((found(name, names[layer]) ?? .nan) - value) < 1e-9, "\(name) \(layer)") }
+    }
+    #expect(found("conflict", names[3]) == nil)
+    for (a, b) in [(", contribution: 0.5", ""), (", contribution: 0.5, merged_contribution: 1", ", contribution: 0.5")] {
+      let error = #expect(throws: IngotError.self) { _ = try output(a, b) }
+      #expect(error?.status == .recipe && error?.message.contains("merged_contribution") == true)
+    }
+  }
+
+  /// TALL masks of what TIES sums up.
+  @Test func consensusOverTIES() throws {
+    let golden = try ElementwiseGolden()
+    let merged = golden.numbers("ties_sum_tau")
+    let tasks = golden.numbers("task_vectors")
+    for least in 0...3 {
+      let expected = (0..<6).map { index in
+        let count = (0..<3).count { abs(tasks[6 * $0 + index]) > 0.4 * abs(merged[index] - tasks[6 * $0 + index]) }
+        return count >= least ? merged[index] : 0
+      }
+      let found = try output("consensus", golden.tensors, parameters: "density: 0.5", global: "merge: ties, consensus_k: \(least)")
+      #expect(agree(found, added(golden, expected)), "\(least)")
+    }
+    let own = (0..<6).map { abs(tasks[$0]) > 0.4 * abs(merged[$0] - tasks[$0]) ? merged[$0] : 0 }
+    let found = try output("consensus", golden.tensors, parameters: "density: 0.5", global: "merge: ties, scope: model, task: 1")
+    #expect(agree(found, added(golden, own)))
+  }
+
+  /// BitDelta's numbers for one model, and a vote of two.
+  @Test func oneBitOfEach() throws {
+    let golden = try ElementwiseGolden()
+    let tensors = golden.tensors.mapValues { [TestTensor("w", .f32, [2, 3], $0[0].values)] }
+    for task in ["", "task: 1"] {
+      #expect(agree(try output("onebit", tensors, ["a"], global: task), golden.numbers("bitdelta_model")))
+    }
+    // What is not quantised is TIES without a trim; an axis alone never is.
+    let ties = try output("ties", tensors, parameters: "weight: 1")
+    #expect(agree(try output("onebit", tensors, parameters: "quantized: false"), ties))
+    #expect(agree(try output("onebit", golden.tensors), ties))
+    let base = golden.tensors["base"]?[0].values ?? []
+    let alpha = golden.numbers("bitdelta_alpha")[0]
+    let signs = golden.numbers("bitdelta_bits").map { $0 == 1 ? alpha : -alpha }
+    let others = try output("onebit", tensors, ["b", "c"])
+    let expected = base.indices.map { base[$0] + signs[$0] + 0.5 * (others[$0] - base[$0]) }
+    #expect(agree(try output("onebit", tensors, global: "task: 1, lambda: 0.5"), expected))
+  }
+
   @Test func sharedAndExclusive() throws {
     let golden = try ElementwiseGolden()
     let tensors = golden.tensors.mapValues { [TestTensor("w", .f32, [2, 3], $0[0].values)] }

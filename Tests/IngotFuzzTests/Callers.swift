@@ -261,17 +261,40 @@ private func planFromSources(_ input: inout FuzzInput) throws {
   withExtendedLifetime(files) {}
 }
 
+private func sideInput(_ input: inout FuzzInput) -> CallerMemory {
+  let side = CallerMemory(struct: MemoryLayout<ingot_side_input>.size, &input)
+  let choices = input.byte()
+  let name = ["fisher", "second_moment", "gradients", "x"][Int(choices & 3)]
+  side.point(at: 8, to: choices & 0xC == 0xC ? nil : CallerMemory(text: Array(name.utf8)))
+  if choices & 0x10 == 0 { side.put(UInt64(choices >> 5) & 3, at: 16) }
+  side.point(at: 24, to: choices & 0x80 == 0 ? tensorView(&input) : nil)
+  return side
+}
+
+private func aim(_ input: inout FuzzInput) -> CallerMemory {
+  let aim = CallerMemory(struct: MemoryLayout<ingot_aim>.size, &input)
+  let choices = input.byte()
+  aim.point(at: 8, to: choices & 1 == 0 ? tensorView(&input) : nil)
+  aim.point(at: 16, to: choices & 2 == 0 ? nil : tensorView(&input))
+  return aim
+}
+
 /// Everything that is checked before a run; the run itself is cancelled before it reads an element.
 private func mergeTensors(_ input: inout FuzzInput) throws {
   let options = CallerMemory(struct: MemoryLayout<ingot_merge_options>.size, &input)
   options.point(at: 16, to: CallerMemory(littleEndian(1, 4)))
   guard options.count >= 24 else { return }
   let choices = input.byte()
+  let extras = input.byte()
+  let sides = (0..<Int(extras % 4)).map { _ in sideInput(&input) }
+  options.point(at: 24, to: extras & 0x10 == 0 ? pointers(sides) : nil)
+  options.put(UInt64(sides.count), at: 32)
+  options.point(at: 40, to: extras & 0x20 == 0 ? nil : aim(&input))
   let output = tensorView(&input)
   let inputs = (0...choices % 3).map { _ in tensorView(&input) }
   let base = choices & 8 == 0 ? nil : tensorView(&input)
   let array = pointers(inputs)
-  let method = CallerMemory(text: Array(["linear", "ties", "slerp", "della"][Int(choices >> 4) % 4].utf8))
+  let method = CallerMemory(text: Array(["linear", "ties", "slerp", "della", "fisher", "ota", "rcp"][Int(choices >> 4) % 7].utf8))
   let parameters = choices & 4 == 0 ? nil : CallerMemory(text: input.rest)
   let status = try check { error in
     ingot_merge_tensors(

@@ -125,8 +125,17 @@ private let structure: [Failure] = [
   Failure(linear + "chat_template: chatlm\n", "chat_template is \"chatlm\"", hint: "did you mean chatml?", at: 3, 16),
   Failure(linear + "chat_template: no brace, though it is long\n", "chat_template is \"no brace", at: 3, 16),
   Failure(
-    "merge_method: linear\nmodels: [{model: {model: a+b, lora: c}}]\n", "found \"a+b\" beside lora, expected one adapter",
-    hint: "name the adapter under lora alone", subject: "models[0].model", at: 2, 37),
+    "merge_method: linear\nmodels: [{model: {model: a+b, lora: c}}]\n", "found \"a+b\" beside lora, expected one place for adapters",
+    hint: "name the adapters under lora alone, several as a list", subject: "models[0].model", at: 2, 37),
+  Failure(
+    "merge_method: linear\nmodels: [{model: {model: a, lora: [b, c+d]}}]\n", "found \"c+d\" beside lora, expected one place for adapters",
+    subject: "models[0].model", at: 2, 35),
+  Failure(
+    "merge_method: linear\nmodels: [{model: {model: a, lora: [b, {revision: r}]}}]\n", "path is missing",
+    subject: "models[0].model.lora[1].path", at: 2, 39),
+  Failure(
+    "merge_method: linear\nmodels: [{model: {model: a, lora: [[b]]}}]\n", "found a list of 1, expected a model",
+    subject: "models[0].model.lora[0]", at: 2, 36),
   Failure(
     "merge_method: linear\nmodels: [{model: {model: a, lora: {revision: r}}}]\n", "path is missing", subject: "models[0].model.lora.path",
     at: 2, 35),

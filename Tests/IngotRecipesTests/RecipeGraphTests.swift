@@ -73,4 +73,21 @@ import Testing
     let error = #expect(throws: IngotError.self) { try parse(many) }
     #expect(error?.message.contains("more than 256 documents") == true)
   }
+
+  @Test func adaptersOnDocuments() throws {
+    let recipe = try parse(
+      """
+      name: first
+      merge_method: linear
+      models: [{model: m+l, parameters: {weight: 1}}]
+      ---
+      merge_method: linear
+      parameters: {weight: 1}
+      models: [{model: first+b+c#1}, {model: {model: first, lora: [d, {path: e}]}}, {model: other+b}]
+      """)
+    #expect(recipe.stages.compactMap(\.name) == ["first"])
+    #expect(recipe.models.map(\.documentNames) == [["first+b+c#1", "first"], ["first"], ["other+b", "other"]])
+    // Of a document nothing has to be there, of the adapters on it each.
+    #expect(recipe.externalModels.map(\.name) == ["m+l", "b", "c#1", "d", "e", "other+b"])
+  }
 }

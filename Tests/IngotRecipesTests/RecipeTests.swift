@@ -135,13 +135,20 @@ import Testing
         - model: {model: a, lora: {path: "c+d", revision: s}}
         - model: {model: a@r, lora: {path: b}}
         - model: a
+        - model: a+b+c#1
+        - model: {model: a, lora: [b, {path: c, task: 1}]}
+        - model: {model: a, lora: [{path: c, task: 1}, b]}
       """)
-    // The fourth is the first, in parts.
-    #expect(recipe.models.map(\.name) == ["a@r+b", "a+b@s", "a+c+d@s", "a"])
-    #expect(recipe.models[0].location == .text("a@r+b") && recipe.models[0].adapter == nil)
-    #expect(recipe.models[1].adapter == .text("b@s"))
-    #expect(recipe.models[2].adapter == .fields(path: "c+d", revision: "s"))
-    #expect(recipe.notices.map(\.message) == ["the model a@r+b is already listed at line 4; it is ignored"])
+    // The fourth is the first, in parts; the seventh the sixth. In another order it is another model.
+    #expect(recipe.models.map(\.name) == ["a@r+b", "a+b@s", "a+c+d@s", "a", "a+b+c#1", "a+c#1+b"])
+    #expect(recipe.models[0].location == .text("a@r+b") && recipe.models[0].adapters.isEmpty)
+    #expect(recipe.models[1].adapters == [.text("b@s")])
+    #expect(recipe.models[2].adapters == [.fields(path: "c+d", revision: "s")])
+    #expect(recipe.models[5].adapters == [.fields(path: "c", revision: nil, task: "1"), .text("b")])
+    #expect(
+      recipe.notices.map(\.message) == [
+        "the model a@r+b is already listed at line 4; it is ignored", "the model a+b+c#1 is already listed at line 9; it is ignored",
+      ])
   }
 
   @Test func aModelListedTwiceIsTakenOnceWithTheFirstSettings() throws {

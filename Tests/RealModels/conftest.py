@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,21 @@ def find_command() -> Path:
     raise FileNotFoundError("no ingot command: build it, or set INGOT_COMMAND")
 
 
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """However the tests were started: a signal that is ignored here (by nohup, or behind `&` in a script) would stay so for a command."""
+    ignored = []
+    if threading.current_thread() is threading.main_thread():
+        ignored = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 class Command:
     """`ingot`, run as a user would, with none of this process's settings."""
 
@@ -48,15 +66,16 @@ class Command:
         return "debug" not in self.path.resolve().parts
 
     def start(self, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(self.path), *map(str, arguments)],
-            cwd=cwd,
-            env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with default_signals():
+            return subprocess.Popen(
+                [str(self.path), *map(str, arguments)],
+                cwd=cwd,
+                env={**self.environment, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
 
     def __call__(
         self, *arguments: object, exit_code: int | None = 0, cwd: Path | None = None, env: dict[str, str] | None = None

@@ -53,6 +53,8 @@ METHODS: dict[str, list[str]] = {
     "magmax": ["-m", "magmax", "-b", "{0}", "{1}", "{2}"],
     "pcb": ["-m", "pcb", "-b", "{0}", "{1}", "{2}"],
     "consensus": ["-m", "consensus", "-b", "{0}", "{1}", "{2}"],
+    "consensus-ties": ["-m", "consensus", "-b", "{0}", "{1}", "{2}", "-p", "merge=ties"],
+    "onebit": ["-m", "onebit", "-b", "{0}", "{1}", "{2}", "-p", "task=1"],
     "emr": ["-m", "emr", "-b", "{0}", "{1}", "{2}"],
     "widen": ["-m", "widen", "-b", "{0}", "{1}", "{2}"],
     "ties_sv": ["-m", "ties_sv", "-b", "{0}", "{1}=0.5", "{2}=0.3", "-p", "density=0.4"],
@@ -61,7 +63,7 @@ METHODS: dict[str, list[str]] = {
     "twin": ["-m", "twin", "-b", "{0}", "{1}", "{2}"],
 }
 # Measured elsewhere: they hold whole matrices, whose bytes the plan says, or read side files.
-OTHERS = {"iso_c", "iso_cts", "tsv_m", "r_tsvm", "wudi", "optmerge", "opcm", "dop", "regmean", "fisher", "ota", "rcp"}
+OTHERS = {"iso_c", "iso_cts", "tsv_m", "r_tsvm", "wudi", "optmerge", "opcm", "dop", "regmean", "fisher", "ota", "rcp", "wise", "twin_svd"}
 
 
 def arguments(method: str, models: list[Path]) -> list[str]:

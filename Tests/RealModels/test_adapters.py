@@ -90,7 +90,7 @@ def test_linear_layers(ingot: Command, folder: Path, pickled: bool, root: bool) 
     for name in (NORM, BIAS, f"{EMBED}.weight"):
         assert torch.equal(found[name], tensors[name])
     record = json.loads((folder / "out" / "ingot.json").read_text())["models"][0]
-    assert record["adapter"] == str(adapter)
+    assert record["adapters"] == [{"path": str(adapter)}]
     assert any(shard["file"].startswith("lora/adapter_model") for shard in record["shards"])
     assert "lora" in (folder / "out" / "README.md").read_text()
     assert "trained on org/base" not in json.dumps(record)

@@ -101,14 +101,6 @@ def programs(options: argparse.Namespace, bound: Path) -> list[Program]:
     return chosen
 
 
-def clear(out: Path) -> None:
-    for path in (out, out.with_name(out.name + ".partial")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def run_method(recipe: Recipe, chosen: list[Program], work: Path, output_bytes: int, check: bool) -> dict[str, list[Run]]:
     recipe_file = work / f"{recipe.method}.yml"
     recipe_file.write_text(recipe.text, encoding="utf-8")
@@ -118,7 +110,7 @@ def run_method(recipe: Recipe, chosen: list[Program], work: Path, output_bytes: 
     for round_number in range(max(program.repeats for program in chosen)):
         for program in (program for program in chosen if round_number < program.repeats):
             out = work / f"out-{program.name.replace(', ', '-').replace(' ', '-')}"
-            clear(out)
+            measure.clear(out)
             os.sync()  # what the last run left to write back must not be this run's burden
             measure.warm(recipe.inputs())
             command = program.arguments(recipe_file, out, recipe, output_bytes)
@@ -134,13 +126,13 @@ def run_method(recipe: Recipe, chosen: list[Program], work: Path, output_bytes: 
             )
             if check and round_number == 0 and not program.plain:
                 kept[program.name] = work / f"kept-{out.name}"
-                clear(kept[program.name])  # of a comparison that was stopped
+                measure.clear(kept[program.name])  # of a comparison that was stopped
                 out.rename(kept[program.name])
-            clear(out)
+            measure.clear(out)
     if kept:
         compare(recipe, kept)
         for directory in kept.values():
-            clear(directory)
+            measure.clear(directory)
     return results
 
 

@@ -9,7 +9,8 @@ change (reference less base): what a merge is about. Where several elements of a
 of them stay is arbitrary, and so is the sign where a vote is even; those elements are left out, and their share is shown. Random methods
 draw other masks in the two programs and have no elements to compare, and arcee_fusion samples its quartiles there.
 
-`--preset large` is the 1.1B set of the benchmark; `--every 4` then compares every fourth tensor of each kind, which is enough.
+`--preset large` is the 1.1B set of the benchmark. `--layers 2` takes its first two layers, embeddings and head (220 million parameters):
+every layer has the same distribution, so more tell nothing new.
 """
 
 from __future__ import annotations
@@ -259,13 +260,18 @@ METHODS = {
 }
 
 
-def recipe(name: str, root: Path, dtype: str) -> str:
+def recipe(name: str, root: Path, dtype: str, layers: int | None) -> str:
     method = METHODS[name]
     models: list[dict[str, object]] = []
     for number, weight in zip(range(1, method.models + 1), WEIGHTS):
         parameters = {**({"weight": weight} if method.weighted else {}), **method.each}
         models.append({"model": str(root / f"ft{number}"), "parameters": parameters})
-    document: dict[str, object] = {"merge_method": name, "models": models, "dtype": dtype, "parameters": method.settings}
+    document: dict[str, object] = {"merge_method": name, "dtype": dtype, "parameters": method.settings}
+    if layers is None:
+        document["models"] = models
+    else:
+        base: list[dict[str, object]] = [{"model": str(root / "base")}] if method.base else []
+        document["slices"] = [{"sources": [{**source, "layer_range": [0, layers]} for source in base + models]}]
     if method.base:
         document["base_model"] = str(root / "base")
     elif name == "slerp":
@@ -310,6 +316,12 @@ def measure(
     }
 
 
+def layer(name: str) -> int:
+    """The layer's number, -1 for what lies outside of the layers."""
+    found = re.search(r"\.layers\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
 def run(command: Sequence[str]) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -323,6 +335,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="where the checkpoints lie or are made; else a folder that is removed")
     parser.add_argument("--work", type=Path, help="where outputs go, each removed when it has been compared")
     parser.add_argument("--every", type=int, default=1, help="compare every N-th tensor of each kind")
+    parser.add_argument("--layers", type=int, help="merge and compare the first N layers, the embeddings and the head only")
     parser.add_argument("--ingot", default=shutil.which("ingot"), required=shutil.which("ingot") is None, help="the command")
     parser.add_argument("--mergekit", default=str(Path(sys.executable).parent / "mergekit-yaml"), help="the peer's command")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
@@ -333,12 +346,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ingot-accuracy-", dir=options.work) as temporary:
         root = checkpoints.make(options.root or Path(temporary), options.preset)
         inputs = [Checkpoint(root / name) for name in ("base", "ft1", "ft2", "ft3")]
-        names = inputs[0].names(options.every)
+        names = [name for name in inputs[0].names(options.every) if options.layers is None or layer(name) < options.layers]
         for name in options.methods.split(","):
             for dtype in options.dtypes.split(","):
                 folder = Path(temporary) / f"{name}-{dtype}"
                 folder.mkdir()
-                (folder / "recipe.yml").write_text(recipe(name, root, dtype), encoding="utf-8")
+                (folder / "recipe.yml").write_text(recipe(name, root, dtype, options.layers), encoding="utf-8")
                 run([options.ingot, "merge", str(folder / "recipe.yml"), str(folder / "ours"), "--sync", "none"])
                 run([options.mergekit, str(folder / "recipe.yml"), str(folder / "theirs")])
                 found = measure(name, dtype, names, inputs, Checkpoint(folder / "ours"), Checkpoint(folder / "theirs"))

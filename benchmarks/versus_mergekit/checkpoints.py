@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +101,15 @@ def to_bfloat16(values: Floats) -> Bits:
     return bits16
 
 
-def _generator(seed: int, model: str, name: str) -> np.random.Generator:
+def generator(seed: int, model: str, name: str) -> np.random.Generator:
+    """The draws of one tensor of one model."""
     digest = hashlib.sha256(f"{seed}/{model}/{name}".encode()).digest()
     return np.random.Generator(np.random.SFC64(int.from_bytes(digest[:16], "little")))
 
 
 def _base(seed: int, name: str, shape: Sequence[int]) -> tuple[Floats, float]:
     sigma = 0.05 if "norm" in name else 0.02
-    values = _generator(seed, "base", name).standard_normal(shape, dtype=np.float32)
+    values = generator(seed, "base", name).standard_normal(shape, dtype=np.float32)
     values *= np.float32(sigma)
     if "norm" in name:
         values += np.float32(1)
@@ -116,10 +117,10 @@ def _base(seed: int, name: str, shape: Sequence[int]) -> tuple[Floats, float]:
 
 
 def _add_change(target: Floats, seed: int, model: str, name: str, scale: float) -> None:
-    generator = _generator(seed, model, name)
-    change = generator.standard_normal(target.shape, dtype=np.float32)
+    draws = generator(seed, model, name)
+    change = draws.standard_normal(target.shape, dtype=np.float32)
     if change.ndim == 2:
-        spread = np.exp(0.7 * generator.standard_normal((change.shape[0], 1), dtype=np.float32))
+        spread = np.exp(0.7 * draws.standard_normal((change.shape[0], 1), dtype=np.float32))
         change *= spread / np.sqrt(np.mean(spread * spread))
     change *= np.float32(scale)
     target += change
@@ -145,12 +146,13 @@ def _shards(preset: Preset) -> list[list[tuple[str, tuple[int, ...]]]]:
     return shards
 
 
-def _header(shard: Sequence[tuple[str, tuple[int, ...]]]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def header(tensors: Sequence[tuple[str, tuple[int, ...]]], dtype: str = "BF16", **metadata: str) -> bytes:
+    """What stands before the data of a safetensors file of these tensors, BF16 or F32, in this order."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
-    for name, shape in shard:
-        size = 2 * math.prod(shape)
-        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+    for name, shape in tensors:
+        size = {"BF16": 2, "F32": 4}[dtype] * math.prod(shape)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -188,8 +190,8 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_model(root: Path, model: str, preset: Preset, seed: int, change: float, pool: ThreadPoolExecutor) -> None:
-    directory = root / model
+def write_weights(directory: Path, preset: Preset, bits: Callable[[str, tuple[int, ...]], Bits], pool: ThreadPoolExecutor) -> None:
+    """Shards and their index of tensors like the model's, whose bits `bits` makes from name and shape."""
     directory.mkdir(parents=True, exist_ok=True)
     shards = _shards(preset)
     weight_map: dict[str, str] = {}
@@ -197,17 +199,22 @@ def _write_model(root: Path, model: str, preset: Preset, seed: int, change: floa
         file_name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map.update({name: file_name for name, _ in shard})
         with open(directory / file_name, "wb", buffering=0) as file:
-            _write_all(file.fileno(), _header(shard))
+            write_all(file.fileno(), header(shard))
             waiting = []
             for name, shape in shard:
-                waiting.append(pool.submit(_tensor_bits, seed, model, name, shape, change))
+                waiting.append(pool.submit(bits, name, shape))
                 if len(waiting) > 3:  # a few tensors ahead keep both cores busy and memory small
-                    _write_all(file.fileno(), waiting.pop(0).result())
+                    write_all(file.fileno(), waiting.pop(0).result())
             for result in waiting:
-                _write_all(file.fileno(), result.result())
+                write_all(file.fileno(), result.result())
     if len(shards) > 1:
         index = {"metadata": {"total_size": 2 * preset.parameters()}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_model(root: Path, model: str, preset: Preset, seed: int, change: float, pool: ThreadPoolExecutor) -> None:
+    directory = root / model
+    write_weights(directory, preset, lambda name, shape: _tensor_bits(seed, model, name, shape, change), pool)
     _write_json(directory / "config.json", preset.config())
     _write_json(directory / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
     _write_json(directory / "tokenizer.json", _tokenizer(preset.vocabulary))
@@ -223,7 +230,7 @@ def _write_model(root: Path, model: str, preset: Preset, seed: int, change: floa
     )
 
 
-def _write_all(descriptor: int, data: bytes | Bits) -> None:
+def write_all(descriptor: int, data: bytes | Bits | Floats) -> None:
     view = memoryview(data).cast("B") if isinstance(data, bytes) else data.reshape(-1).data.cast("B")
     while view:
         view = view[os.write(descriptor, view[: 1 << 30]) :]

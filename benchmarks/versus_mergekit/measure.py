@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -102,6 +103,15 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path, inter
         other_cpu=max(0.0, _busy_seconds() - busy - cpu),
         output=output.decode("utf-8", errors="replace"),
     )
+
+
+def clear(out: Path) -> None:
+    """Removes an output of any kind, and what an interrupted merge left of it."""
+    for path in (out, out.with_name(out.name + ".partial")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def warm(files: Sequence[Path]) -> None:

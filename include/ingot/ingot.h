@@ -501,7 +501,8 @@ enum {
   INGOT_RUN_OVERWRITE = 2,       /* replace an existing directory, in one step, once the new one is complete */
   INGOT_RUN_ALLOW_NONFINITE = 4, /* NaN and infinity are carried through and counted in the report */
   INGOT_RUN_CACHED_WRITES = 8,   /* write through the page cache, so that what reads the output next finds it in memory */
-  INGOT_RUN_CHECK_FINITE = 16    /* look for NaN and infinity also in tensors that are copied unchanged */
+  INGOT_RUN_CHECK_FINITE = 16,   /* look for NaN and infinity also in tensors that are copied unchanged */
+  INGOT_RUN_TENSORS_ONLY = 32    /* ingot_checkpoint_compare leaves configuration and tokenizer files out */
 };
 
 /* ingot_run_options.sync */
@@ -579,16 +580,52 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_tensors(ingot_context *
 
 /* ---- one tensor ---------------------------------------------------------------------------------------------------------- */
 
+/* ingot_side_input.input of what was taken of the base, for methods to which the base is one more input. */
+#define INGOT_SIDE_OF_BASE UINT64_MAX
+
+/* What a method reads of a model besides its tensor (side_inputs in ingot_methods_json). By the side input's form:
+ *   tensor          as many values as the tensor, in its shape
+ *   tensor_or_sums  the same; or its row sums and its column sums, two side inputs whose tensors are named row_sums and column_sums
+ *   channels        one value for each element of the last axis
+ *   gram            n x n values for n of those elements, or the n (n + 1) / 2 of the upper triangle, row by row; with a tensor named
+ *                   transposed, of the first axis: a weight that is stored as inputs x outputs
+ * F32, F16, BF16 or F64. */
+typedef struct ingot_side_input {
+  uint32_t struct_size;
+  uint32_t flags;                                 /* none yet */
+  const char *INGOT_NULLABLE name;                /* copied; never NULL: "fisher", "gram" */
+  uint64_t input;                                 /* index of the model among the inputs, or INGOT_SIDE_OF_BASE */
+  const ingot_tensor_view *INGOT_NULLABLE tensor; /* borrowed; never NULL. Its name is NULL but as said above. Where a side input
+                                                     is a list, there are several of one name and model */
+} ingot_side_input;
+#define INGOT_SIDE_INPUT_INIT {(uint32_t)sizeof(ingot_side_input), 0, NULL, 0, NULL}
+
+/* ingot_aim.flags */
+enum { INGOT_AIM_OMEGA = 1 }; /* `omega` counts, also if it is 0; else 0.4 */
+
+/* Activation-informed merging, a last step behind any method: what changed in the most active channels of the base counts least. */
+typedef struct ingot_aim {
+  uint32_t struct_size;
+  uint32_t flags;                                /* INGOT_AIM_* */
+  const ingot_tensor_view *INGOT_NULLABLE norms; /* borrowed; never NULL: one value for each element of the last axis */
+  const ingot_tensor_view *INGOT_NULLABLE base;  /* borrowed; NULL: the base of the merge */
+  double omega;                                  /* what is left of the difference in the most active channel, 0 to 1 */
+} ingot_aim;
+#define INGOT_AIM_INIT {(uint32_t)sizeof(ingot_aim), 0, NULL, NULL, 0}
+
 /* ingot_merge_options.flags */
 enum { INGOT_MERGE_ALLOW_NONFINITE = 1 }; /* NaN and infinity are carried through */
 
 typedef struct ingot_merge_options {
   uint32_t struct_size;
-  uint32_t flags;                                /* INGOT_MERGE_* */
-  uint64_t seed;                                 /* of random draws */
-  const volatile int32_t *INGOT_NULLABLE cancel; /* as in ingot_run_options */
+  uint32_t flags;                                                    /* INGOT_MERGE_* */
+  uint64_t seed;                                                     /* of random draws */
+  const volatile int32_t *INGOT_NULLABLE cancel;                     /* as in ingot_run_options */
+  const ingot_side_input *INGOT_NONNULL const *INGOT_NULLABLE sides; /* `side_count` pointers; copied, but for the elements */
+  uint64_t side_count;
+  const ingot_aim *INGOT_NULLABLE aim; /* copied, but for the elements; NULL: no such step */
 } ingot_merge_options;
-#define INGOT_MERGE_OPTIONS_INIT {(uint32_t)sizeof(ingot_merge_options), 0, 0, NULL}
+#define INGOT_MERGE_OPTIONS_INIT {(uint32_t)sizeof(ingot_merge_options), 0, 0, NULL, NULL, 0, NULL}
 
 /* Merges one tensor.
  *   context          one call at a time
@@ -597,8 +634,9 @@ typedef struct ingot_merge_options {
  *                    value or an array with one for each input. NULL: the defaults, and equal weights
  *   base             the base model's tensor, borrowed; NULL for methods that need none
  *   inputs           array of `input_count` pointers, borrowed; shapes as the base's; names do not matter
- *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name (NULL: "tensor") takes part in random draws. Its
- *                    memory, from its first to its last byte, may not overlap an input's
+ *   output           borrowed; shape as the inputs', dtype F32, F16 or BF16. Its name takes part in random draws (NULL: "tensor"; with
+ *                    channels, Gram matrices or aim "tensor.weight", and a name of the caller's must end in .weight too). Its memory, from
+ *                    its first to its last byte, may not overlap an input's or a side input's
  *   options          copied; NULL for the defaults
  * A method whose scope is the whole model sees a model of this one tensor. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_merge_tensors(ingot_context *context, const char *method,
@@ -618,6 +656,18 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_merge_tensors(ingot_context *contex
 INGOT_API INGOT_NODISCARD ingot_status ingot_checkpoint_inspect(const char *path, char *INGOT_NULLABLE *INGOT_NONNULL out,
                                                                 ingot_error_out error);
 
+/* Compares two checkpoints tensor by tensor, with their configuration and tokenizer files. Reads every byte of both once.
+ *   context  one call at a time
+ *   a, b     copied; a directory, a file, a model of the local Hugging Face cache, each also with +ADAPTER
+ *   base     copied; the model that both came from: then also what each of them changed about it. NULL to do without
+ *   out      owned (ingot_string_destroy): a JSON object with equal, summary, tensors (all of both, the largest difference first),
+ *            only_a, only_b, files and notices, as `ingot diff --json` prints it; NULL after failure
+ *   options  copied; NULL for the defaults; INGOT_RUN_TENSORS_ONLY, progress and cancel count
+ * Models that differ are no failure. Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_checkpoint_compare(ingot_context *context, const char *a, const char *b,
+                                                                const char *INGOT_NULLABLE base, char *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                                const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
 /* Reads a directory that Ingot wrote and compares every tensor with its digest in ingot.json.
  *   context    one call at a time
  *   directory  copied
@@ -628,6 +678,62 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_checkpoint_inspect(const char *path
 INGOT_API INGOT_NODISCARD ingot_status ingot_directory_verify(ingot_context *context, const char *directory,
                                                               char *INGOT_NULLABLE *INGOT_NULLABLE report,
                                                               const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* ---- delta packs: compressed differences to a base --------------------------------------------------------------------------- */
+
+/* Packs what fine-tuning changed about a base into a directory with one file. In recipes BASE+PACK (BASE+PACK#TASK where it has
+ * several) is the model that was packed, as nearly as the pack has it. docs/packs.md has methods and layout.
+ *   context          one call at a time
+ *   method           copied; compeft, bitdelta, tall or emr
+ *   parameters_json  copied; an object such as {"density": 0.1}; where models may differ in a parameter also an array with one value
+ *                    for each. NULL: the defaults
+ *   base             copied; the model that all came from: a directory, a file, a model of the local Hugging Face cache
+ *   models           array of `model_count` texts, copied; the fine-tuned models: one, of tall and emr also several
+ *   directory        copied; must not exist, unless INGOT_RUN_OVERWRITE. It appears when it is complete; a run that fails leaves nothing
+ *   summary          NULL to do without; else owned (ingot_string_destroy): as ingot_delta_inspect gives it; NULL after failure
+ *   options          copied; NULL for the defaults; INGOT_RUN_OVERWRITE, sync, progress and cancel count
+ * The bytes depend on the models and the parameters alone. Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_delta_pack(ingot_context *context, const char *method,
+                                                        const char *INGOT_NULLABLE parameters_json, const char *base,
+                                                        const char *INGOT_NONNULL const *INGOT_NULLABLE models, uint64_t model_count,
+                                                        const char *directory, char *INGOT_NULLABLE *INGOT_NULLABLE summary,
+                                                        const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* Reads what a pack holds.
+ *   pack  copied; its directory or its file
+ *   out   owned (ingot_string_destroy): a JSON object with method, base_name, base_digest, parameters, tasks (name, relative_error, of
+ *         compeft kept_elements), elements, bytes, coded_bytes_per_task, forms and parts; NULL after failure
+ * Any thread. Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_delta_inspect(const char *pack, char *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                           ingot_error_out error);
+
+typedef struct ingot_delta_options {
+  uint32_t struct_size;
+  uint32_t flags;                  /* none yet */
+  const char *INGOT_NULLABLE task; /* copied; by name, or by number from 0 on; NULL: the only one */
+  double scale;                    /* what differences are multiplied by, of ingot_delta_plan_apply alone; 0: 1 */
+  uint64_t shard_size_bytes;       /* as in ingot_plan_options */
+} ingot_delta_options;
+#define INGOT_DELTA_OPTIONS_INIT {(uint32_t)sizeof(ingot_delta_options), 0, NULL, 0, 0}
+
+/* Plans the merge that makes a model of a pack and its base; run it as any plan. With a scale it is task arithmetic.
+ *   context  one call at a time
+ *   pack     copied; its directory or its file
+ *   base     copied; the model that it was made with. INGOT_E_SHAPE for another one
+ *   out      owned (ingot_plan_destroy); NULL after failure
+ *   options  copied; NULL for the defaults
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_delta_plan_apply(ingot_context *context, const char *pack, const char *base,
+                                                              ingot_plan *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                              const ingot_delta_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* Plans the copy that writes the differences of a pack as F32 tensors; run it as any plan.
+ *   base  copied; needed by packs that have tensors whole (bitdelta), else NULL will do
+ *   others  as for ingot_delta_plan_apply
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_delta_plan_unpack(ingot_context *context, const char *pack, const char *INGOT_NULLABLE base,
+                                                               ingot_plan *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                               const ingot_delta_options *INGOT_NULLABLE options, ingot_error_out error);
 
 INGOT_END_DECLS
 

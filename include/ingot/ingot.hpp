@@ -7,6 +7,7 @@
 
 #include <ingot/ingot.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -249,6 +250,25 @@ inline ingot_sink sink_of(sink_target &user) {
 /// Another answer than 0 cancels.
 using progress_function = std::function<int32_t(const ingot_progress &)>;
 
+namespace detail {
+/// Runs call(&text, &options, &error) with a progress function; returns the text.
+template <typename Call>
+std::string run(context &c, ingot_run_options &o, const progress_function &progress, capture *first, capture *second, Call &&call) {
+  struct progress_state {
+    const progress_function &function;
+    capture captured;
+  } state{progress, {}};
+  if (progress) {
+    o.progress_user = &state;
+    o.progress = [](void *u, const ingot_progress *p) {
+      progress_state *s = static_cast<progress_state *>(u);
+      return s->captured.run([&] { return s->function(*p); });
+    };
+  }
+  return make<owned_text>([&](auto text, auto e) { return call(text, &o, e); }, {&state.captured, first, second, c.captured()}).get();
+}
+} // namespace detail
+
 class plan {
 public:
   /// `models` and `store` take the place of the options' own models and resolver.
@@ -268,6 +288,15 @@ public:
     }
     handle_ = detail::make<decltype(handle_)>([&](auto out, auto e) { return ingot_plan_create(c.get(), r.get(), out, &o, e); },
                                               {captured_.get(), c.captured()});
+  }
+  /// The model of a delta pack and its base; see ingot_delta_plan_apply.
+  static plan apply_pack(context &c, const std::string &pack, const std::string &base, ingot_delta_options o = INGOT_DELTA_OPTIONS_INIT) {
+    return plan(made_by{}, c, [&](auto out, auto e) { return ingot_delta_plan_apply(c.get(), pack.c_str(), base.c_str(), out, &o, e); });
+  }
+  /// The differences of a delta pack; see ingot_delta_plan_unpack. `base` may be empty.
+  static plan unpack(context &c, const std::string &pack, const std::string &base = "", ingot_delta_options o = INGOT_DELTA_OPTIONS_INIT) {
+    const char *name = base.empty() ? nullptr : base.c_str();
+    return plan(made_by{}, c, [&](auto out, auto e) { return ingot_delta_plan_unpack(c.get(), pack.c_str(), name, out, &o, e); });
   }
   std::string json() const { return detail::text(ingot_plan_json(handle_.get())); }
   std::string table() const { return detail::text(ingot_plan_table(handle_.get())); }
@@ -307,38 +336,88 @@ public:
   const ingot_plan *get() const noexcept { return handle_.get(); }
 
 private:
+  struct made_by {}; // or a recipe would be taken for a call
+  template <typename Call> plan(made_by, context &c, Call &&call) : captured_(std::make_shared<detail::capture>()) {
+    handle_ = detail::make<decltype(handle_)>(std::forward<Call>(call), {c.captured()});
+  }
+
   template <typename Call>
   std::string run(context &c, ingot_run_options &o, const progress_function &progress, detail::capture *sink, Call &&call) const {
-    struct progress_state {
-      const progress_function &function;
-      detail::capture captured;
-    } state{progress, {}};
-    if (progress) {
-      o.progress_user = &state;
-      o.progress = [](void *u, const ingot_progress *p) {
-        progress_state *s = static_cast<progress_state *>(u);
-        return s->captured.run([&] { return s->function(*p); });
-      };
-    }
-    return detail::make<detail::owned_text>([&](auto report, auto e) { return call(report, &o, e); },
-                                            {&state.captured, sink, captured_.get(), c.captured()})
-        .get();
+    return detail::run(c, o, progress, sink, captured_.get(), std::forward<Call>(call));
   }
 
   std::shared_ptr<detail::capture> captured_;
   detail::handle<ingot_plan, ingot_plan_destroy> handle_;
 };
 
-/// Merges one tensor; see ingot_merge_tensors.
+/// What a method reads of a model besides its tensor; see ingot_side_input.
+struct side_input {
+  std::string name;
+  uint64_t input; ///< index of the model, or INGOT_SIDE_OF_BASE
+  tensor values;  ///< its name is empty but for row_sums and column_sums
+};
+
+namespace detail {
+/// Side inputs as an array of pointers.
+struct side_views {
+  explicit side_views(const std::vector<side_input> &sides) {
+    for (const side_input &s : sides) {
+      views.push_back(s.values.view());
+      if (s.values.name.empty()) views.back().name = nullptr;
+    }
+    for (std::size_t i = 0; i < sides.size(); ++i)
+      storage.push_back({uint32_t{sizeof(ingot_side_input)}, 0, sides[i].name.c_str(), sides[i].input, &views[i]});
+    for (const ingot_side_input &s : storage) pointers.push_back(&s);
+  }
+  std::vector<ingot_tensor_view> views;
+  std::vector<ingot_side_input> storage;
+  std::vector<const ingot_side_input *> pointers;
+};
+} // namespace detail
+
+/// Merges one tensor; see ingot_merge_tensors. `sides` take the place of the options' own.
 inline void merge_tensors(context &c, const std::string &method, const std::string &parameters_json, const tensor *base,
-                          const std::vector<tensor> &inputs, const tensor &out, ingot_merge_options options = INGOT_MERGE_OPTIONS_INIT) {
+                          const std::vector<tensor> &inputs, const tensor &out, ingot_merge_options options = INGOT_MERGE_OPTIONS_INIT,
+                          const std::vector<side_input> &sides = {}) {
   detail::views v(inputs);
+  detail::side_views s(sides);
+  if (!sides.empty()) {
+    options.sides = s.pointers.data();
+    options.side_count = s.pointers.size();
+  }
   ingot_tensor_view base_view = base ? base->view() : ingot_tensor_view();
   ingot_tensor_view output_view = out.view();
+  if (out.name.empty()) output_view.name = nullptr;
   ingot_error *e = nullptr;
   detail::check(ingot_merge_tensors(c.get(), method.c_str(), parameters_json.c_str(), base ? &base_view : nullptr, v.pointers.data(),
                                     v.pointers.size(), &output_view, &options, &e),
                 e, {c.captured()});
+}
+
+/// How two checkpoints differ, as JSON; see ingot_checkpoint_compare. `base` may be empty.
+inline std::string compare(context &c, const std::string &a, const std::string &b, const std::string &base = "",
+                           ingot_run_options o = INGOT_RUN_OPTIONS_INIT, const progress_function &progress = nullptr) {
+  const char *name = base.empty() ? nullptr : base.c_str();
+  return detail::run(c, o, progress, nullptr, nullptr, [&](auto text, auto options, auto e) {
+    return ingot_checkpoint_compare(c.get(), a.c_str(), b.c_str(), name, text, options, e);
+  });
+}
+
+/// Packs the differences of models to their base, returns the summary as JSON; see ingot_delta_pack.
+inline std::string pack(context &c, const std::string &method, const std::string &parameters_json, const std::string &base,
+                        const std::vector<std::string> &models, const std::string &directory, ingot_run_options o = INGOT_RUN_OPTIONS_INIT,
+                        const progress_function &progress = nullptr) {
+  std::vector<const char *> names;
+  for (const std::string &m : models) names.push_back(m.c_str());
+  return detail::run(c, o, progress, nullptr, nullptr, [&](auto text, auto options, auto e) {
+    return ingot_delta_pack(c.get(), method.c_str(), parameters_json.c_str(), base.c_str(), names.data(), names.size(), directory.c_str(),
+                            text, options, e);
+  });
+}
+
+/// What a delta pack holds, as JSON; see ingot_delta_inspect.
+inline std::string inspect_pack(const std::string &pack) {
+  return detail::make<detail::owned_text>([&](auto out, auto e) { return ingot_delta_inspect(pack.c_str(), out, e); }).get();
 }
 
 /// What the headers of a checkpoint say, as JSON; see ingot_checkpoint_inspect.

@@ -173,10 +173,26 @@ void ingotk_stepwise_elect(int32_t set, int32_t dtype, ingotk_rows terms, size_t
 
 /* Of the rows' values that of the largest magnitude, of equal ones the last. */
 void ingotk_magmax(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n);
-/* TALL masks: row r marks an element where |d| > thresholds[r] |sum - d|. The rows' sum where at least `least` rows mark it, else 0. */
-void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *thresholds, int32_t least, float *out, size_t n);
-/* The rows' sum where row `row` (< rows) marks it, else 0. */
-void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, size_t row, float threshold, float *out, size_t n);
+/* TALL masks: row r marks an element where |d| > thresholds[r] |merged - d|; `merged` null is the rows' sum. The merged value where at least
+ * `least` rows mark it, else 0. */
+void ingotk_consensus(int32_t set, ingotk_rows deltas, size_t rows, const float *_Nullable merged, const float *thresholds, int32_t least,
+                      float *out, size_t n);
+/* The merged value where row `row` (< rows) marks it, else 0. */
+void ingotk_localize(int32_t set, ingotk_rows deltas, size_t rows, const float *_Nullable merged, size_t row, float threshold, float *out,
+                     size_t n);
+/* `size` with the sign of x, a zero counting as plus. */
+void ingotk_signs(int32_t set, const float *x, float size, float *out, size_t n);
+/* What a rolling vote adds up, by `part`: weight times the size of positive (0) or negative (1) values, or the weight of such (2, 3). */
+void ingotk_vote_part(int32_t set, const float *x, int32_t part, float weight, float *out, size_t n);
+/* The signed mean of the side with the larger sum; the positive one where they are equal, 0 where nothing is. */
+void ingotk_settle_vote(int32_t set, const float *positive, const float *negative, const float *positive_weight,
+                        const float *negative_weight, float *out, size_t n);
+/* scale max(f, floor) x in f64, rounded once; `x` null counts as 1. */
+void ingotk_informed(int32_t set, const float *_Nullable x, const float *f, double floor, double scale, float *out, size_t n);
+/* x / y, `otherwise` where y is 0. */
+void ingotk_ratio(int32_t set, const float *x, const float *y, float otherwise, float *out, size_t n);
+/* sums[j] += a[j] product. */
+void ingotk_accumulate_scaled(int32_t set, const float *a, double product, double *sums, size_t n);
 /* The sign of the rows' sum (0 counts as minus) with the largest magnitude among the values that have it; 0 where none has. */
 void ingotk_unify(int32_t set, ingotk_rows deltas, size_t rows, float *out, size_t n);
 /* `values` where x has their sign, else 0. */

@@ -297,7 +297,7 @@ extension ProvidedModel {
     var builder = AdaptedModel(model: model, firstShard: first, settings: JSON.text(config))
     for (number, target) in found.targets.enumerated() { try builder.apply(target, number: number) }
     var result = try builder.finish(notices: found.notices)
-    result.adapter = ProvidedAdapter(path: adapter.path, isLocal: adapter.isLocal)
+    result.adapters.append(ProvidedAdapter(path: adapter.path, isLocal: adapter.isLocal))
     return result
   }
 }

@@ -36,7 +36,7 @@ extension ProvidedModel {
       .info, "the pack changes \(reader.pack.tensors.count) tensors of \(name) while they are read (task \(reader.pack.tasks[task]))",
       subject: pack.path)
     var result = try derivation.finish(settings: "task \(task)", isCostlyToReread: true, notices: [notice])
-    result.adapter = ProvidedAdapter(path: pack.path, isLocal: pack.isLocal, task: reader.pack.tasks[task])
+    result.adapters.append(ProvidedAdapter(path: pack.path, isLocal: pack.isLocal, task: reader.pack.tasks[task]))
     return result
   }
 

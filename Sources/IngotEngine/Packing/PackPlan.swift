@@ -98,7 +98,7 @@ package struct PackPlan: Sendable {
         switch method {
         case .compeft: .ternary
         case .tall, .emr: .masked
-        case .bitdelta: isLinear(tensor, everywhere: settings["layers"]?.text == "all") ? .signs : .whole
+        case .bitdelta: isSigned(tensor, layers: settings["layers"]?.text ?? "blocks") ? .signs : .whole
         }
       let count = try tensor.shape.elementCount()
       tensors.append(
@@ -111,19 +111,27 @@ package struct PackPlan: Sendable {
     return tensors
   }
 
-  private static let blockNames = ["attn", "attention", "mlp", "ffn", "feed_forward", "feedforward", "dense", "moe", "expert"]
+  private static let attentionNames = ["attn", "attention"]
+  private static let mlpNames = ["mlp", "ffn", "feed_forward", "feedforward", "dense", "moe", "expert"]
 
-  /// A weight of two or more axes; unless `everywhere`, of an attention or MLP block as its name tells.
-  private static func isLinear(_ tensor: PlannedTensor, everywhere: Bool) -> Bool {
+  /// A weight of two or more axes, of the blocks that `layers` names as its own name tells. What attention calls dense is attention's.
+  private static func isSigned(_ tensor: PlannedTensor, layers: String) -> Bool {
     guard tensor.shape.rank >= 2 else { return false }
     let name = tensor.name.lowercased()
-    return everywhere || blockNames.contains(where: name.contains)
+    let isAttention = attentionNames.contains(where: name.contains)
+    let isMLP = !isAttention && mlpNames.contains(where: name.contains)
+    return switch layers {
+    case "all": true
+    case "attention": isAttention
+    case "mlp": isMLP
+    default: isAttention || isMLP
+    }
   }
 
   /// A name that says nothing of this machine.
   private static func publicName(of model: ProvidedModel, _ reference: String) -> String {
     let parsed = try? IngotCheckpoints.ModelReference(parsing: reference)
-    let parts = [parsed?.model, parsed?.adapter].compactMap(\.self)
+    let parts = parsed.map { [$0.model] + $0.adapters } ?? []
     return parts.map { $0.publicName(isLocal: model.isLocal || !$0.isHubName) }.joined(separator: "+")
   }
 

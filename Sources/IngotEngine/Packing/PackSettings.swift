@@ -16,8 +16,8 @@ extension DeltaPack.Method {
         reference: .init("BitDelta, arXiv 2402.10193", url: "https://arxiv.org/abs/2402.10193"), base: .required, models: 1...1,
         parameters: [
           ParameterDescriptor(
-            "layers", .choice(["blocks", "all"]),
-            "weights of two or more axes that become signs: those of attention and MLP blocks by their names, or all",
+            "layers", .choice(["blocks", "attention", "mlp", "all"]),
+            "weights of two or more axes that become signs: those of attention and MLP blocks by their names, of one of the two, or all",
             default: .text("blocks"))
         ], scopes: [.tensor])
     case .tall:

@@ -14,9 +14,12 @@ package struct RollingStep: Sendable {
   /// Needed for the first step; a further one must agree, or leave it open.
   package var method: RollingMethod?
   package var base: String?
-  package var beta: Double?
+  /// By name, such as `beta`: at most the one that the method has.
+  package var settings: [String: Double] = [:]
   /// Factor of the model, for the methods that take one.
   package var weight: Double?
+  /// The model's side file, for the methods that need one.
+  package var side: String?
   /// Adds a model whose files are in the state already.
   package var allowsRepeat = false
 
@@ -58,7 +61,10 @@ extension RollingPlan {
           hint: "give the same base, unchanged since, or begin another state", subject: step.state)
       }
     }
-    var state = known ?? RollingState(method: method, beta: method == .ema ? step.beta ?? 0.9 : nil, base: base)
+    var state =
+      known
+      ?? RollingState(
+        method: method, setting: method.setting.flatMap { step.settings[$0.name] ?? $0.default?.number }, base: base)
     if known == nil { state.dtype = model.sharedDType }
     let digest = try PlanDigest.sources([model.planned(step.model)]).description
     if !step.allowsRepeat, let earlier = state.models.firstIndex(of: digest) {
@@ -74,7 +80,9 @@ extension RollingPlan {
     var options = PlanOptions()
     options.writesModelCard = false
     options.extraFiles = [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
-    let plan = try Plan.make(try Self.parse(text), options: options, models: provider)
+    let planes = method.rules.planes
+    let models: any ModelProvider = planes.count == 1 ? provider : RollingPlanes(provider, state: step.state, planes: planes, for: .step)
+    let plan = try Plan.make(try Self.parse(text), options: options, models: models)
     return RollingPlan(plan: plan, destination: step.state, replaces: known != nil, state: state)
   }
 
@@ -91,7 +99,8 @@ extension RollingPlan {
         .invalidArgument, "lambda is the factor of a merged task vector, and \(state.method.rawValue) has none", hint: "remove it",
         subject: "lambda")
     }
-    guard state.base != nil || state.method == .ema || state.weightSum != 0 else {
+    let rules = state.method.rules
+    guard !rules.isMean || state.weightSum != 0 else {
       throw IngotError(
         .recipe, "the weights of the \(state.count) models sum to zero, so there is no mean", hint: "add a model with another weight",
         subject: directory)
@@ -108,12 +117,20 @@ extension RollingPlan {
       }
       lines.append("base_model: \(reference.yaml)")
     }
-    lines += ["models:", "  - model: \(ModelReference(.fields(path: directory, revision: nil), position: position).yaml)"]
-    lines.append("parameters: {divisor: \(state.method == .ema ? 1 : state.weightSum), lambda: \(lambda ?? 1)}")
+    let isSingle = rules.planes.count == 1 || rules.rule == "sum"
+    let references =
+      isSingle
+      ? [ModelReference(.fields(path: directory, revision: nil), position: position)]
+      : rules.planes.map { RollingPlanes.reference(directory, plane: $0, at: position) }
+    lines.append("models:")
+    lines += references.map { "  - model: \($0.yaml)" }
+    lines.append("parameters: {rule: \(rules.rule), divisor: \(rules.isMean ? state.weightSum : 1), lambda: \(lambda ?? 1)}")
     if let dtype = dtype ?? (state.base == nil ? state.dtype : nil) { lines.append("dtype: \(yamlScalar(dtype))") }
     var options = PlanOptions()
     options.writesModelCard = false
-    let plan = try Plan.make(try parse(lines.joined(separator: "\n") + "\n"), options: options, models: provider)
+    let models: any ModelProvider =
+      rules.planes.count == 1 ? provider : RollingPlanes(provider, state: directory, planes: rules.planes, for: .end)
+    let plan = try Plan.make(try parse(lines.joined(separator: "\n") + "\n"), options: options, models: models)
     return RollingPlan(plan: plan, destination: destination, replaces: false, state: state)
   }
 
@@ -150,50 +167,53 @@ extension RollingStep {
     }
     if let known {
       if let method, method != known.method { throw contradiction("the method", method.rawValue, known.method.rawValue) }
-      if let beta, beta != known.beta { throw contradiction("beta", "\(beta)", known.beta.map { "\($0)" } ?? "none") }
+      if let name = used.setting?.name, let value = settings[name], value != known.setting {
+        throw contradiction(name, "\(value)", known.setting.map { "\($0)" } ?? "none")
+      }
     }
     func useless(_ name: String) -> IngotError {
       IngotError(.invalidArgument, "\(used.rawValue) takes no \(name)", hint: "remove it", subject: name)
     }
     if base != nil, !used.needsBase { throw useless("base model") }
-    if beta != nil, used != .ema { throw useless("beta") }
+    if let stray = settings.keys.filter({ $0 != used.setting?.name }).min() { throw useless(stray) }
     if weight != nil, !used.takesWeight { throw useless("weight") }
+    if side != nil, used.side == nil { throw useless("side file") }
     if base == nil, known == nil, used.needsBase {
       throw IngotError(.invalidArgument, "\(used.rawValue) needs a base model", hint: "give it with --base", subject: "base")
     }
-    if let beta, !(beta >= 0 && beta < 1) {
-      throw IngotError(.invalidArgument, "beta is \(beta), expected a number from 0 to below 1", subject: "beta")
+    if side == nil, let name = used.side {
+      throw IngotError(
+        .invalidArgument, "\(used.rawValue) needs a side file of \(model), its \(name)", hint: "give it with --side", subject: "side")
     }
-    if let weight, !(abs(weight) <= Double(Float.greatestFiniteMagnitude)) {
-      throw IngotError(.invalidArgument, "the weight is \(weight), expected a finite number", subject: "weight")
+    if let setting = used.setting, let value = settings[setting.name] { _ = try setting.checked(.number(value)) }
+    if let weight, !(abs(weight) <= Double(Float.greatestFiniteMagnitude)) || (used.rules.weight == .positive && weight <= 0) {
+      throw IngotError(
+        .invalidArgument, "the weight is \(weight), expected a finite number\(used.rules.weight == .positive ? " above 0" : "")",
+        subject: "weight")
     }
   }
 
   /// The step as a recipe of the rolling methods.
   fileprivate func recipe(_ record: RollingState, weight: Double, isFirst: Bool, base: IngotRecipes.ModelReference?) -> String {
     let position = SourcePosition(origin: "rolling merge", line: 1, column: 1)
-    let own = IngotRecipes.ModelReference(.text(model), position: position).yaml
+    var own = IngotRecipes.ModelReference(.text(model), position: position).yaml
+    if let name = record.method.side, let side { own += "\n    side:\n      \(name): \(yamlScalar(side))" }
     let stored = IngotRecipes.ModelReference(.fields(path: state, revision: nil), position: position).yaml
-    var lines = ["merge_method: \(record.method == .magmax ? "rolling_magmax" : "rolling_fold")"]
+    var lines = ["merge_method: \(record.method.rules.step)"]
     if let base { lines.append("base_model: \(base.yaml)") }
     lines.append("models:")
     // Without a base, buffers that are not merged come from the first: the model that is added.
     let order = isFirst ? [own] : base == nil ? [own, stored] : [stored, own]
     lines += order.map { "  - model: \($0)" }
-    switch record.method {
-    case .magmax: break
-    case .ema:
-      let beta = record.beta ?? 0
-      lines.append("parameters: {factor: \(beta), weight: \(isFirst ? 1 : 1 - beta)}")
-    default: lines.append("parameters: {factor: 1, weight: \(weight)}")
-    }
+    let step = RollingPlane.Step(setting: record.setting ?? 0, weight: weight, count: isFirst ? 0 : record.count)
+    lines.append("parameters: {" + record.method.parameters(step).map { "\($0.name): \($0.value)" }.joined(separator: ", ") + "}")
     return lines.joined(separator: "\n") + "\ndtype: float32\n"
   }
 }
 
 extension RollingState.Base {
   fileprivate init(_ model: ProvidedModel, _ reference: IngotRecipes.ModelReference) throws(IngotError) {
-    let place = model.isLocal && model.adapter == nil ? absolutePath(model.path) : nil
+    let place = model.isLocal && model.adapters.isEmpty ? absolutePath(model.path) : nil
     self.init(
       reference: place ?? reference.name, isPath: place != nil,
       digest: try PlanDigest.sources([model.planned(reference.name)]).description)
@@ -209,7 +229,8 @@ extension IngotRecipes.ModelReference {
   fileprivate var yaml: String {
     switch location {
     case .text(let text): yamlScalar(text)
-    case .fields(let path, _, _): "{model: {path: \(yamlScalar(path))}}"
+    case .fields(let path, let revision, _):
+      "{model: {path: \(yamlScalar(path))\(revision.map { ", revision: \(yamlScalar($0))" } ?? "")}}"
     }
   }
 }
@@ -218,7 +239,8 @@ extension ProvidedModel {
   /// The model as plans identify it.
   fileprivate func planned(_ name: String) -> PlannedModel {
     PlannedModel(
-      name: name, path: path, isOnDisk: files is DirectoryFiles, adapter: adapter?.path,
+      name: name, path: path, isOnDisk: files is DirectoryFiles,
+      adapters: adapters.map { PlannedModel.Adapter(path: $0.path, task: $0.task) },
       shards: checkpoint.shards.map { ShardIdentity($0) })
   }
 

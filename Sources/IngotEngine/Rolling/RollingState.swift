@@ -1,25 +1,9 @@
 package import IngotErrors
 internal import IngotJSON
+internal import IngotRecipes
 internal import IngotStorage
 
-/// What a rolling merge computes: one object that every model is folded into, one model at a time.
-package enum RollingMethod: String, Sendable, CaseIterable {
-  /// Σ θₜ, at the end divided by their number.
-  case runningMean = "running_mean"
-  /// Σ wₜ θₜ, at the end divided by Σ wₜ.
-  case weightedMean = "weighted_mean"
-  /// m₁ = θ₁, mₜ = β mₜ₋₁ + (1 − β) θₜ.
-  case ema
-  /// Σ wₜ (θₜ − θ₀), at the end times λ and added to θ₀.
-  case taskArithmetic = "task_arithmetic"
-  /// Of all θₜ − θ₀ the element of the largest magnitude, of equal ones the last; at the end times λ and added to θ₀.
-  case magmax
-
-  package var needsBase: Bool { self == .taskArithmetic || self == .magmax }
-  package var takesWeight: Bool { self == .weightedMean || self == .taskArithmetic }
-}
-
-/// The record of a rolling merge, `rolling.json` beside the state's weights, which are the running object in f32.
+/// The record of a rolling merge, `rolling.json` beside the state's weights, which are the running objects in f32.
 package struct RollingState: Sendable {
   /// The base model, where it was found.
   package struct Base: Sendable, Hashable {
@@ -33,8 +17,8 @@ package struct RollingState: Sendable {
   package static let fileName = "rolling.json"
 
   package var method: RollingMethod
-  /// Share of the average so far at each step of `ema`; nil elsewhere.
-  package var beta: Double?
+  /// The method's setting, such as `beta` of `ema`; nil for methods without one.
+  package var setting: Double?
   package var base: Base?
   /// How many models are in, and the sum of their weights.
   package var count = 0
@@ -44,15 +28,15 @@ package struct RollingState: Sendable {
   /// Digests of the sources of the models that are in, in order.
   package var models: [String] = []
 
-  package init(method: RollingMethod, beta: Double?, base: Base?) {
+  package init(method: RollingMethod, setting: Double?, base: Base?) {
     self.method = method
-    self.beta = beta
+    self.setting = setting
     self.base = base
   }
 
   /// What must stay the same from step to step, as one digest.
   package var identity: String {
-    let parts = ["ingot-rolling-1", method.rawValue, beta.map { "\($0)" } ?? "", base?.digest ?? ""]
+    let parts = ["ingot-rolling-1", method.rawValue, setting.map { "\($0)" } ?? "", base?.digest ?? ""]
     return Digest128(of: Array(parts.joined(separator: "\n").utf8)).description
   }
 
@@ -85,7 +69,7 @@ package struct RollingState: Sendable {
       let known = RollingMethod.allCases.map(\.rawValue).joined(separator: ", ")
       throw IngotError(.format, "found the method \"\(name.prefix(40))\", expected one of \(known)", subject: path)
     }
-    self.init(method: method, beta: root["beta"]?.asDouble, base: nil)
+    self.init(method: method, setting: method.setting.flatMap { root[$0.name]?.asDouble }, base: nil)
     if let found = root["base"], !found.isNull {
       base = Base(
         reference: try (found["reference"] ?? .null).requireString("base.reference", in: path), isPath: found["is_path"]?.asBool ?? false,
@@ -99,10 +83,10 @@ package struct RollingState: Sendable {
     }
     let identity = try (root["identity"] ?? .null).requireString("identity", in: path)
     guard identity == self.identity, count > 0, count == models.count, weightSum.isFinite, method.needsBase == (base != nil),
-      (method == .ema) == (beta != nil), beta.map({ $0 >= 0 && $0 < 1 }) ?? true
+      (method.setting != nil) == (setting != nil), method.takes(setting: setting)
     else {
       throw IngotError(
-        .format, "the record does not fit itself: method, beta, base, count and models are not what its identity says",
+        .format, "the record does not fit itself: method, its setting, base, count and models are not what its identity says",
         hint: "the file was changed by hand; begin again, or bring back the one that was written", subject: path)
     }
   }
@@ -112,7 +96,7 @@ package struct RollingState: Sendable {
     document.object { document in
       document.field("schema", 1)
       document.field("method", method.rawValue)
-      if let beta { document.field("beta", beta) }
+      if let setting, let name = method.setting?.name { document.field(name, setting) }
       if let base {
         document.object("base") {
           $0.field("reference", base.reference)
@@ -127,5 +111,13 @@ package struct RollingState: Sendable {
       document.list("models") { list in for model in models { list.value(model) } }
     }
     return Array(document.line().utf8)
+  }
+}
+
+extension RollingMethod {
+  /// True where the number may be the method's setting, or there is none.
+  fileprivate func takes(setting: Double?) -> Bool {
+    guard let setting, let descriptor = self.setting else { return true }
+    return (try? descriptor.checked(.number(setting))) != nil
   }
 }

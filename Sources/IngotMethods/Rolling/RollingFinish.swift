@@ -2,41 +2,59 @@ package import IngotErrors
 package import IngotRecipes
 package import IngotTensors
 
-/// The end of a rolling merge: state / divisor, with a base model base + lambda · state.
+/// The end of a rolling merge, which makes a model of the running objects of its state.
 ///
-/// Not a method of recipes: `Engine.finishRolling` writes the recipe. Shapes: any, equal. Arithmetic: f32. Bytes: each input once, the output once.
+/// `rule` sum: state / divisor, with a base model base + lambda · state. `vote`: of four states, which are the sums and the weights of the positive and
+/// of the negative terms, base + lambda · the mean of the side with the larger sum. `ratio`: the first state / the second.
+/// Not a method of recipes: `RollingPlan.finish` writes the recipe. Shapes: any, equal. Arithmetic: f32. Bytes: each input once, the output once.
 package struct RollingFinish: MergeMethod {
   package typealias State = Void
 
   package static let descriptor = MethodDescriptor(
-    name: "rolling_finish", title: "Rolling Finish", summary: "Makes a model of a state.", base: .optional, models: 1...1,
+    name: "rolling_finish", title: "Rolling Finish", summary: "Makes a model of a state.", base: .optional, models: 1...4,
     parameters: [
+      ParameterDescriptor("rule", .choice(["sum", "vote", "ratio"]), "what the states are", default: .text("sum")),
       ParameterDescriptor("divisor", .number(.any), "what the state is divided by, without a base", default: .number(1)),
       ParameterDescriptor("lambda", .number(.any), "factor of the state, with a base", default: .number(1)),
     ], scopes: [.element])
 
+  private enum Rule: Sendable { case divide, add, vote, ratio }
+
+  private let rule: Rule
   private let divisor: Float
   private let lambda: Float
-  private let hasBase: Bool
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.onlySegment()
-    guard request.modelCount == 1 else {
-      throw IngotError(.internalError, "the end of a rolling merge with \(request.modelCount) models", subject: segment.name)
+    rule =
+      switch segment.text("rule") {
+      case "vote": .vote
+      case "ratio": .ratio
+      default: request.hasBase ? .add : .divide
+      }
+    let wanted = rule == .vote ? 4 : rule == .ratio ? 2 : 1
+    guard request.modelCount == wanted, request.hasBase == (rule == .add || rule == .vote) else {
+      throw IngotError(
+        .internalError, "the end of a rolling merge with \(request.modelCount) states, expected \(wanted)", subject: segment.name)
     }
     divisor = Float(segment.number("divisor") ?? 1)
     lambda = Float(segment.number("lambda") ?? 1)
-    hasBase = request.hasBase
   }
 
   package var demands: Demands { Demands() }
 
   package func fused(_ state: Void, segment: Int) -> FusedMerge? {
-    hasBase ? nil : FusedMerge(.linear(divisor: divisor), terms: [FusedMerge.Term(weight: 1)])
+    rule == .divide ? FusedMerge(.linear(divisor: divisor), terms: [FusedMerge.Term(weight: 1)]) : nil
   }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) {
-    guard hasBase else { return tile.kernels.linearCombination(tile.inputs, weights: [1], divisor: divisor, into: output) }
-    tile.kernels.addDelta(tile.inputs[1], scaledBy: lambda, to: tile.inputs[0], into: output)
+    switch rule {
+    case .divide: tile.kernels.linearCombination(tile.inputs, weights: [1], divisor: divisor, into: output)
+    case .add: tile.kernels.addDelta(tile.inputs[1], scaledBy: lambda, to: tile.inputs[0], into: output)
+    case .vote:
+      tile.kernels.settleVote(tile.inputs.dropFirst(), into: output)
+      tile.kernels.addDelta(output, scaledBy: lambda, to: tile.inputs[0], into: output)
+    case .ratio: tile.kernels.ratio(tile.inputs[0], tile.inputs[1], into: output)
+    }
   }
 }

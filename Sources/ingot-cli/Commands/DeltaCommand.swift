@@ -118,21 +118,14 @@ struct UnpackArguments: ParsableArguments {
   @Flag(help: "Draw no progress line on a terminal.")
   var noProgress = false
 
-  /// Runs a recipe, which is JSON, with models from `provider`.
-  func merge(_ recipe: JSONValue, _ provider: some ModelProvider) throws {
-    let text = try RecipeText(Array(JSON.text(recipe).utf8), origin: "command line", strict: true)
+  func run(_ merge: PackMerge) throws {
     var options = PlanOptions()
     if let shardSize { options.shardSize = shardSize.bytes }
-    // Nothing on the command line has a line and a column.
-    let plan: Plan
-    do throws(IngotError) { plan = try Plan.make(text.recipe, options: options, models: provider) } catch {
-      var failure = error
-      failure.position = nil
-      throw Failure(failure)
-    }
-    var merge = MergeRun(destination: output, talk: talk, isVerbose: verbose, drawsProgress: !noProgress)
-    merge.directory.force = force
-    try merge.perform(plan, of: text, with: try engine.options())
+    let text = try RecipeText(JSON.bytes(merge.recipe), origin: "command line", strict: true)
+    let plan = try caught { [options] () throws(IngotError) in try merge.plan(options) }
+    var run = MergeRun(destination: output, talk: talk, isVerbose: verbose, drawsProgress: !noProgress)
+    run.directory.force = force
+    try run.perform(plan, of: text, with: try engine.options())
   }
 }
 
@@ -150,13 +143,11 @@ struct DeltaUnpackCommand: ParsableCommand {
 
   mutating func run() throws {
     let (base, arguments) = (base, arguments)
-    let deltas = try caught { () throws(IngotError) in
-      let models = LocalModels(environment: modelEnvironment())
-      return try LocalModels.openPack(at: arguments.pack).packedDeltas(
-        task: arguments.task, base: try base.map { (name) throws(IngotError) in (try models.open(named: name), name) })
-    }
-    try arguments.merge(
-      ["merge_method": "passthrough", "models": [["model": ["model": ["path": .string(arguments.pack)]]]]], SingleModel(deltas))
+    try arguments.run(
+      try caught { () throws(IngotError) in
+        try PackMerge.unpacking(
+          arguments.pack, task: arguments.task, base: base, models: LocalModels(environment: modelEnvironment()))
+      })
   }
 }
 
@@ -175,17 +166,12 @@ struct DeltaApplyCommand: ParsableCommand {
   var scale: Double?
 
   mutating func run() throws {
-    let pack = try caught { [pack = arguments.pack] () throws(IngotError) in try LocalModels.openPack(at: pack) }
-    var place: [(String, JSONValue)] = [("path", .string(pack.path))]
-    if let task = arguments.task { place.append(("task", .string(task))) }
-    let model: JSONValue = ["model": .string(base), "lora": jsonObject(place)]
-    let models = LocalModels(environment: modelEnvironment())
-    guard let scale, scale != 1 else { return try arguments.merge(["merge_method": "passthrough", "models": [["model": model]]], models) }
-    try arguments.merge(
-      [
-        "merge_method": "task_arithmetic", "base_model": .string(base),
-        "models": [["model": model, "parameters": ["weight": .double(scale)]]],
-      ], models)
+    let (base, scale, arguments) = (base, scale, arguments)
+    try arguments.run(
+      try caught { () throws(IngotError) in
+        try PackMerge.applying(
+          arguments.pack, task: arguments.task, scale: scale ?? 1, base: base, models: LocalModels(environment: modelEnvironment()))
+      })
   }
 }
 

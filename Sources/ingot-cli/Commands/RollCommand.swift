@@ -14,7 +14,7 @@ struct RollCommand: ParsableCommand {
       ingot roll STATE --finish OUT [--lambda NUMBER] [--dtype TYPE] [options]
       """,
     discussion: """
-      STATE is a directory: the running sum, average or task vector in float32, and rolling.json. The first step makes it and needs a \
+      STATE is a directory: the running sums, average or task vector in float32, and rolling.json. The first step makes it and needs a \
       method; every further one replaces it in one step, so that a model is either in or not. Models that are in are not needed again.
       """)
 
@@ -33,14 +33,27 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic and magmax. Needed for the first step.", valueName: "model"), completion: .directory)
+    help: ArgumentHelp("Base model of task_arithmetic, magmax and ties. Needed for the first step.", valueName: "model"),
+    completion: .directory)
   var base: String?
 
-  @Option(help: ArgumentHelp("Factor of the models, for weighted_mean and task_arithmetic. Default: 1.", valueName: "number"))
+  @Option(
+    help: ArgumentHelp("Factor of the models, for weighted_mean, task_arithmetic, ties and fisher. Default: 1.", valueName: "number"))
   var weight: Double?
 
   @Option(help: ArgumentHelp("Share of the average so far at each step of ema. Default: 0.9.", valueName: "number"))
   var beta: Double?
+
+  @Option(help: ArgumentHelp("Share of the mean of the models before at each step of mos. Default: 0.1.", valueName: "number"))
+  var alpha: Double?
+
+  @Option(help: ArgumentHelp("Share of each task vector that ties keeps. Default: 1.", valueName: "number"))
+  var density: Double?
+
+  @Option(
+    help: ArgumentHelp("Side file of the model, for fisher; once for each model, in their order.", valueName: "file"),
+    completion: .file())
+  var side: [String] = []
 
   @Flag(help: "Add a model although its files are in the state already.")
   var again = false
@@ -69,14 +82,22 @@ struct RollCommand: ParsableCommand {
 
   func validate() throws {
     if finish != nil {
-      if !models.isEmpty || method != nil || base != nil || weight != nil || beta != nil || again {
+      if !models.isEmpty || method != nil || base != nil || weight != nil || !settings.isEmpty || !side.isEmpty || again {
         throw ValidationError("--finish takes no models and none of their options.")
       }
     } else {
       if models.isEmpty { throw ValidationError("No models given, and no --finish.") }
+      if !side.isEmpty, side.count != models.count {
+        throw ValidationError("--side is given \(side.count) times, for \(models.count) models.")
+      }
       if lambda != nil || dtype != nil || force { throw ValidationError("--lambda, --dtype and --force go with --finish.") }
     }
     if let lambda, !lambda.isFinite { throw ValidationError("--lambda is \(lambda), expected a finite number.") }
+  }
+
+  /// The settings of methods that are given, by name.
+  private var settings: [String: Double] {
+    ["beta": beta, "alpha": alpha, "density": density].compactMapValues(\.self)
   }
 
   mutating func run() throws {
@@ -90,9 +111,10 @@ struct RollCommand: ParsableCommand {
       }
       return try perform(rolling, engine) { $0.force = force }
     }
-    for model in models {
+    for (number, model) in models.enumerated() {
       var step = RollingStep(state: state, model: model)
-      (step.method, step.base, step.beta, step.weight, step.allowsRepeat) = (method, base, beta, weight, again)
+      (step.method, step.base, step.settings, step.weight, step.allowsRepeat) = (method, base, settings, weight, again)
+      step.side = side.indices.contains(number) ? side[number] : nil
       let wanted = step
       let rolling = try caught { () throws(IngotError) in try RollingPlan.make(wanted, models: provider) }
       // What an interrupted step left is of no use to this one.

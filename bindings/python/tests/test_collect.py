@@ -171,6 +171,33 @@ def test_gram_matrices(torch: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
 
+def test_packed_and_transposed_gram_matrices(torch: Any, tmp_path: Path) -> None:
+    """More columns than a panel has, and transformers' Conv1D, whose weight is [in, out]: also in a merge, beside the same as Linear."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(2)
+    linear = torch.nn.Sequential(torch.nn.Linear(300, 7, bias=False))
+    turned = torch.nn.Sequential(transformers.pytorch_utils.Conv1D(7, 300))
+    inputs = [torch.randn(20, 300) for _ in range(2)]
+    whole = load(collect.gram_matrices(linear, inputs, tmp_path / "whole.safetensors"))
+    path = collect.gram_matrices(linear, inputs, tmp_path / "packed.safetensors", packed=True)
+    assert whole["0"].shape == (300, 300)
+    np.testing.assert_allclose(load(path)["0"], whole["0"][np.triu_indices(300)], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(whole["0"], (torch.cat(inputs).T.double() @ torch.cat(inputs).double() / 40).numpy(), rtol=1e-4, atol=1e-5)
+    other = collect.gram_matrices(turned, inputs, tmp_path / "turned.safetensors", packed=True)
+    assert list(load(other)) == ["0.transposed"]
+    np.testing.assert_array_equal(load(other)["0.transposed"], load(path)["0"])
+    weights = [np.random.default_rng(seed).standard_normal((7, 300)).astype("f") for seed in range(2)]
+    second = collect.gram_matrices(linear, [3 * one for one in reversed(inputs)], tmp_path / "second.safetensors")
+    grams = [load(path)["0"], load(second)["0"]]
+    plain = ingot.merge_state_dicts("regmean", [{"0.weight": w} for w in weights], side={"gram": [{"0": g} for g in grams]})
+    flipped = ingot.merge_state_dicts("regmean", [{"0.weight": w.T} for w in weights], side={"gram": [{"0.transposed": g} for g in grams]})
+    np.testing.assert_allclose(flipped["0.weight"], plain["0.weight"].T, rtol=1e-5, atol=1e-6)
+    one = ingot.merge_tensors("regmean", [w.T for w in weights], side={"gram": [{"transposed": g} for g in grams]})
+    np.testing.assert_array_equal(one, flipped["0.weight"])
+    with pytest.raises(ingot.InvalidArgumentError, match="nothing to collect"):
+        collect.activation_norms(turned, inputs, tmp_path / "norms.safetensors")
+
+
 def test_second_moments(torch: Any, model: Any, batches: Batches, tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(model.parameters())
     for inputs, labels in batches:
@@ -277,10 +304,67 @@ def test_state_dicts_with_side_inputs() -> None:
     np.testing.assert_array_equal(voted["w"], a["w"])
     mistakes: list[tuple[str, dict[str, Any]]] = [
         ("no side input fishr", {"fishr": [fa, fb]}),
-        ("expected one for each of the 2", {"fisher": [fa]}),
+        ("expected one for each of the 2 models", {"fisher": [fa]}),
         ("given for 'z'", {"fisher": {"z": fa}}),
         ("has no side input fisher", {}),
     ]
     for words, side in mistakes:
         with pytest.raises(ingot.InvalidArgumentError, match=words):
             ingot.merge_state_dicts("fisher", [a, b], side=side)
+
+
+def test_tensors_with_side_inputs() -> None:
+    """One tensor is a model of one tensor: the same numbers, and the same mistakes."""
+    generator = np.random.default_rng(6)
+    a, b, base = (generator.standard_normal((4, 5)).astype("f") for _ in range(3))
+    fa, fb = (generator.random((4, 5)).astype("f") for _ in range(2))
+    merged = ingot.merge_tensors("fisher", [a, b], side={"fisher": [fa, fb]}, fisher_norm="none", fisher_floor=0)
+    np.testing.assert_allclose(merged, (fa * a + fb * b) / (fa + fb), rtol=1e-5)
+    strided = np.zeros((5, 8), "f")
+    strided[:, ::2] = fa.T
+    named = ingot.merge_tensors(
+        "fisher", {"x": a, "y": b}, side={"fisher": {"y": fb, "x": strided[:, ::2].T}}, fisher_norm="none", fisher_floor=0
+    )
+    np.testing.assert_array_equal(named, merged)
+    dicts = ingot.merge_state_dicts("fisher", [{"w": a}, {"w": b}], side={"fisher": [{"w": fa}, {"w": fb}]})
+    np.testing.assert_array_equal(ingot.merge_tensors("fisher", [a, b], side={"fisher": [fa, fb]}, name="w"), dicts["w"])
+    sums = [{"row_sums": f.sum(1), "column_sums": f.sum(0)} for f in (fa, fb)]
+    rank_one = [np.outer(part["row_sums"], part["column_sums"]) / part["row_sums"].sum() for part in sums]
+    np.testing.assert_allclose(
+        ingot.merge_tensors("ota", [a, b], base, side={"second_moment": sums}),
+        ingot.merge_tensors("ota", [a, b], base, side={"second_moment": [one.astype("f") for one in rank_one]}),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+    voted = ingot.merge_tensors("rcp", [a, b], base, side={"prior": {0: fa}, "gradients": {1: [fa, fb, fb]}}, rcp_lambda=0)
+    assert voted.shape == a.shape
+
+    norms = np.array([4, 3, 2, 1, 0], "f")
+    factor = 1 - 0.75 * norms / 4
+    plain = ingot.merge_tensors("ties", [a, b], base, density=0.5)
+    scaled = ingot.merge_tensors("ties", [a, b], base, density=0.5, aim={"side": norms, "omega": 0.25})
+    np.testing.assert_allclose(scaled, base + factor * (plain - base), rtol=1e-5, atol=1e-6)
+    mean = ingot.merge_tensors("linear", [a, b], aim={"side": norms, "omega": 0.25, "base": base})
+    np.testing.assert_allclose(mean, base + factor * ((a + b) / 2 - base), rtol=1e-5, atol=1e-6)
+    dicts = ingot.merge_state_dicts(
+        "linear", [{"m.weight": a}, {"m.weight": b}], aim={"side": {"m": norms}, "omega": 0.25, "base": {"m.weight": base}}
+    )
+    np.testing.assert_array_equal(dicts["m.weight"], mean)
+
+    mistakes: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (ingot.InvalidArgumentError, "no side input fishr", {"side": {"fishr": [fa, fb]}}),
+        (ingot.InvalidArgumentError, "expected one for each of the 2 models", {"side": {"fisher": [fa]}}),
+        (ingot.InvalidArgumentError, "given for 2", {"side": {"fisher": {2: fa}}}),
+        (ingot.InvalidArgumentError, "no side input fisher", {}),
+        (ingot.InvalidArgumentError, "'rows'", {"side": {"fisher": [{"rows": fa}, fb]}}),
+        (ingot.ShapeError, r"expected \[4, 5\]", {"side": {"fisher": [fa[:3], fb]}}),
+        (ingot.InvalidArgumentError, "aim has 'norms'", {"side": {"fisher": [fa, fb]}, "aim": {"norms": norms}}),
+        (ingot.InvalidArgumentError, "aim has no 'side'", {"side": {"fisher": [fa, fb]}, "aim": {}}),
+        (ingot.InvalidArgumentError, "base model", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms}}),
+        (ingot.InvalidArgumentError, "called w,", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms}, "name": "w"}),
+        (ingot.ShapeError, r"expected \[5\]", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms[:3], "base": base}}),
+        (ingot.InvalidArgumentError, "omega", {"side": {"fisher": [fa, fb]}, "aim": {"side": norms, "base": base, "omega": 2}}),
+        (ingot.NonfiniteError, "NaN", {"side": {"fisher": [np.full_like(fa, np.nan), fb]}}),
+    ]
+    for kind, words, options in mistakes:
+        with pytest.raises(kind, match=words):
+            ingot.merge_tensors("fisher", [a, b], **options)

@@ -33,6 +33,7 @@ SCALARS: dict[str, Any] = {
     "uint32_t": ctypes.c_uint32,
     "int64_t": ctypes.c_int64,
     "uint64_t": ctypes.c_uint64,
+    "double": ctypes.c_double,
 }
 CALLBACKS = dict.fromkeys(re.findall(r"typedef [\w ]+?\*?\s?\(\*\s?(ingot_\w+)\)", TEXT))
 
@@ -137,7 +138,7 @@ def constants() -> dict[str, int]:
 
 
 def test_constants() -> None:
-    expected = constants() | {"INGOT_SHARD_SIZE_UNLIMITED": 2**64 - 1}
+    expected = constants() | {"INGOT_SHARD_SIZE_UNLIMITED": 2**64 - 1, "INGOT_SIDE_OF_BASE": 2**64 - 1}
     declared = {name: value for name, value in vars(_ffi).items() if name.startswith("INGOT_")}
     assert len(expected) > 60
     assert declared == expected

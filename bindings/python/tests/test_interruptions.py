@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from support import output_of
 
 # Long enough to be interrupted, whatever the machine: one thread, no vector instructions.
 SLOW: dict[str, Any] = {"threads": 1, "isa": "scalar"}
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """However the tests were started: where SIGINT is ignored (behind `&` in a script), Python and its children have no handler for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

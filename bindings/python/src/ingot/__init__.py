@@ -8,8 +8,9 @@ The work is done by libingot, which this package loads with ctypes; it needs no 
 meanwhile. Notices go to logging.getLogger("ingot"), nothing is printed.
 """
 
-from . import collect
-from ._api import inspect, merge, merge_state_dicts, merge_tensors, plan, verify
+from . import collect, delta
+from ._api import diff, inspect, merge, merge_state_dicts, merge_tensors, plan, verify
+from ._comparison import Comparison, ComparisonSummary, FileDifference, LoneTensor, TaskVectorDifference, TensorDifference, ValueDifference
 from ._engine import Engine
 from ._errors import (
     BusyError,
@@ -37,6 +38,7 @@ from ._errors import (
 from ._library import build_info, library_path
 from ._plan import Plan
 from ._progress import Progress
+from ._regmean import regmean_plus_plus
 from ._reports import Checkpoint, Finding, Method, Notice, Parameter, Report, SideInput, TensorInfo, Verification, methods
 from ._soups import Soup, SoupTrial, greedy_soup
 from ._version import __version__
@@ -46,14 +48,18 @@ __all__ = [
     "CallbackError",
     "CancelledError",
     "Checkpoint",
+    "Comparison",
+    "ComparisonSummary",
     "DTypeError",
     "Engine",
     "ExistsError",
+    "FileDifference",
     "Finding",
     "FormatError",
     "IngotError",
     "InternalError",
     "InvalidArgumentError",
+    "LoneTensor",
     "MemoryBudgetError",
     "Method",
     "NoSpaceError",
@@ -74,12 +80,17 @@ __all__ = [
     "SoupTrial",
     "StaleError",
     "Status",
+    "TaskVectorDifference",
+    "TensorDifference",
     "TensorInfo",
     "UnsupportedError",
+    "ValueDifference",
     "Verification",
     "__version__",
     "build_info",
     "collect",
+    "delta",
+    "diff",
     "greedy_soup",
     "inspect",
     "library_path",
@@ -88,5 +99,6 @@ __all__ = [
     "merge_tensors",
     "methods",
     "plan",
+    "regmean_plus_plus",
     "verify",
 ]

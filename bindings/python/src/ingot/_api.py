@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_char_p
 from typing import Any
 
-from ._engine import Missing, Numerics, Sync
+from ._comparison import Comparison
+from ._engine import Sync
 from ._engines import shared_engine
 from ._errors import check
 from ._lending import StateDict, Tensor
 from ._library import library
 from ._plan import Plan
+from ._planner import Missing, Numerics
 from ._progress import Listener
 from ._recipes import RecipeSource
 from ._reports import Checkpoint, Report, Verification
@@ -142,6 +144,28 @@ def verify(
         return engine.verify(directory, progress=progress)
 
 
+def diff(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    tensors_only: bool = False,
+    progress: bool | Listener | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    isa: str | None = None,
+) -> Comparison:
+    """Compares two checkpoints tensor by tensor, with their configuration and tokenizer. Reads every byte of both once.
+
+    a, b: directories, files, models of the local Hugging Face cache, each also with `+adapter`.
+    base: the model that both came from: then also what each of them changed about it, and where they pull in opposite directions.
+    tensors_only: leave configuration and tokenizer files out.
+    Other parameters as for `merge`. Models that differ are no error: look at `equal` of the result.
+    """
+    with shared_engine(threads, memory, isa) as engine:
+        return engine.diff(a, b, base, tensors_only=tensors_only, progress=progress)
+
+
 def merge_tensors(
     method: str,
     tensors: Sequence[Tensor] | Mapping[str, Tensor],
@@ -150,7 +174,9 @@ def merge_tensors(
     *,
     dtype: Any = None,
     seed: int | None = None,
-    name: str = "tensor",
+    name: str | None = None,
+    side: Mapping[str, Any] | None = None,
+    aim: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     progress: bool | Listener | None = None,
     threads: int | None = None,
@@ -170,7 +196,12 @@ def merge_tensors(
     dtype: of the result, e.g. "bfloat16" or torch.float32; None for out's, else the first input's (the base's), where
         float64 gives float32 and 8-bit floats give bfloat16.
     seed: of random draws; None for 0.
-    name: takes part in random draws, so that tensors of one model get different ones.
+    name: takes part in random draws, so that tensors of one model get different ones; None for "tensor".
+    side: side inputs of methods that have any, each a list of tensors or a mapping from models' keys: {"fisher": [fa, fb]}.
+        In the place of a tensor may stand {"row_sums": r, "column_sums": c} where the method takes sums, and a list where it
+        takes several. Gram matrices belong to the last axis; a name must end in ".weight" with them, and with `aim`.
+    aim: activation-informed merging behind the method: {"side": norms of the last axis, "omega": 0.4, "base": tensor}; omega
+        and base (None for `base`) may be left out.
     parameters: of the method: one value, or for parameters that may differ by model a list or a mapping. A trailing
         underscore is dropped (lambda_).
     Other parameters as for `merge`.
@@ -188,6 +219,8 @@ def merge_tensors(
             dtype=dtype,
             seed=seed,
             name=name,
+            side=side,
+            aim=aim,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             **parameters,
@@ -204,6 +237,7 @@ def merge_state_dicts(
     seed: int | None = None,
     config: Mapping[str, Any] | None = None,
     side: Mapping[str, Any] | None = None,
+    aim: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
     progress: bool | Listener | None = None,
     threads: int | None = None,
@@ -222,6 +256,8 @@ def merge_state_dicts(
     config: the models' config.json as a mapping: their layer count, tied weights. Needed for few things, gradients over
         layers among them.
     side: side inputs of methods that have any, each a list of state dicts or a mapping from models' keys: {"fisher": [fa, fb]}.
+    aim: activation-informed merging behind the method: {"side": state dict of norms by module, "omega": 0.4, "base": state
+        dict}; omega and base (None for `base`) may be left out.
     Other parameters as for `merge_tensors`.
     """
     with shared_engine(threads, memory, isa) as engine:
@@ -234,6 +270,7 @@ def merge_state_dicts(
             seed=seed,
             config=config,
             side=side,
+            aim=aim,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             **parameters,

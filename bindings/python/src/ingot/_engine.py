@@ -3,84 +3,31 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from ctypes import POINTER, byref, c_char_p, sizeof
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_char_p
 from typing import Any, Literal
 
 from . import _ffi
-from ._calls import Call
-from ._errors import CancelledError, IngotError, InvalidArgumentError, RecipeError, UnsupportedError, check
-from ._handles import Handle
-from ._hub import with_download
+from ._comparison import Comparison
+from ._context import choice
+from ._errors import IngotError, InvalidArgumentError, RecipeError
 from ._lending import StateDict, Tensor, allocate, asked_dtype, given, items, lent, prototype
 from ._library import library
-from ._plan import Model, Plan
-from ._progress import Listener, listening
-from ._recipes import BASE, Recipe, RecipeSource, model_names, recipe, require_method, side_models
-from ._reports import Report, Verification
-from ._sizes import byte_count
+from ._packs import Pack
+from ._plan import Plan
+from ._planner import Missing, Numerics, Planner
+from ._progress import Listener
+from ._recipes import BASE, Recipe, RecipeSource, as_json, model_names, recipe, require_method
+from ._reports import Method, Report, Verification
+from ._sides import Wrapper, plain, side_inputs, single, weight_name
 from ._tensors import Loan, framework
 
 Sync = Literal["all", "none"]
-Numerics = Literal["once", "stepwise"]
-Missing = Literal["error", "intersection", "union"]
-Team = Literal["auto", "openmp", "pthread"]
-
-logger = logging.getLogger("ingot")
-
-_TEAMS = {"auto": _ffi.INGOT_TEAM_AUTO, "openmp": _ffi.INGOT_TEAM_OPENMP, "pthread": _ffi.INGOT_TEAM_PTHREAD}
-_NUMERICS = {"once": _ffi.INGOT_NUMERICS_ONCE, "stepwise": _ffi.INGOT_NUMERICS_STEPWISE}
-_MISSING = {
-    "error": _ffi.INGOT_MISSING_ERROR,
-    "intersection": _ffi.INGOT_MISSING_INTERSECTION,
-    "union": _ffi.INGOT_MISSING_UNION,
-}
 _SYNCS = {"all": _ffi.INGOT_SYNC_ALL, "none": _ffi.INGOT_SYNC_NONE}
 
 
-def _choice(value: str, choices: Mapping[str, int], name: str) -> int:
-    if value not in choices:
-        raise InvalidArgumentError(f"{name} is {value!r}, expected one of {', '.join(choices)}", subject=name)
-    return choices[value]
-
-
-def _whole(value: int, low: int, high: int, name: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r}, expected an int")
-    number = value.__index__()
-    if not low <= number <= high:
-        raise InvalidArgumentError(f"{name} is {number}, expected {low} to {high}", subject=name)
-    return number
-
-
-def _log(_user: Any, level: int, message: bytes, fields: bytes) -> None:
-    place = json.loads(fields)
-    text = message.decode("utf-8", "replace")
-    if "origin" in place:
-        text = f"{place['origin']}:{place.get('line')}:{place.get('column')}: {text}"
-    logger.log(logging.WARNING if level == _ffi.INGOT_LOG_WARNING else logging.INFO, "%s", text)
-
-
-_log_function = _ffi.ingot_log_fn(_log)
-
-# Calls under way in this process, of all engines.
-_running: list[Call] = []
-# True in a child that was forked while there were some: a lock that another thread held then is held for ever there.
-_was_torn = False
-
-
-def _after_fork() -> None:
-    global _was_torn
-    _was_torn = _was_torn or bool(_running)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-class Engine:
+class Engine(Planner):
     """Worker threads and a memory budget, kept from call to call.
 
     The functions of the module keep engines of their own; make one to choose its threads once, or to cancel it.
@@ -94,142 +41,11 @@ class Engine:
         Not the default here: a package imported later may bring Intel's libiomp5, which ends the process when it finds another.
     """
 
-    def __init__(
-        self,
-        *,
-        threads: int | None = None,
-        memory: int | str | None = None,
-        isa: str | None = None,
-        team: Team = "pthread",
-    ) -> None:
-        self._options = _ffi.ingot_context_options(
-            struct_size=sizeof(_ffi.ingot_context_options),
-            threads=0 if threads is None else _whole(threads, 1, 4096, "threads"),
-            team=_choice(team, _TEAMS, "team"),
-            memory_budget_bytes=0 if memory is None else byte_count(memory, "memory"),
-            isa=None if isa is None else isa.encode(),
-            log=_log_function,
-        )
-        self._calls: set[Call] = set()
-        self._closed = False
-        self._process = os.getpid()
-        self._handle: Handle = self._create()
-
-    def _create(self) -> Handle:
-        if _was_torn:
-            raise UnsupportedError(
-                "this process was forked while its parent was in a call of ingot, and may not use the library",
-                hint="fork before the call or after it, or start processes by spawn",
-            )
-        pointer = POINTER(_ffi.ingot_context)()
-        check(library.ingot_context_create, byref(pointer), byref(self._options))
-        return Handle(pointer, library.ingot_context_destroy)
-
-    @property
-    def _pointer(self) -> Any:
-        if self._closed:
-            raise InvalidArgumentError("the engine is closed", subject="engine")
-        if self._process != os.getpid():
-            # After fork() the threads are gone, and a call that ran in the parent will never end here.
-            self._handle = self._create()
-            self._process = os.getpid()
-        return self._handle.pointer
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What was chosen: threads, team, isa, memory_budget_bytes, blas_core, blas_hint."""
-        return json.loads(library.ingot_context_json(self._pointer))  # type: ignore[no-any-return]
-
-    def cancel(self) -> None:
-        """Stops the call that is under way, if any, at the next tile: it raises CancelledError. From any thread."""
-        for call in tuple(self._calls):
-            call.cancel()
-
-    def close(self) -> None:
-        """Ends its threads. May be called twice."""
-        self._closed = True
-        self._handle.close()
-
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        if self._closed:
-            return "<ingot.Engine, closed>"
-        info = self.info
-        return f"<ingot.Engine, {info['threads']} threads, {info['isa']}, {info['memory_budget_bytes']} bytes>"
-
-    @contextmanager
-    def _call(self, progress: bool | Listener | None = None) -> Iterator[Call]:
-        with listening(progress) as listener, Call(listener) as call:
-            self._calls.add(call)
-            _running.append(call)
-            try:
-                yield call
-            finally:
-                self._calls.discard(call)
-                _running.remove(call)
-
-    # ---- plans
-
-    def plan(
-        self,
-        recipe: RecipeSource,
-        *,
-        seed: int | None = None,
-        shard_size: int | str | None = None,
-        numerics: Numerics | None = None,
-        missing: Missing | None = None,
-        strict: bool = False,
-        models: Mapping[str, StateDict[Any]] | None = None,
-        download: bool = False,
-    ) -> Plan:
-        """See `ingot.plan`."""
-        parsed = Recipe(recipe, strict=strict)
-        given = [lent(name, tensors) for name, tensors in (models or {}).items()]
-
-        def make() -> Plan:
-            return self._plan(parsed, given, seed=seed, shard_size=shard_size, numerics=numerics, missing=missing)
-
-        return with_download(make, lambda: parsed.models) if download else make()
-
-    def _plan(
-        self,
-        parsed: Recipe,
-        models: Sequence[Model],
-        *,
-        seed: int | None,
-        shard_size: int | str | None = None,
-        numerics: Numerics | None = None,
-        missing: Missing | None = None,
-        files: bool = True,
-    ) -> Plan:
-        options = _ffi.ingot_plan_options(struct_size=sizeof(_ffi.ingot_plan_options))
-        if seed is not None:
-            options.flags |= _ffi.INGOT_PLAN_SEED
-            options.seed = _whole(seed, 0, 2**64 - 1, "seed")
-        if not files:
-            options.flags |= _ffi.INGOT_PLAN_NO_FILES
-        if shard_size == 0:
-            options.shard_size_bytes = _ffi.INGOT_SHARD_SIZE_UNLIMITED
-        elif shard_size is not None:
-            options.shard_size_bytes = byte_count(shard_size, "shard_size")
-        if numerics is not None:
-            options.numerics = _choice(numerics, _NUMERICS, "numerics")
-        if missing is not None:
-            options.missing = _choice(missing, _MISSING, "missing")
-        options.models = (POINTER(_ffi.ingot_model) * max(len(models), 1))(*(model.handle.pointer for model in models))
-        options.model_count = len(models)
-        pointer = POINTER(_ffi.ingot_plan)()
-        with self._call() as call:
-            call.run(library.ingot_plan_create, self._pointer, parsed.pointer, byref(pointer), byref(options))
-            plan = Plan(pointer, models)
-            if call.is_cancelled:  # making a plan takes no cancel flag
-                raise CancelledError("the call was cancelled")
-        return plan
 
     # ---- merges into directories
 
@@ -280,7 +96,7 @@ class Engine:
             | (_ffi.INGOT_RUN_CHECK_FINITE if check_finite else 0)
             | (_ffi.INGOT_RUN_CACHED_WRITES if cached_writes else 0)
         )
-        way = _choice(sync, _SYNCS, "sync")
+        way = choice(sync, _SYNCS, "sync")
         with self._report() as text, self._call(progress) as call:
             call.run(
                 library.ingot_plan_run_to_directory,
@@ -292,21 +108,103 @@ class Engine:
             )
             return Report.from_json((text.value or b"").decode())
 
-    @contextmanager
-    def _report(self) -> Iterator[c_char_p]:
-        """A text of the library's, released at the end."""
-        text = c_char_p()
-        try:
-            yield text
-        finally:
-            if text.value is not None:
-                library.ingot_string_destroy(text)
-
     def verify(self, directory: str | os.PathLike[str], *, progress: bool | Listener | None = None) -> Verification:
         """See `ingot.verify`."""
         with self._report() as text, self._call(progress) as call:
             call.run(library.ingot_directory_verify, self._pointer, os.fsencode(directory), byref(text), call.options())
             return Verification.from_json((text.value or b"").decode())
+
+    def diff(
+        self,
+        a: str | os.PathLike[str],
+        b: str | os.PathLike[str],
+        base: str | os.PathLike[str] | None = None,
+        *,
+        tensors_only: bool = False,
+        progress: bool | Listener | None = None,
+    ) -> Comparison:
+        """See `ingot.diff`."""
+        with self._report() as text, self._call(progress) as call:
+            call.run(
+                library.ingot_checkpoint_compare,
+                self._pointer,
+                os.fsencode(a),
+                os.fsencode(b),
+                None if base is None else os.fsencode(base),
+                byref(text),
+                call.options(_ffi.INGOT_RUN_TENSORS_ONLY if tensors_only else 0),
+            )
+            return Comparison.from_json((text.value or b"").decode())
+
+    # ---- delta packs
+
+    def pack_delta(
+        self,
+        method: str,
+        base: str | os.PathLike[str],
+        models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        sync: Sync = "all",
+        progress: bool | Listener | None = None,
+        **parameters: Any,
+    ) -> Pack:
+        """See `ingot.delta.pack`."""
+        paths = [models] if isinstance(models, str | os.PathLike) else list(models)
+        names = (c_char_p * max(len(paths), 1))(*map(os.fsencode, paths))
+        given = {key.rstrip("_"): value for key, value in parameters.items()}  # lambda_: a word of Python's
+        flags = _ffi.INGOT_RUN_OVERWRITE if force else 0
+        way = choice(sync, _SYNCS, "sync")
+        with self._report() as text, self._call(progress) as call:
+            call.run(
+                library.ingot_delta_pack,
+                self._pointer,
+                method.encode(),
+                as_json(given, "parameters"),
+                os.fsencode(base),
+                names,
+                len(paths),
+                os.fsencode(out),
+                byref(text),
+                call.options(flags, way),
+            )
+            return Pack.from_json((text.value or b"").decode())
+
+    def apply_delta(
+        self,
+        pack: str | os.PathLike[str],
+        base: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        task: str | int | None = None,
+        scale: float = 1.0,
+        force: bool = False,
+        sync: Sync = "all",
+        progress: bool | Listener | None = None,
+        shard_size: int | str | None = None,
+    ) -> Report:
+        """See `ingot.delta.apply`."""
+        if scale == 0:  # the library's word for its default
+            raise InvalidArgumentError("scale is 0, which leaves the base", hint="copy the base", subject="scale")
+        plan = self._delta_plan(library.ingot_delta_plan_apply, pack, base, task, scale, shard_size)
+        return self.merge(plan, out, force=force, sync=sync, progress=progress)
+
+    def unpack_delta(
+        self,
+        pack: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str] | None = None,
+        task: str | int | None = None,
+        force: bool = False,
+        sync: Sync = "all",
+        progress: bool | Listener | None = None,
+        shard_size: int | str | None = None,
+    ) -> Report:
+        """See `ingot.delta.unpack`."""
+        plan = self._delta_plan(library.ingot_delta_plan_unpack, pack, base, task, 0, shard_size)
+        return self.merge(plan, out, force=force, sync=sync, progress=progress)
 
     # ---- merges in memory
 
@@ -319,7 +217,9 @@ class Engine:
         *,
         dtype: Any = None,
         seed: int | None = None,
-        name: str = "tensor",
+        name: str | None = None,
+        side: Mapping[str, Any] | None = None,
+        aim: Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
         progress: bool | Listener | None = None,
         **parameters: Any,
@@ -327,9 +227,11 @@ class Engine:
         """See `ingot.merge_tensors`."""
         if not isinstance(tensors, Mapping | Sequence):
             raise TypeError(f"tensors is a {type(tensors).__name__}, expected a list of tensors or a mapping")
+        described = require_method(method)
+        name = weight_name(name, described, side, aim)
         models = {key: {name: tensor} for key, tensor in items(tensors)}
         merged = self._merge(
-            method,
+            described,
             models,
             model_names(tensors, "tensors"),
             None if base is None else {name: base},
@@ -337,6 +239,9 @@ class Engine:
             dtype=dtype,
             seed=seed,
             config=None,
+            side=side,
+            aim=aim,
+            wrap=single(name),
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             parameters=parameters,
@@ -354,6 +259,7 @@ class Engine:
         seed: int | None = None,
         config: Mapping[str, Any] | None = None,
         side: Mapping[str, Any] | None = None,
+        aim: Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
         progress: bool | Listener | None = None,
         **parameters: Any,
@@ -362,7 +268,7 @@ class Engine:
         if not isinstance(state_dicts, Mapping | Sequence):
             raise TypeError(f"state_dicts is a {type(state_dicts).__name__}, expected a list of mappings or a mapping of them")
         return self._merge(
-            method,
+            require_method(method),
             dict(items(state_dicts)),
             model_names(state_dicts, "state_dicts"),
             base,
@@ -371,6 +277,8 @@ class Engine:
             seed=seed,
             config=config,
             side=side,
+            aim=aim,
+            wrap=plain,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
             parameters=parameters,
@@ -378,7 +286,7 @@ class Engine:
 
     def _merge(
         self,
-        method: str,
+        method: Method,
         state_dicts: Mapping[Any, StateDict[Any]],
         names: Sequence[str],
         base: StateDict[Any] | None,
@@ -387,24 +295,35 @@ class Engine:
         dtype: Any,
         seed: int | None,
         config: Mapping[str, Any] | None,
+        side: Mapping[str, Any] | None,
+        aim: Mapping[str, Any] | None,
+        wrap: Wrapper,
         allow_nonfinite: bool,
         progress: bool | Listener | None,
         parameters: Mapping[str, Any],
-        side: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        described = require_method(method)
         if not state_dicts:
-            raise InvalidArgumentError("there is nothing to merge, expected at least one model", subject=method)
+            raise InvalidArgumentError("there is nothing to merge, expected at least one model", subject=method.name)
         text = None if config is None else json.dumps(config, default=str)
         models = [lent(name, tensors, text) for name, tensors in zip(names, state_dicts.values())]
         if base is not None:
             models.insert(0, lent(BASE, base, text))
-        sides, side_dicts = side_models(described, side or {}, list(state_dicts), names, base=base is not None)
-        models += [lent(name, tensors) for name, tensors in side_dicts.items()]
+        sides = side_inputs(method, side, aim, list(state_dicts), names, base=base is not None, wrap=wrap)
+        models += [lent(name, tensors) for name, tensors in sides.models.items()]
         outputs = Loan()
         types = [] if out is None else [outputs.borrow(key, tensor, output=True).dtype for key, tensor in out.items()]
         asked = asked_dtype(dtype, types)
-        source = recipe(described, list(state_dicts), names, base=base is not None, dtype=asked, parameters=parameters, sides=sides)
+        source = recipe(
+            method,
+            list(state_dicts),
+            names,
+            base=base is not None,
+            dtype=asked,
+            parameters=parameters,
+            sides=sides.by_model,
+            shared_sides=sides.shared,
+            aim=sides.aim,
+        )
         try:
             plan = self._plan(Recipe(source, strict=True), models, seed=seed, files=False)
         except IngotError as error:

@@ -12,6 +12,7 @@ from ctypes import (
     POINTER,
     Structure,
     c_char_p,
+    c_double,
     c_int32,
     c_int64,
     c_uint32,
@@ -95,8 +96,11 @@ INGOT_RUN_OVERWRITE = 2
 INGOT_RUN_ALLOW_NONFINITE = 4
 INGOT_RUN_CACHED_WRITES = 8
 INGOT_RUN_CHECK_FINITE = 16
+INGOT_RUN_TENSORS_ONLY = 32
 INGOT_SYNC_ALL = 0
 INGOT_SYNC_NONE = 1
+INGOT_SIDE_OF_BASE = 2**64 - 1
+INGOT_AIM_OMEGA = 1
 INGOT_MERGE_ALLOW_NONFINITE = 1
 
 
@@ -257,16 +261,57 @@ class ingot_sink(Structure):
     ]
 
 
+class ingot_side_input(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("name", c_char_p),
+        ("input", c_uint64),
+        ("tensor", POINTER(ingot_tensor_view)),
+    ]
+
+
+class ingot_aim(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("norms", POINTER(ingot_tensor_view)),
+        ("base", POINTER(ingot_tensor_view)),
+        ("omega", c_double),
+    ]
+
+
 class ingot_merge_options(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
         ("flags", c_uint32),
         ("seed", c_uint64),
         ("cancel", POINTER(c_int32)),
+        ("sides", POINTER(POINTER(ingot_side_input))),
+        ("side_count", c_uint64),
+        ("aim", POINTER(ingot_aim)),
+    ]
+
+
+class ingot_delta_options(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("task", c_char_p),
+        ("scale", c_double),
+        ("shard_size_bytes", c_uint64),
     ]
 
 
 _views = POINTER(POINTER(ingot_tensor_view))
+_delta_plan: list[Any] = [
+    POINTER(ingot_context),
+    c_char_p,
+    c_char_p,
+    POINTER(POINTER(ingot_plan)),
+    POINTER(ingot_delta_options),
+    ingot_error_out,
+]
 
 # Name → result, parameters; `char *` that the caller releases is c_char_p like `const char *`: the pointer stays in it.
 PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -378,6 +423,36 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         ],
     ),
     "ingot_checkpoint_inspect": (c_int32, [c_char_p, POINTER(c_char_p), ingot_error_out]),
+    "ingot_checkpoint_compare": (
+        c_int32,
+        [
+            POINTER(ingot_context),
+            c_char_p,
+            c_char_p,
+            c_char_p,
+            POINTER(c_char_p),
+            POINTER(ingot_run_options),
+            ingot_error_out,
+        ],
+    ),
+    "ingot_delta_pack": (
+        c_int32,
+        [
+            POINTER(ingot_context),
+            c_char_p,
+            c_char_p,
+            c_char_p,
+            POINTER(c_char_p),
+            c_uint64,
+            c_char_p,
+            POINTER(c_char_p),
+            POINTER(ingot_run_options),
+            ingot_error_out,
+        ],
+    ),
+    "ingot_delta_inspect": (c_int32, [c_char_p, POINTER(c_char_p), ingot_error_out]),
+    "ingot_delta_plan_apply": (c_int32, _delta_plan),
+    "ingot_delta_plan_unpack": (c_int32, _delta_plan),
     "ingot_directory_verify": (
         c_int32,
         [POINTER(ingot_context), c_char_p, POINTER(c_char_p), POINTER(ingot_run_options), ingot_error_out],

@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 def hub_models(references: Iterable[str]) -> list[tuple[str, str | None]]:
-    """(name, revision) of those that have the form of a hub name and are no local path; both sides of a `+`, without the task of a pack."""
+    """(name, revision) of those that have the form of a hub name and are no local path; all sides of a `+`, without the tasks of packs."""
     found: list[tuple[str, str | None]] = []
     for reference in references:
-        base, plus, other = reference.partition("+")
-        for part in [base, other.rpartition("#")[0] or other] if plus else [base]:
+        base, *others = reference.split("+")
+        for part in [base, *(other.rpartition("#")[0] or other for other in others)]:
             path, _, revision = part.partition("@")
             entry = (path, revision or None)
             if _HUB_NAME.fullmatch(path) and not os.path.exists(path) and entry not in found:

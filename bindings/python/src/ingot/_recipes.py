@@ -43,10 +43,7 @@ class Recipe(Handle):
 def _text(source: RecipeSource) -> tuple[bytes, bytes]:
     """The recipe's text, and what errors call it."""
     if isinstance(source, Mapping):
-        try:
-            return json.dumps(source, default=_plain, allow_nan=False).encode(), b"recipe"
-        except ValueError as error:
-            raise InvalidArgumentError(f"the recipe cannot be written as JSON: {error}", subject="recipe") from None
+        return as_json(source, "recipe"), b"recipe"
     # No file's name has a line break, and no recipe of one line is written without braces.
     if isinstance(source, str) and ("\n" in source or source.lstrip().startswith("{")):
         return source.encode(), b"recipe"
@@ -63,6 +60,14 @@ def _text(source: RecipeSource) -> tuple[bytes, bytes]:
         ) from None
     except OSError as error:
         raise ReadError(f"the recipe cannot be read: {error.strerror}", subject=str(path)) from None
+
+
+def as_json(source: Mapping[str, Any], subject: str) -> bytes:
+    """A mapping of the caller's as JSON. `subject` is what errors call it."""
+    try:
+        return json.dumps(source, default=_plain, allow_nan=False).encode()
+    except ValueError as error:
+        raise InvalidArgumentError(f"the {subject} cannot be written as JSON: {error}", subject=subject) from None
 
 
 def _plain(value: Any) -> Any:
@@ -100,38 +105,6 @@ def model_names(given: Mapping[Any, Any] | Sequence[Any], argument: str) -> list
     ]
 
 
-def side_models(
-    method: Method, side: Mapping[str, Any], keys: Sequence[Any], names: Sequence[str], *, base: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What a recipe says of side inputs in memory, by the models' names, and the state dicts by the names that it gives them.
-
-    A side input is a list with one state dict for each model, or a mapping from models' keys; where the method takes several files, each
-    may be a list.
-    """
-    entries: dict[str, dict[str, Any]] = {}
-    models: dict[str, Any] = {}
-    by_key = dict(zip(keys, names)) | ({BASE: BASE} if base and method.base == "none" else {})
-    for name, given in side.items():
-        if name not in method.side_inputs:
-            takes = ", ".join(method.side_inputs)
-            hint = f"it takes {takes}" if takes else None
-            raise InvalidArgumentError(f"{method.name} has no side input {name}", hint=hint, subject="side")
-        if not isinstance(given, Mapping) and len(given) != len(names):
-            raise InvalidArgumentError(
-                f"side input {name} has {len(given)} state dicts, expected one for each of the {len(names)} models", subject="side"
-            )
-        for key, value in given.items() if isinstance(given, Mapping) else zip(keys, given):
-            if key not in by_key:
-                raise InvalidArgumentError(
-                    f"side input {name} is given for {key!r}, expected one of {', '.join(map(repr, by_key))}", subject="side"
-                )
-            files = list(value) if isinstance(value, list | tuple) else [value]
-            labels = [f"{name} {number} of {by_key[key]}" for number in range(len(files))]
-            models.update(zip(labels, files))
-            entries.setdefault(by_key[key], {})[name] = labels if len(labels) > 1 else labels[0]
-    return entries, models
-
-
 def recipe(
     method: Method,
     keys: Sequence[Any],
@@ -140,13 +113,15 @@ def recipe(
     base: bool,
     dtype: DType | None,
     parameters: Mapping[str, Any],
-    sides: Mapping[str, Mapping[str, Any]] | None = None,
+    sides: Mapping[str, Mapping[str, Any]],
+    shared_sides: Mapping[str, Any],
+    aim: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The recipe of a merge of models that the program has.
 
     Parameters are one value for all, a list with one for each model, or a mapping from a model's key to its value. `keys` are
     the caller's keys of the models, `names` what the recipe calls them; "base" is the base model's key. `sides` are the side
-    inputs of models by their names, as `side_models` gives them.
+    inputs of models by their names, `shared_sides` those of the merge.
     """
     shared: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
@@ -185,8 +160,12 @@ def recipe(
         made["base_model"] = BASE
     made["models"] = [{"model": name, "parameters": values} if values else {"model": name} for name, values in own.items()]
     for entry in made["models"]:
-        if sides and entry["model"] in sides:
+        if entry["model"] in sides:
             entry["side"] = sides[entry["model"]]
+    if shared_sides:
+        made["side"] = shared_sides
+    if aim is not None:
+        made["aim"] = aim
     if shared:
         made["parameters"] = shared
     if dtype is not None:

@@ -46,7 +46,7 @@ class SideInput:
 
     name: str
     summary: str
-    form: str  # tensor, tensor_or_sums, channels, gram
+    form: str  # tensor, optional_tensor, tensor_or_sums, channels, gram
     required: bool
     per_model: bool
     list: bool  # several files are taken

@@ -8,12 +8,16 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ._errors import ExistsError, InvalidArgumentError
+
+Output = str | os.PathLike[str]
+# By name, whether a parameter or a module is wanted.
+Chooser = Callable[[str], bool]
 
 
 class SideFile:
