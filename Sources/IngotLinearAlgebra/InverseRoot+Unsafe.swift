@@ -104,7 +104,8 @@ private struct InverseRootWork {
   }
 
   private func failure(_ what: String) -> IngotError {
-    IngotError(.internalError, "the Gram matrix of a task matrix \(what)", hint: "look for extreme values in the inputs, or exclude the tensor")
+    IngotError(
+      .internalError, "the Gram matrix of a task matrix \(what)", hint: "look for extreme values in the inputs, or exclude the tensor")
   }
 
   /// Turns X into its polar factor. The lower triangle of `z`, G + δ I at first, is overwritten.

@@ -56,7 +56,8 @@ extension LinearAlgebra {
     guard let x = unsafe b.base, let y = unsafe s.base, let z = unsafe c.base, b.count > 0 else { return }
     // By columns both products are transposed: the symmetric matrix changes sides.
     unsafe Element.symm(
-      side == .right ? Letter.l : Letter.r, try int32(b.columns), try int32(b.rows), 1, y, try int32(s.stride), x, try int32(b.stride), 0, z,
+      side == .right ? Letter.l : Letter.r, try int32(b.columns), try int32(b.rows), 1, y, try int32(s.stride), x, try int32(b.stride), 0,
+      z,
       try int32(c.stride))
   }
 

@@ -80,7 +80,7 @@ extension LinearAlgebra {
       factor.rows == factor.columns && b.columns == factor.rows,
       "rows of \(b.columns) cannot be divided by a factor of \(factor.rows) × \(factor.columns)")
     guard let base = unsafe b.base, let other = unsafe factor.base, b.count > 0 else { return }
-    // By columns Bᵀ is solved for from the left; the memory of L holds Lᵀ in its upper triangle, that of R holds Rᵀ in its lower one.
+    // By columns Bᵀ is solved for from the left; the memory of L holds Lᵀ in its upper triangle, that of R Rᵀ in its lower one.
     unsafe Element.trsm(
       Letter.l, triangle.letter, transposition, try int32(b.columns), try int32(b.rows), other, try int32(factor.stride), base, try int32(b.stride))
   }
