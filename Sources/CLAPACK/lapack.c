@@ -22,6 +22,9 @@ typedef const int32_t *number;
                length);                                                                                                                    \
   void (*syrk)(letter, letter, number, number, const T *, const T *, number, const T *, T *, number, length, length);                      \
   void (*trsm)(letter, letter, letter, letter, number, number, const T *, const T *, number, T *, number, length, length, length, length); \
+  void (*symm)(letter, letter, number, number, const T *, const T *, number, const T *, number, const T *, T *, number, length, length);   \
+  void (*symv)(letter, number, const T *, const T *, number, const T *, number, const T *, T *, number, length);                           \
+  void (*trsv)(letter, letter, letter, number, const T *, number, T *, number, length, length, length);                                    \
   void (*potrf)(letter, number, T *, number, int32_t *, length);                                                                           \
   void (*potri)(letter, number, T *, number, int32_t *, length);                                                                           \
   void (*potrs)(letter, number, number, const T *, number, T *, number, int32_t *, length);                                                \
@@ -78,7 +81,7 @@ static bool find(void *handle, const char *name, void *slot, const char **missin
 
 static bool find_all(void *handle, const char **missing) {
 #define BOTH(NAME) find(handle, "s" #NAME "_", &f32.NAME, missing) && find(handle, "d" #NAME "_", &f64.NAME, missing)
-  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) && BOTH(syevd) && BOTH(syevr) && BOTH(gelqf) &&
+  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(symm) && BOTH(symv) && BOTH(trsv) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) && BOTH(syevd) && BOTH(syevr) && BOTH(gelqf) &&
          BOTH(orglq) && BOTH(gesdd) && find(handle, "openblas_get_num_threads", &get_threads, missing) &&
          find(handle, "openblas_set_num_threads", &set_threads, missing) && find(handle, "openblas_get_corename", &get_core, missing) &&
          find(handle, "openblas_get_config", &get_configuration, missing);
@@ -176,6 +179,19 @@ void ingotl_end_phase(void) {
   void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,      \
                        int32_t ldb) {                                                                                                   \
     S.trsm(&side, &uplo, &transa, &diag, &m, &n, &alpha, a, &lda, b, &ldb, 1, 1, 1, 1);                                                 \
+  }                                                                                                                                     \
+  void ingotl_symm_##S(char side, char uplo, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, const T *b, int32_t ldb, T beta,   \
+                       T *c, int32_t ldc) {                                                                                             \
+    S.symm(&side, &uplo, &m, &n, &alpha, a, &lda, b, &ldb, &beta, c, &ldc, 1, 1);                                                       \
+  }                                                                                                                                     \
+  void ingotl_symv_##S(char uplo, int32_t n, const T *a, int32_t lda, const T *x, T *y) {                                               \
+    int32_t step = 1;                                                                                                                   \
+    T alpha = 1, beta = 0;                                                                                                              \
+    S.symv(&uplo, &n, &alpha, a, &lda, x, &step, &beta, y, &step, 1);                                                                   \
+  }                                                                                                                                     \
+  void ingotl_trsv_##S(char uplo, char transa, int32_t n, const T *a, int32_t lda, T *x) {                                              \
+    int32_t step = 1;                                                                                                                   \
+    S.trsv(&uplo, &transa, "N", &n, a, &lda, x, &step, 1, 1, 1);                                                                        \
   }                                                                                                                                     \
   int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda) {                                                                   \
     int32_t info = 0;                                                                                                                   \

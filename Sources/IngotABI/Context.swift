@@ -50,11 +50,13 @@ final class ContextObject: HandleObject {
     }
     log = unsafe try Log(options)
     engine = try unsafe Engine(EngineOptions(options))
+    let blas = Engine.linearAlgebra
     json = CText(
       JSON.text(
         .object([
           "threads": .int(engine.threads), "team": .string(engine.teamDescription), "isa": .string(engine.instructionSet.name),
-          "memory_budget_bytes": .int(engine.options.memoryBudget),
+          "memory_budget_bytes": .int(engine.options.memoryBudget), "blas_core": blas.core.map { .string($0) } ?? .null,
+          "blas_hint": blas.hint.map { .string($0) } ?? .null,
         ])))
   }
 

@@ -234,6 +234,8 @@ extension RunReport {
     entry.field("threads", threads)
     entry.field("team", team)
     entry.field("isa", instructionSet)
+    if let blasCore { entry.field("blas_core", blasCore) }
+    if let blasHint { entry.field("blas_hint", blasHint) }
     entry.field("peak_memory_bytes", peakMemory)
     entry.field("resumed_tensors", resumedTensors)
     if nodes.isEmpty { return }

@@ -149,6 +149,7 @@ package final class Engine: @unchecked Sendable {
     report.threads = workers.count
     report.team = teamDescription
     report.instructionSet = instructionSet.name
+    if !plan.matrixNeeds.isEmpty { (report.blasCore, report.blasHint) = Self.linearAlgebra }
     report.peakMemory = memory.peak
     report.resumedTensors = sink.finished.count
     return report

@@ -41,9 +41,15 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
     let algebra = try LinearAlgebra.load()
     let reader = SegmentReader(segment, context: context, worker: worker)
     let shape = segment.tensor.shape.dimensions
+    let isStreamed = segment.tensor.scaling == nil && method.streams(rows: shape[0], columns: shape[1])
+    let writer =
+      isStreamed
+      ? StreamedOutput(
+        segment, output: output, context: context, worker: worker, held: try workspace.matrix(1, StreamedOutput.held(columns: shape[1])))
+      : nil
     let job = try MatrixJob(
       name: segment.tensor.name, inputs: segment.modelCount, rows: shape[0], columns: shape[1], algebra: algebra, kernels: context.kernels,
-      workspace: workspace, reader: reader)
+      workspace: workspace, reader: reader, isStreamed: isStreamed, writer: writer)
     do throws(IngotError) {
       // A small matrix uses one thread also where it runs alone: its result then depends on neither workers nor budget.
       let threads = need.rank <= MatrixNeed.smallRank ? 1 : context.workerCount
@@ -55,12 +61,58 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
       if named.subject == nil { named.subject = segment.tensor.name }
       throw named
     }
-    guard job.output.isFinite else {
-      throw IngotError(
-        .nonFinite, "tensor \(segment.tensor.name): the merged matrix has values that are NaN or infinite",
-        hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
+    if !isStreamed {
+      try Self.requireFinite(job.output, segment)
+      for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }
     }
-    for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }
     context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
+  }
+  static func requireFinite(_ matrix: Matrix<Float>, _ segment: JobSegment) throws(IngotError) {
+    if matrix.isFinite { return }
+    throw IngotError(
+      .nonFinite, "tensor \(segment.tensor.name): the merged matrix has values that are NaN or infinite",
+      hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
+  }
+}
+
+/// Cuts the panels of a streamed matrix job into the output's work items, which end inside rows.
+final class StreamedOutput: MatrixWriter {
+  private let segment: JobSegment
+  private let output: OutputRun
+  private let context: JobContext
+  private let worker: Worker
+  /// Elements that no whole item has yet, `count` of them from element `start` of the tensor on.
+  private let held: Matrix<Float>
+  private var start = 0
+  private var count = 0
+  private var item = 0
+
+  /// Elements that are held at most: a panel, and less than an item of the narrowest type.
+  static func held(columns: Int) -> Int { MatrixJob.streamedRows * columns + Blocking.pieceBytes }
+
+  init(_ segment: JobSegment, output: OutputRun, context: JobContext, worker: Worker, held: Matrix<Float>) {
+    self.segment = segment
+    self.output = output
+    self.context = context
+    self.worker = worker
+    self.held = held
+  }
+
+  func write(_ panel: Matrix<Float>, rows: Range<Int>) throws(IngotError) {
+    try MatrixExecution.requireFinite(panel, segment)
+    guard rows.lowerBound * panel.columns == start + count, count + panel.count <= held.count else {
+      throw IngotError(.internalError, "a panel of rows \(rows) after element \(start + count) of \(segment.tensor.name)")
+    }
+    held.columns(count..<count + panel.count).copy(panel.reshaped(1, panel.count))
+    count += panel.count
+    while item < output.itemCount, output.item(item).elements.upperBound <= start + count {
+      try output.store(held.columns(0..<count).floats, from: start, item: item, [segment], context, worker)
+      let taken = output.item(item).elements.upperBound - start
+      // Downwards over itself, element by element in rising order.
+      held.columns(0..<count - taken).copy(held.columns(taken..<count))
+      start += taken
+      count -= taken
+      item += 1
+    }
   }
 }

@@ -16,7 +16,8 @@ package struct MatrixNeed: Sendable, Hashable {
     let shape = tensor.shape.dimensions
     rank = shape.min() ?? 0
     let exact = try method.memory(
-      tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isScaled: tensor.scaling != nil)
+      tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isScaled: tensor.scaling != nil,
+      held: StreamedOutput.held(columns: shape.last ?? 0))
     bytes = Self.pages(exact)
   }
 

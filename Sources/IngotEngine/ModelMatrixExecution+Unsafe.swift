@@ -132,6 +132,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
     }
     if let scale { return try write(item, scale, job, worker) }
     sums[number] = found
+    context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
     guard item.isMatrix, !item.outputs.isEmpty, let piece = context.memory.allocate(upTo: bytes, unit: bytes, share: 0.5) else { return }
     kept[number] = piece
     // SAFETY: as above.

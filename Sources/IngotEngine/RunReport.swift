@@ -1,4 +1,5 @@
 package import IngotErrors
+internal import IngotLinearAlgebra
 package import IngotMethods
 internal import IngotRecipes
 package import IngotStorage
@@ -17,6 +18,10 @@ package struct RunReport: Sendable {
   package var threads = 0
   package var team = ""
   package var instructionSet = ""
+  /// The core whose kernels OpenBLAS ran; nil where the plan has no matrix job.
+  package var blasCore: String?
+  /// What would make its matrix jobs faster.
+  package var blasHint: String?
   /// The most bytes of the budget that were in use at once.
   package var peakMemory = 0
   package var notices: [Notice] = []
@@ -34,6 +39,11 @@ package struct RunReport: Sendable {
     if bytesReadAhead > 0 { return "io_uring, past the page cache, for what was not in it" }
     return readAheadRefusal.map { "the page cache (io_uring: \($0))" } ?? "the page cache"
   }
+}
+
+extension Engine {
+  /// The core whose kernels OpenBLAS runs in this process, nil before it is loaded, and what would make it faster.
+  package static var linearAlgebra: (core: String?, hint: String?) { (LinearAlgebra.coreInUse, LinearAlgebra.coreHint) }
 }
 
 /// Collects what jobs have to say while they run.

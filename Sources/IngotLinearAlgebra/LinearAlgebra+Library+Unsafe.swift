@@ -1,4 +1,5 @@
 internal import CLAPACK
+internal import Glibc
 internal import IngotErrors
 
 extension LinearAlgebra {
@@ -16,6 +17,22 @@ extension LinearAlgebra {
   package static var advisedCore: String? {
     // SAFETY: a static string that ends with a zero byte, or null.
     unsafe ingotl_advised_core().map { unsafe String(cString: $0) }
+  }
+
+  /// The processor core whose kernels OpenBLAS runs; nil before the first matrix method is planned.
+  package static var coreInUse: String? {
+    // SAFETY: a static string that ends with a zero byte.
+    let name = unsafe String(cString: ingotl_core())
+    return name.isEmpty ? nil : name
+  }
+
+  /// What would let OpenBLAS use all of this processor; nil where it does, or will when it is loaded.
+  package static var coreHint: String? {
+    guard let advised = advisedCore else { return nil }
+    // SAFETY: the value is copied at once; the library never changes the environment.
+    let chosen = unsafe getenv("OPENBLAS_CORETYPE").map { unsafe String(cString: $0) }
+    if (coreInUse ?? chosen) == advised { return nil }
+    return "OPENBLAS_CORETYPE=\(advised), set before OpenBLAS is loaded, would use this processor's AVX-512 units"
   }
 
   /// The library in use.

@@ -46,6 +46,38 @@ extension LinearAlgebra {
       try int32(c.stride))
   }
 
+  /// C = B · S for a symmetric S of which only the lower triangle is read; or S · B with `.left`.
+  package func multiply<Element: MatrixElement>(
+    _ b: Matrix<Element>, bySymmetric s: Matrix<Element>, on side: Side = .right, into c: Matrix<Element>
+  ) throws(IngotError) {
+    try require(
+      s.rows == s.columns && (side == .right ? b.columns : b.rows) == s.rows && b.rows == c.rows && b.columns == c.columns,
+      "a product of \(b.rows) × \(b.columns) and a symmetric \(s.rows) × \(s.columns) was asked for in \(c.rows) × \(c.columns)")
+    guard let x = unsafe b.base, let y = unsafe s.base, let z = unsafe c.base, b.count > 0 else { return }
+    // By columns both products are transposed: the symmetric matrix changes sides.
+    unsafe Element.symm(
+      side == .right ? Letter.l : Letter.r, try int32(b.columns), try int32(b.rows), 1, y, try int32(s.stride), x, try int32(b.stride), 0,
+      z,
+      try int32(c.stride))
+  }
+
+  /// Where a factor stands in a product.
+  package enum Side: Sendable, Hashable {
+    case left
+    case right
+  }
+
+  /// y = S x for a symmetric S of which only the lower triangle is read, and rows x and y.
+  package func multiply<Element: MatrixElement>(
+    symmetric s: Matrix<Element>, vector x: Matrix<Element>, into y: Matrix<Element>
+  ) throws(IngotError) {
+    try require(
+      s.rows == s.columns && x.rows == 1 && y.rows == 1 && x.columns == s.rows && y.columns == s.rows,
+      "a product of a symmetric \(s.rows) × \(s.columns) and a vector of \(x.count) was asked for in \(y.count)")
+    guard let base = unsafe s.base, let from = unsafe x.base, let to = unsafe y.base, s.rows > 0 else { return }
+    unsafe Element.symv(try int32(s.rows), base, try int32(s.stride), from, to)
+  }
+
   /// C = alpha · Aᵀ A + beta · C (or A Aᵀ with `.transposed`): symmetric, both triangles filled.
   package func gram<Element: MatrixElement>(
     _ a: Matrix<Element>, _ side: Transposition = .plain, into c: Matrix<Element>, alpha: Element = 1, beta: Element = 0
@@ -69,7 +101,7 @@ extension LinearAlgebra {
       side == .plain ? Letter.n : Letter.t, try int32(n), try int32(k), alpha, x, try int32(a.stride), beta, z, try int32(c.stride))
   }
 
-  /// The f64 Gram matrix of an f32 matrix, widened in panels of at most 4 MiB: (AᵀA, or A Aᵀ with `.transposed`), both triangles.
+  /// The f64 Gram matrix of an f32 matrix, widened in panels: (AᵀA, or A Aᵀ with `.transposed`), both triangles.
   package func gram(
     widening a: Matrix<Float>, _ side: Transposition = .plain, into c: Matrix<Double>, _ workspace: MatrixWorkspace
   ) throws(IngotError) {
@@ -83,7 +115,7 @@ extension LinearAlgebra {
     widening a: Matrix<Float>, _ side: Transposition = .plain, alpha: Double = 1, into c: Matrix<Double>, _ workspace: MatrixWorkspace
   ) throws(IngotError) {
     let (n, k) = side == .plain ? (a.columns, a.rows) : (a.rows, a.columns)
-    let length = min(k, max(1, LinearAlgebra.panelElements / max(n, 1)))
+    let length = min(k, LinearAlgebra.panelLength(n))
     try workspace.scope { () throws(IngotError) in
       // Both kinds keep the shape of `a`, so that a panel is a plain widened copy.
       let whole: Matrix<Double> = side == .plain ? try workspace.matrix(length, n) : try workspace.matrix(n, length)
@@ -96,6 +128,6 @@ extension LinearAlgebra {
     }
   }
 
-  /// Elements of a panel that is widened to f64 at once.
-  static var panelElements: Int { 1 << 19 }
+  /// Rows of `width` elements that are widened to f64 at once: 4 MiB, and enough for products to run at full speed.
+  static func panelLength(_ width: Int) -> Int { max(256, (1 << 19) / max(width, 1)) }
 }

@@ -205,19 +205,20 @@ package import IngotTensors
   /// The Frobenius norm.
   package var norm: Double { dot(self).squareRoot() }
 
-  /// The largest of the rows' sums of magnitudes, which bounds the spectral norm of a symmetric matrix.
-  package var largestRowSum: Double {
+  /// The trace and the sum of the squares of all elements of a symmetric matrix, of which only the lower triangle is read.
+  package var lowerMoments: (trace: Double, squares: Double) {
     @_specialize(where Element == Float)
     @_specialize(where Element == Double)
     get {
-      var largest = 0.0
-      unsafe forEachRow { _, row in
-        var sum = 0.0
-        // SAFETY: a row has `columns` elements.
-        for j in 0..<columns { sum += unsafe abs(Double(row[j])) }
-        largest = Swift.max(largest, sum)
+      var (trace, squares) = (0.0, 0.0)
+      unsafe forEachRow { i, row in
+        guard i < columns else { return }
+        // SAFETY: i is below the row's count.
+        let (part, own) = unsafe (Element.dot(row, row, i), Double(row[i]))
+        trace += own
+        squares += 2 * part + own * own
       }
-      return largest
+      return (trace, squares)
     }
   }
 
@@ -303,5 +304,22 @@ extension Matrix where Element == Float {
       }
     }
     return (total, Double(dense) / Double(Swift.max(count, 1)))
+  }
+}
+
+extension Matrix where Element == Double {
+  /// self = factor · (ratio · G + (1 − ratio) · diag G) of a square f32 matrix G, whose lower triangle is also added to that of `sum`, in one pass.
+  package func fill(shrunk stored: Matrix<Float>, factor: Double, ratio: Double, addingTo sum: Matrix<Double>) {
+    guard let source = unsafe stored.base, let total = unsafe sum.base,
+      [rows, stored.rows, stored.columns, sum.rows, sum.columns].allSatisfy({ $0 == columns })
+    else { return }
+    let common = factor * ratio
+    unsafe forEachRow { i, row in
+      // SAFETY: all three have n rows of n elements, and i is below n.
+      let (from, to) = unsafe (source + i * stored.stride, total + i * sum.stride)
+      for j in 0..<columns { unsafe row[j] = common * Double(from[j]) }
+      unsafe row[i] = factor * Double(from[i])
+      for j in 0...i { unsafe to[j] += row[j] }
+    }
   }
 }

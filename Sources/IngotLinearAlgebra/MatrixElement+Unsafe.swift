@@ -11,9 +11,16 @@ package protocol MatrixElement: BinaryFloatingPoint, Sendable {
     _ trans: CChar, _ n: Int32, _ k: Int32, _ alpha: Self, _ a: UnsafePointer<Self>, _ lda: Int32, _ beta: Self,
     _ c: UnsafeMutablePointer<Self>, _ ldc: Int32)
   static func trsm(
-    _ side: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafeMutablePointer<Self>,
-    _ ldb: Int32)
-  static func potrf(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32
+    _ side: CChar, _ uplo: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32,
+    _ b: UnsafeMutablePointer<Self>, _ ldb: Int32)
+  static func symm(
+    _ side: CChar, _ m: Int32, _ n: Int32, _ alpha: Self, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafePointer<Self>, _ ldb: Int32,
+    _ beta: Self, _ c: UnsafeMutablePointer<Self>, _ ldc: Int32)
+  static func symv(
+    _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafePointer<Self>, _ y: UnsafeMutablePointer<Self>)
+  static func trsv(
+    _ uplo: CChar, _ trans: CChar, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafeMutablePointer<Self>)
+  static func potrf(_ uplo: CChar, _ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32
   static func potri(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32
   static func potrs(
     _ n: Int32, _ rights: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafeMutablePointer<Self>, _ ldb: Int32
@@ -69,12 +76,25 @@ extension Float: MatrixElement {
   ) { unsafe ingotl_syrk_f32(Letter.u, trans, n, k, alpha, a, lda, beta, c, ldc) }
 
   package static func trsm(
-    _ side: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafeMutablePointer<Self>,
-    _ ldb: Int32
-  ) { unsafe ingotl_trsm_f32(side, Letter.u, trans, Letter.n, m, n, 1, a, lda, b, ldb) }
+    _ side: CChar, _ uplo: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32,
+    _ b: UnsafeMutablePointer<Self>, _ ldb: Int32
+  ) { unsafe ingotl_trsm_f32(side, uplo, trans, Letter.n, m, n, 1, a, lda, b, ldb) }
 
-  package static func potrf(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {
-    unsafe ingotl_potrf_f32(Letter.u, n, a, lda)
+  package static func symm(
+    _ side: CChar, _ m: Int32, _ n: Int32, _ alpha: Self, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafePointer<Self>, _ ldb: Int32,
+    _ beta: Self, _ c: UnsafeMutablePointer<Self>, _ ldc: Int32
+  ) { unsafe ingotl_symm_f32(side, Letter.u, m, n, alpha, a, lda, b, ldb, beta, c, ldc) }
+
+  package static func symv(
+    _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafePointer<Self>, _ y: UnsafeMutablePointer<Self>
+  ) { unsafe ingotl_symv_f32(Letter.u, n, a, lda, x, y) }
+
+  package static func trsv(
+    _ uplo: CChar, _ trans: CChar, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafeMutablePointer<Self>
+  ) { unsafe ingotl_trsv_f32(uplo, trans, n, a, lda, x) }
+
+  package static func potrf(_ uplo: CChar, _ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {
+    unsafe ingotl_potrf_f32(uplo, n, a, lda)
   }
 
   package static func potri(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {
@@ -131,12 +151,25 @@ extension Double: MatrixElement {
   ) { unsafe ingotl_syrk_f64(Letter.u, trans, n, k, alpha, a, lda, beta, c, ldc) }
 
   package static func trsm(
-    _ side: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafeMutablePointer<Self>,
-    _ ldb: Int32
-  ) { unsafe ingotl_trsm_f64(side, Letter.u, trans, Letter.n, m, n, 1, a, lda, b, ldb) }
+    _ side: CChar, _ uplo: CChar, _ trans: CChar, _ m: Int32, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32,
+    _ b: UnsafeMutablePointer<Self>, _ ldb: Int32
+  ) { unsafe ingotl_trsm_f64(side, uplo, trans, Letter.n, m, n, 1, a, lda, b, ldb) }
 
-  package static func potrf(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {
-    unsafe ingotl_potrf_f64(Letter.u, n, a, lda)
+  package static func symm(
+    _ side: CChar, _ m: Int32, _ n: Int32, _ alpha: Self, _ a: UnsafePointer<Self>, _ lda: Int32, _ b: UnsafePointer<Self>, _ ldb: Int32,
+    _ beta: Self, _ c: UnsafeMutablePointer<Self>, _ ldc: Int32
+  ) { unsafe ingotl_symm_f64(side, Letter.u, m, n, alpha, a, lda, b, ldb, beta, c, ldc) }
+
+  package static func symv(
+    _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafePointer<Self>, _ y: UnsafeMutablePointer<Self>
+  ) { unsafe ingotl_symv_f64(Letter.u, n, a, lda, x, y) }
+
+  package static func trsv(
+    _ uplo: CChar, _ trans: CChar, _ n: Int32, _ a: UnsafePointer<Self>, _ lda: Int32, _ x: UnsafeMutablePointer<Self>
+  ) { unsafe ingotl_trsv_f64(uplo, trans, n, a, lda, x) }
+
+  package static func potrf(_ uplo: CChar, _ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {
+    unsafe ingotl_potrf_f64(uplo, n, a, lda)
   }
 
   package static func potri(_ n: Int32, _ a: UnsafeMutablePointer<Self>, _ lda: Int32) -> Int32 {

@@ -78,7 +78,7 @@ struct PolarWork {
   /// The same in f64, in panels.
   func apply(_ small: Matrix<Double>, to source: Matrix<Float>, into target: Matrix<Float>) throws(IngotError) {
     let long = max(source.rows, source.columns)
-    let length = min(long, max(1, LinearAlgebra.panelElements / max(size, 1)))
+    let length = min(long, LinearAlgebra.panelLength(size))
     try workspace.scope { () throws(IngotError) in
       let isTall = side == .plain
       let from: Matrix<Double> = isTall ? try workspace.matrix(length, size) : try workspace.matrix(size, length)

@@ -6,7 +6,9 @@ package import IngotRecipes
 ///
 /// With S = Σ wᵢ τᵢ = U Σ Vᵀ (m × n, r = min(m, n)): W = W₀ + α · σ̄ · U Vᵀ, σ̄ = ‖S‖_* / r. U Vᵀ is the polar factor of S over its range, computed
 /// without singular vectors where the condition allows. One m × n accumulator for any number of models. Degenerate: S = 0 gives W₀; directions
-/// below `range_tolerance` · σ₁ stay out of U Vᵀ while σ̄ still divides by r. Bytes: each input once, the base twice.
+/// below `range_tolerance` · σ₁ stay out of U Vᵀ while σ̄ still divides by r. Bytes: each input once, the base twice. Tall matrices of 2²⁵ elements
+/// or more, embeddings that is, are read and written in panels of rows, with memory for n × n alone: U Vᵀ by `InverseRoot`; bytes:
+/// each input twice, the base three times.
 /// Source: Marczak et al., No Task Left Behind, arXiv 2502.04959.
 package struct IsoC: MatrixMethod {
   package typealias State = Void
@@ -16,28 +18,64 @@ package struct IsoC: MatrixMethod {
     formula: "W₀ + α (‖S‖_* / r) polar(S),  S = Σ wᵢ τᵢ",
     reference: .init("No Task Left Behind: Isotropic Model Merging, arXiv 2502.04959", url: "https://arxiv.org/abs/2502.04959"),
     base: .required, models: 1...Int.max,
-    parameters: ParameterDescriptor.taskMatrices() + [.rangeTolerance, .polarRoute], scopes: [.tensor],
+    parameters: ParameterDescriptor.taskMatrices() + [
+      .rangeTolerance, .polarRoute,
+      ParameterDescriptor(
+        "panels", .choice(["auto", "always", "never"]),
+        "whether a tall matrix is read and written in panels of rows, with memory for its shorter side alone; auto: from 2^25 elements on",
+        default: .text("auto")),
+    ], scopes: [.tensor],
     notes: ["a task sum of zero keeps the base", "directions below range_tolerance are left out, which the reference fills arbitrarily"])
 
   private let tasks: TaskMatrices
   private let tolerance: Double
   private let route: PolarRoute
+  private let panels: String
 
   package init(_ request: MethodRequest) throws(IngotError) {
     tasks = try TaskMatrices(request)
     tolerance = tasks.segment.number("range_tolerance") ?? 1e-6
     route = tasks.segment.text("route").flatMap { PolarRoute(rawValue: $0) } ?? .automatic
+    panels = tasks.segment.text("panels") ?? "auto"
   }
 
   package var isMatrix: Bool { tasks.isMatrix }
   package var rest: RestRule { tasks.rest }
 
+  package func streams(rows: Int, columns: Int) -> Bool {
+    switch panels {
+    case "always": rows >= columns
+    case "never": false
+    default: route == .automatic && rows >= 2 * columns && rows * columns >= 1 << 25
+    }
+  }
+
   package func merge(_ job: MatrixJob) throws(IngotError) {
+    if job.isStreamed { return try mergePanels(job) }
     let sum: Matrix<Float> = try job.workspace.matrix(job.rows, job.columns)
     try job.sumTaskMatrices(weights: tasks.weights, into: sum)
     let polar = try job.algebra.polar(sum, into: job.output, route: route, rangeTolerance: tolerance, job.workspace)
     job.report(polar)
     try job.finish(delta: job.output, scale: tasks.scale * polar.nuclearNorm / Double(max(job.rank, 1)))
+  }
+
+  private func mergePanels(_ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace, n) = (job.algebra, job.workspace, job.columns)
+    let gram: Matrix<Double> = try workspace.matrix(n, n)
+    let narrow: Matrix<Float> = try workspace.matrix(n, n)
+    let panel: Matrix<Float> = try workspace.matrix(job.output.rows, n)
+    gram.fill(0)
+    try job.forEachTaskSum(weights: tasks.weights, in: panel) { (_, sum) throws(IngotError) in
+      try algebra.accumulateGram(widening: sum, into: gram, workspace)
+    }
+    let root = try InverseRoot(of: gram, narrow: narrow, rangeTolerance: tolerance, algebra, workspace)
+    job.report(root.report)
+    let scale = tasks.scale * root.report.nuclearNorm / Double(max(job.rank, 1))
+    try job.forEachTaskSum(weights: tasks.weights, in: panel) { (range, sum) throws(IngotError) in
+      try root.apply(to: sum, into: job.output.rows(0..<sum.rows), workspace)
+      try job.finish(range, scale: scale)
+      try job.emit(range)
+    }
   }
 }
 

@@ -6,7 +6,8 @@ package import IngotRecipes
 ///
 /// With T tasks, r = min(m, n) and f = `common_space_fraction`: c₀ = ⌊f r⌋, n_t = round((r − c₀) / T) (half to even) directions for each task, c = r − T n_t
 /// common ones (at least 0). U_c, σ_c, V_c are the leading c triplets of S = Σ wᵢ τᵢ; of each wᵢ τᵢ − U_c U_cᵀ wᵢ τᵢ the leading n_t follow. All
-/// left and right vectors are made orthogonal by polar factors: W = W₀ + α · mean(σ) · Ũ Ṽ. Degenerate: no task vectors give W₀.
+/// left and right vectors are made orthogonal by polar factors: W = W₀ + α · mean(σ) · Ũ Ṽ. Degenerate: no task vectors give W₀; directions of a task
+/// below `range_tolerance` of the largest common one are left out, as rounding.
 /// Source: Marczak et al., No Task Left Behind, arXiv 2502.04959.
 package struct IsoCTS: MatrixMethod {
   package typealias State = Void
@@ -48,7 +49,7 @@ package struct IsoCTS: MatrixMethod {
     let joined = try workspace.triplets(job.rank, rows: job.rows, columns: job.columns)
     try job.sumTaskMatrices(weights: tasks.weights, into: job.output)
     let shared = joined.part(0..<common)
-    try algebra.singularTriplets(job.output, into: shared, rangeTolerance: tolerance, workspace)
+    job.report(try algebra.singularTriplets(job.output, into: shared, rangeTolerance: tolerance, workspace), prefix: "common_")
     if each > 0 {
       let inside: Matrix<Float> = try workspace.matrix(common, job.columns)
       for task in 0..<tasks.taskCount {
@@ -59,7 +60,11 @@ package struct IsoCTS: MatrixMethod {
         try algebra.multiply(shared.left, job.output, into: inside)
         try algebra.multiply(shared.left, .transposed, inside, into: job.output, alpha: -1, beta: 1)
         let start = common + task * each
-        try algebra.singularTriplets(job.output, into: joined.part(start..<start + each), rangeTolerance: tolerance, workspace)
+        let own = joined.part(start..<start + each)
+        job.report(
+          try algebra.singularTriplets(job.output, into: own, rangeTolerance: tolerance, workspace), prefix: "task_", model: task)
+        // Of a task that the common directions hold whole only rounding is left, which would be made as strong as all others.
+        own.clear(below: tolerance * shared.values[common - 1])
       }
     }
     let left: Matrix<Float> = try workspace.matrix(job.rank, job.rows)

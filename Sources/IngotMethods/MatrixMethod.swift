@@ -18,22 +18,27 @@ package protocol MatrixMethod: MergeMethod where State == Void {
 
   /// What becomes of tensors that are no matrices.
   var rest: RestRule { get }
+
+  /// True when a matrix of this shape is merged in panels of rows (`job.isStreamed`), with memory for its shorter side alone.
+  func streams(rows: Int, columns: Int) -> Bool
 }
 
 extension MatrixMethod {
   package static var cropsToBase: Bool { true }
+  package func streams(rows: Int, columns: Int) -> Bool { false }
   package var demands: Demands { Demands() }
 
   package func fused(_ state: Void, segment: Int) -> FusedMerge? { rest.fused }
 
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) { rest.emit(tile, into: output) }
 
-  /// The bytes that `merge` needs for a matrix of this shape.
-  package func memory(_ inputs: Int, rows: Int, columns: Int, isScaled: Bool = false) throws(IngotError) -> Int {
+  /// The bytes that `merge` needs for a matrix of this shape, and `held` elements for the writer where it is streamed.
+  package func memory(_ inputs: Int, rows: Int, columns: Int, isScaled: Bool = false, held: Int = 0) throws(IngotError) -> Int {
     let workspace = MatrixWorkspace.measuring()
     let job = try MatrixJob(
       name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: Kernels(.best),
-      workspace: workspace, reader: nil)
+      workspace: workspace, reader: nil, isStreamed: !isScaled && streams(rows: rows, columns: columns))
+    if job.isStreamed { _ = try workspace.matrix(1, held, of: Float.self) }
     try job.run(self, scaling: isScaled ? MatrixJob.Scaling(omega: 1, base: 0, norms: 0) : nil)
     return workspace.peak
   }
@@ -51,6 +56,12 @@ package protocol MatrixReader: AnyObject {
   func checkStop() throws(IngotError)
 }
 
+/// Takes a streamed matrix job's output; the engine's side of it.
+package protocol MatrixWriter: AnyObject {
+  /// Stores the rows `rows`, which follow those of the call before. Throws `.nonFinite` for NaN or infinities, and what writing throws.
+  func write(_ panel: Matrix<Float>, rows: Range<Int>) throws(IngotError)
+}
+
 /// One matrix to merge: its inputs, to be read as often as needed, its memory, and the place of the result. Borrowed during `merge`.
 package final class MatrixJob {
   /// The output tensor, for messages.
@@ -62,21 +73,26 @@ package final class MatrixJob {
   package let algebra: LinearAlgebra
   package let kernels: Kernels
   package let workspace: MatrixWorkspace
-  /// The result: f32, rounded to the output's type by the engine. Undefined on entry.
+  /// The result: f32, rounded to the output's type by the engine. Undefined on entry. Of a streamed job it is one panel of rows, which the method hands
+  /// to `emit` from the first rows to the last.
   package let output: Matrix<Float>
+  package let isStreamed: Bool
   /// What the report should say.
   package private(set) var findings: [Finding] = []
   private let reader: (any MatrixReader)?
+  private let writer: (any MatrixWriter)?
   /// Two panels, for an input and its base.
   private let panels: (Matrix<Float>, Matrix<Float>)
 
   /// Elements of a panel: 1 MiB of f32, or one row.
   private static let panelElements = 1 << 18
+  /// Rows of a streamed job's panel: enough for products with a square matrix to run at full speed.
+  package static let streamedRows = 512
 
-  /// - Parameters: `reader` is nil when measuring.
+  /// - Parameters: `reader` is nil when measuring; a streamed job has a writer.
   package init(
     name: String, inputs: Int, rows: Int, columns: Int, algebra: LinearAlgebra, kernels: Kernels, workspace: MatrixWorkspace,
-    reader: (any MatrixReader)?
+    reader: (any MatrixReader)?, isStreamed: Bool = false, writer: (any MatrixWriter)? = nil
   ) throws(IngotError) {
     self.name = name
     self.inputs = inputs
@@ -86,8 +102,10 @@ package final class MatrixJob {
     self.kernels = kernels
     self.workspace = workspace
     self.reader = reader
-    output = try workspace.matrix(rows, columns)
-    let length = min(rows, max(1, Self.panelElements / max(columns, 1)))
+    self.writer = writer
+    self.isStreamed = isStreamed
+    let length = min(rows, max(1, isStreamed ? Self.streamedRows : Self.panelElements / max(columns, 1)))
+    output = try workspace.matrix(isStreamed ? length : rows, columns)
     panels = (try workspace.matrix(length, columns), try workspace.matrix(length, columns))
   }
 
@@ -110,6 +128,12 @@ package final class MatrixJob {
     report(prefix + "rank", Double(polar.rank))
     report(prefix + "condition", polar.condition)
     report(prefix + "residual", polar.residual)
+  }
+
+  /// `route` 2: singular vectors by f32 eigenvectors, refined; 1: by those of the f64 Gram matrix.
+  package func report(_ triplets: TripletReport, prefix: String = "", model: Int? = nil) {
+    report(prefix + "route", triplets.route == .single ? 2 : 1, model: model)
+    if triplets.route == .single { report(prefix + "residual", triplets.residual, model: model) }
   }
 
   package func checkStop() throws(IngotError) { try reader?.checkStop() }
@@ -185,17 +209,45 @@ package final class MatrixJob {
 
   /// Σ wᵢ τᵢ in one accumulator, with weights for the inputs 1...; one panel of an input at a time is in memory beside it.
   package func sumTaskMatrices(weights: [Float], into sum: Matrix<Float>) throws(IngotError) {
-    try forEachPanel { (range) throws(IngotError) in
-      let (part, base) = (panels.0.rows(0..<range.count), panels.1.rows(0..<range.count))
-      let target = sum.rows(range)
-      target.fill(0)
-      try reader?.read(0, rows: range, into: base)
-      for (index, weight) in weights.enumerated() {
-        try reader?.read(index + 1, rows: range, into: part)
-        kernels.subtract(part.floats, base.floats, into: part.floats)
-        target.add(part, times: weight)
-      }
+    try forEachPanel { (range) throws(IngotError) in try sumTaskRows(range, weights: weights, into: sum.rows(range)) }
+  }
+
+  /// The rows `range` of Σ wᵢ τᵢ. Those of the base are in the job's second panel afterwards.
+  private func sumTaskRows(_ range: Range<Int>, weights: [Float], into target: Matrix<Float>) throws(IngotError) {
+    let (part, base) = (panels.0.rows(0..<range.count), panels.1.rows(0..<range.count))
+    target.fill(0)
+    try reader?.read(0, rows: range, into: base)
+    for (index, weight) in weights.enumerated() {
+      try reader?.read(index + 1, rows: range, into: part)
+      kernels.subtract(part.floats, base.floats, into: part.floats)
+      target.add(part, times: weight)
     }
+  }
+
+  /// The panels of Σ wᵢ τᵢ of a streamed job, from the first rows to the last, in `panel`. Runs once, on a whole panel, when measuring.
+  package func forEachTaskSum(
+    weights: [Float], in panel: Matrix<Float>, _ body: (_ rows: Range<Int>, _ sum: Matrix<Float>) throws(IngotError) -> Void
+  ) throws(IngotError) {
+    if isMeasuring { return try body(0..<panel.rows, panel) }
+    try forEachPanel { (range) throws(IngotError) in
+      try checkStop()
+      let part = panel.rows(0..<range.count)
+      try sumTaskRows(range, weights: weights, into: part)
+      try body(range, part)
+    }
+  }
+
+  /// Hands on the rows `range` of the output, which lie in the first rows of `output`.
+  package func emit(_ range: Range<Int>) throws(IngotError) {
+    try writer?.write(output.rows(0..<range.count), rows: range)
+  }
+
+  /// The rows `range` of the base + scale · delta, where the delta lies in the first rows of `output`, which it overwrites.
+  package func finish(_ range: Range<Int>, scale: Double) throws(IngotError) {
+    if isMeasuring { return }
+    let (part, base) = (output.rows(0..<range.count), panels.1.rows(0..<range.count))
+    try reader?.read(0, rows: range, into: base)
+    kernels.addDelta(part.floats, scaledBy: Float(scale), to: base.floats, into: part.floats)
   }
 
   /// output = base + scale · delta. The delta may be `output` itself.

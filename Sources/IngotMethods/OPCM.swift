@@ -61,7 +61,7 @@ package struct OPCM: ModelMatrixMethod {
         try job.checkStop()
         try job.loadTaskMatrix(model + 1, into: tau)
         sums.append(tau.dot(tau))
-        if isMatrix { try job.workspace.scope { () throws(IngotError) in try project(tau, merged, job) } }
+        if isMatrix { try job.workspace.scope { () throws(IngotError) in try project(tau, merged, job, model) } }
         merged.add(tau)
       }
     }
@@ -70,11 +70,16 @@ package struct OPCM: ModelMatrixMethod {
   }
 
   /// Takes out of `tau` what lies along the singular directions of `merged`.
-  func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob) throws(IngotError) {
+  func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob, _ model: Int) throws(IngotError) {
     let (algebra, workspace, r) = (job.algebra, job.workspace, job.rank)
     let triplets = try workspace.triplets(r, rows: job.rows, columns: job.columns)
-    try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace)
-    let q = job.isMeasuring ? r : leading(triplets.values)
+    var found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace)
+    var q = job.isMeasuring ? r : leading(triplets.values)
+    if found.route == .single, isTight(triplets.values, q) {
+      found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, isExact: true, workspace)
+      q = leading(triplets.values)
+    }
+    job.report(found, prefix: "merged_", model: model)
     let seen: Matrix<Float> = try workspace.matrix(r, job.columns)
     try algebra.multiply(triplets.left, tau, into: seen)
     let block: Matrix<Float> = try workspace.matrix(q, q)
@@ -90,6 +95,12 @@ package struct OPCM: ModelMatrixMethod {
     }
     try algebra.multiply(block, triplets.right.rows(top), into: removed.rows(top), beta: 1)
     try algebra.multiply(triplets.left, .transposed, removed, into: tau, alpha: -1, beta: 1)
+  }
+
+  /// Whether the q-th value and the next are so near that f32 would mix the directions that the block ends between.
+  private func isTight(_ ascending: Matrix<Double>, _ q: Int) -> Bool {
+    let (last, next) = (ascending[ascending.count - q], ascending[ascending.count - q - 1])
+    return q > 0 && q < ascending.count && last * last - next * next < 2e-5 * last * last
   }
 
   /// How many leading values stand before the one with which their running share exceeds the threshold; none when none does.

@@ -73,7 +73,8 @@ package struct OptMerge: MatrixMethod {
           try algebra.multiply(triplets.left, .transposed, triplets.right, into: target, beta: 1)
           tau.add(job.output)
         }
-        try algebra.singularTriplets(tau, into: triplets, rangeTolerance: tolerance, workspace)
+        let found = try algebra.singularTriplets(tau, into: triplets, rangeTolerance: tolerance, workspace)
+        job.report(found, prefix: "task_", model: task)
         values.copy(triplets.values)
         triplets.right.scaleRows(by: values)
         if isLoRA { try algebra.multiply(triplets.left, .transposed, triplets.right, into: target) }

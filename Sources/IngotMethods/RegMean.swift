@@ -117,11 +117,8 @@ package struct RegMean: MatrixMethod {
       for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
         try job.checkStop()
         try job.loadGram(grams[model].side, isPacked: grams[model].isPacked, into: stored)
-        gram.copy(stored)
-        try check(gram, model, job)
-        Self.shrink(gram, ratio: ratio)
-        gram.scale(by: Double(weight))
-        sum.add(gram)
+        try check(stored, model, job)
+        gram.fill(shrunk: stored, factor: Double(weight), ratio: ratio, addingTo: sum)
         try job.load(model, into: panel)
         panel.add(mean, times: -1)
         for start in stride(from: 0, to: job.isMeasuring ? 0 : outputs, by: Self.panelRows) {
@@ -138,17 +135,10 @@ package struct RegMean: MatrixMethod {
     mean.add(panel)
   }
 
-  private static let panelRows = 256
+  /// Enough rows for a product to pack the square matrix seldom.
+  private static let panelRows = 1024
 
-  /// G̃ = α G + (1 − α) diag G.
-  private static func shrink(_ gram: Matrix<Double>, ratio: Double) {
-    if ratio == 1 { return }
-    let diagonal = (0..<gram.rows).map { gram[$0, $0] }
-    gram.scale(by: ratio)
-    for (i, value) in diagonal.enumerated() { gram[i, i] = value }
-  }
-
-  private func check(_ gram: Matrix<Double>, _ model: Int, _ job: MatrixJob) throws(IngotError) {
+  private func check(_ gram: Matrix<Float>, _ model: Int, _ job: MatrixJob) throws(IngotError) {
     if job.isMeasuring { return }
     let bad = (0..<gram.rows).first { gram[$0, $0] < 0 }
     guard let bad else { return }

@@ -57,7 +57,8 @@ package struct TSVM: MatrixMethod {
           // The output is free until the end: it holds the task matrix.
           try job.loadTaskMatrix(task + 1, into: job.output)
           if weights[task] != 1 { job.output.scale(by: weights[task]) }
-          try algebra.singularTriplets(job.output, into: joined.part(range), rangeTolerance: tolerance, workspace)
+          let found = try algebra.singularTriplets(job.output, into: joined.part(range), rangeTolerance: tolerance, workspace)
+          job.report(found, prefix: "task_", model: task)
         }
         start += rank
       }

@@ -76,7 +76,7 @@ struct InterferenceSystem {
       try algebra.gram(widening: projector, into: gram, workspace)
       gram.scale(by: weight)
       c.add(gram)
-      let length = min(target.rows, 256)
+      let length = min(target.rows, 1024)
       let panel: Matrix<Double> = try workspace.matrix(length, target.columns)
       for start in stride(from: 0, to: target.rows, by: max(length, 1)) {
         let range = start..<min(start + length, target.rows)

@@ -394,6 +394,47 @@ import Testing
     }
   }
 
+  /// Output items end inside rows, and panels are many.
+  @Test(arguments: [DType.f32, .bf16]) func panelsGiveWhatTheWholeMatrixGives(_ dtype: DType) throws {
+    let (rows, columns) = (5003, 67)
+    var models: [String: [TestTensor]] = [:]
+    for (index, name) in ["base", "a", "b"].enumerated() {
+      let values = (0..<rows * columns).map { Double(($0 &* 2_654_435_761 &+ index &* 40_503) >> 7 & 1023) / 512 - 1 }
+      models[name] = [TestTensor(Self.weight, .f32, [rows, columns], values)]
+    }
+    func run(_ panels: String) throws -> [Double] {
+      let result = try merge(
+        recipe: "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {panels: \(panels)}\ndtype: \(dtype == .f32 ? "float32" : "bfloat16")\n",
+        models: models)
+      return try #require(result.tensors[Self.weight]).values
+    }
+    let (whole, panels) = (try run("never"), try run("always"))
+    let difference = zip(whole, panels).reduce(0.0) { max($0, abs($1.0 - $1.1)) }
+    #expect(whole.count == panels.count && difference <= (dtype == .f32 ? 2e-5 : 0.02), "\(difference)")
+    #expect(panels.contains { $0 != 0 })
+  }
+
+  /// An embedding of 128k × 8k: plain memory would be 20 times the matrix's shorter side squared.
+  @Test func panelsOfATallMatrixFitOneGibibyte() throws {
+    func bytes(_ rows: Int, _ columns: Int) throws -> Int {
+      let descriptor = IsoC.descriptor
+      var values: [String: ParameterValue] = [:]
+      for parameter in descriptor.parameters where !parameter.isPerModel { values[parameter.name] = parameter.default }
+      let method = try IsoC(
+        MethodRequest(
+          inputs: (0..<5).map { .init(model: "m\($0)", ordinal: $0, isBase: $0 == 0) },
+          segments: [
+            .init(
+              name: "model.embed_tokens.weight", shape: Shape([rows, columns]), parameters: values,
+              modelParameters: (0..<5).map { _ in ["weight": .number(1)] }, streams: (0..<5).map(UInt64.init))
+          ], seed: 0))
+      #expect(method.streams(rows: rows, columns: columns) == (rows * columns >= 1 << 25))
+      return try method.memory(5, rows: rows, columns: columns, held: 1 << 20)
+    }
+    #expect(try bytes(128 << 10, 8 << 10) < 1000 << 20)
+    #expect(try bytes(1024, 1024) > 12 << 20)
+  }
+
   @Test func aMatrixThatDoesNotFitTheBudgetIsRefusedWithItsBytes() throws {
     var options = EngineOptions()
     options.memoryBudget = 8 << 20

@@ -90,6 +90,54 @@ import Testing
     #expect(factor[1, 4] == factor[4, 1])
   }
 
+  @Test func oneTriangleIsEnough() throws {
+    let a: Matrix<Double> = try workspace.random(20, 7, seed: 13)
+    let s: Matrix<Double> = try workspace.matrix(7, 7)
+    try algebra.gram(a, into: s)
+    // Nothing may be read of the other half.
+    let lower: Matrix<Double> = try workspace.matrix(7, 7)
+    let upper: Matrix<Double> = try workspace.matrix(7, 7)
+    for i in 0..<7 {
+      for j in 0..<7 {
+        lower[i, j] = j <= i ? s[i, j] : .nan
+        upper[i, j] = j >= i ? s[i, j] : .nan
+      }
+    }
+    let (trace, squares) = lower.lowerMoments
+    #expect(abs(trace - (0..<7).reduce(0) { $0 + s[$1, $1] }) < 1e-12 && abs(squares - s.dot(s)) < 1e-9)
+    let wide: Matrix<Double> = try workspace.random(3, 7, seed: 14)
+    let tall: Matrix<Double> = try workspace.random(7, 3, seed: 15)
+    let product: Matrix<Double> = try workspace.matrix(3, 7)
+    try algebra.multiply(wide, bySymmetric: lower, into: product)
+    let other: Matrix<Double> = try workspace.matrix(7, 3)
+    try algebra.multiply(tall, bySymmetric: lower, on: .left, into: other)
+    let x: Matrix<Double> = try workspace.random(1, 7, seed: 16)
+    let y: Matrix<Double> = try workspace.matrix(1, 7)
+    try algebra.multiply(symmetric: lower, vector: x, into: y)
+    for i in 0..<7 {
+      for j in 0..<3 {
+        #expect(abs(product[j, i] - wide.product(.plain, s, .plain, j, i)) < 1e-12)
+        #expect(abs(other[i, j] - s.product(.plain, tall, .plain, i, j)) < 1e-12)
+      }
+      #expect(abs(y[0, i] - x.product(.plain, s, .plain, 0, i)) < 1e-12)
+    }
+    #expect(try algebra.cholesky(lower))
+    #expect(try algebra.cholesky(upper, .upper))
+    for i in 0..<7 { for j in 0...i { #expect(abs(lower[i, j] - upper[j, i]) < 1e-12) } }
+    for (factor, triangle) in [(lower, Triangle.lower), (upper, .upper)] {
+      y.copy(x)
+      try algebra.solve(vector: y, factor: factor, triangle)
+      let b: Matrix<Double> = try workspace.matrix(7, 3)
+      b.copy(tall)
+      try algebra.divide(b, onLeftBy: factor, triangle)
+      for i in 0..<7 {
+        #expect(abs(y.product(.plain, s, .plain, 0, i) - x[0, i]) < 1e-10)
+        // R b = tall for the upper factor R.
+        for j in 0..<3 { #expect(abs((i..<7).reduce(0.0) { $0 + upper[i, $1] * b[$1, j] } - tall[i, j]) < 1e-10) }
+      }
+    }
+  }
+
   @Test func whatIsNotPositiveDefiniteSaysSo() throws {
     let s: Matrix<Float> = try workspace.made([[1, 2], [2, 1]])
     #expect(try !algebra.cholesky(s))
@@ -177,6 +225,10 @@ import Testing
     #expect(throws: IngotError.self) { try algebra.multiply(a, b, into: c) }
     #expect(throws: IngotError.self) { try algebra.gram(a, into: c) }
     #expect(throws: IngotError.self) { _ = try algebra.cholesky(a) }
+    #expect(throws: IngotError.self) { try algebra.multiply(a, bySymmetric: c, into: b) }
+    #expect(throws: IngotError.self) { try algebra.multiply(symmetric: c, vector: a, into: b) }
+    #expect(throws: IngotError.self) { try algebra.solve(vector: a, factor: c) }
+    #expect(throws: IngotError.self) { try algebra.divide(a.rows(0..<2), onLeftBy: c) }
     #expect(throws: IngotError.self) { try algebra.qr(a, r: c, workspace) }
     #expect(throws: IngotError.self) { _ = try algebra.polar(a, into: c, workspace) }
   }

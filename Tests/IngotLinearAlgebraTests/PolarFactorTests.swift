@@ -75,6 +75,61 @@ import Testing
     try check(a, expecting: .eigen, rank: 12, tolerance: 1e-5)
   }
 
+  /// A tall matrix by the inverse root of its Gram matrix, panel by panel.
+  private func checkInverseRoot(_ a: Matrix<Float>, tolerance: Double) throws {
+    let n = a.columns
+    let reference: Matrix<Float> = try workspace.matrix(a.rows, n)
+    let exact = try algebra.polar(a, into: reference, route: .svd, workspace)
+    func root(_ gram: Matrix<Double>, _ narrow: Matrix<Float>, _ own: MatrixWorkspace) throws(IngotError) -> InverseRoot {
+      try InverseRoot(of: gram, narrow: narrow, rangeTolerance: 1e-6, algebra, own)
+    }
+    let measured = MatrixWorkspace.measuring()
+    _ = try root(try measured.matrix(n, n), try measured.matrix(n, n), measured)
+    let exactly = try MatrixWorkspace(capacity: measured.peak)
+    let gram: Matrix<Double> = try exactly.matrix(n, n)
+    gram.fill(0)
+    try algebra.accumulateGram(widening: a, into: gram, workspace)
+    let found = try root(gram, try exactly.matrix(n, n), exactly)
+    let p: Matrix<Float> = try workspace.matrix(a.rows, n)
+    for start in stride(from: 0, to: a.rows, by: 50) {
+      let range = start..<min(start + 50, a.rows)
+      try found.apply(to: a.rows(range), into: p.rows(range), workspace)
+    }
+    #expect(p.relativeDistance(reference) < tolerance)
+    #expect(abs(found.report.nuclearNorm - exact.nuclearNorm) <= 1e-5 * exact.nuclearNorm)
+    #expect(found.report.residual < 1e-4)
+  }
+
+  @Test func inverseRootsOfTallMatrices() throws {
+    try checkInverseRoot(try workspace.random(210, 60, seed: 40), tolerance: 1e-5)
+    try checkInverseRoot(try workspace.random(64, 64, seed: 41), tolerance: 1e-4)
+    // More columns than one panel of the square matrices has.
+    try checkInverseRoot(try workspace.random(900, 530, seed: 42), tolerance: 1e-5)
+    try checkInverseRoot(try matrix(150, 60, values: { 2 - Double($0) / 40 }, seed: 43), tolerance: 1e-5)
+    try checkInverseRoot(try matrix(150, 60, values: { $0 < 8 ? 3 - Double($0) / 4 : 2e-3 * (1 + Double($0) / 60) }, seed: 44), tolerance: 1e-4)
+    // Null directions stay out: small integers, which f32 rounds to no other rank.
+    let b: Matrix<Float> = try workspace.random(150, 12, seed: 45)
+    let c: Matrix<Float> = try workspace.random(12, 60, seed: 46)
+    for factor in [b, c] { for i in 0..<factor.rows { for j in 0..<factor.columns { factor[i, j] = (2 * factor[i, j]).rounded() } } }
+    let product: Matrix<Float> = try workspace.matrix(150, 60)
+    try algebra.multiply(b, c, into: product)
+    // The Gram matrix knows of them up to its rounding, about 1e-15 λ₁ against a δ of 1e-12 λ₁.
+    try checkInverseRoot(product, tolerance: 2e-3)
+    let zero: Matrix<Float> = try workspace.matrix(30, 9)
+    zero.fill(0)
+    try checkInverseRootOfZero(zero)
+  }
+
+  private func checkInverseRootOfZero(_ a: Matrix<Float>) throws {
+    let gram: Matrix<Double> = try workspace.matrix(a.columns, a.columns)
+    gram.fill(0)
+    let root = try InverseRoot(of: gram, narrow: try workspace.matrix(a.columns, a.columns), rangeTolerance: 1e-6, algebra, workspace)
+    let p: Matrix<Float> = try workspace.matrix(a.rows, a.columns)
+    p.fill(.nan)
+    try root.apply(to: a, into: p, workspace)
+    #expect(p.norm == 0 && root.report.rank == 0 && root.report.nuclearNorm == 0)
+  }
+
   @Test func zeroGivesZero() throws {
     let a: Matrix<Float> = try workspace.matrix(8, 5)
     a.fill(0)

@@ -206,8 +206,9 @@ typedef struct ingot_context_options {
 INGOT_API INGOT_NODISCARD ingot_status ingot_context_create(ingot_context *INGOT_NULLABLE *INGOT_NONNULL out,
                                                             const ingot_context_options *INGOT_NULLABLE options, ingot_error_out error);
 
-/* Returns what was chosen, as a JSON object: threads, team, isa, memory_budget_bytes. Borrowed from the context; NULL for a bad
- * handle. Any thread. Since 0.1. */
+/* Returns what was chosen, as a JSON object: threads, team, isa, memory_budget_bytes, blas_core (whose kernels OpenBLAS runs; null
+ * before a matrix method was planned in this process) and blas_hint (what would make it faster, or null). Borrowed from the
+ * context; NULL for a bad handle. Any thread. Since 0.1. */
 INGOT_API const char *INGOT_NULLABLE ingot_context_json(const ingot_context *context);
 
 /* Releases a context (owned by the caller; NULL is ignored) and joins its own threads; OpenMP's belong to OpenMP and stay. While
@@ -530,8 +531,8 @@ typedef struct ingot_run_options {
  *   plan       borrowed
  *   directory  copied; must not exist, unless INGOT_RUN_OVERWRITE
  *   report     NULL to do without; else owned (ingot_string_destroy): a JSON object with bytes_read, bytes_read_direct (of those,
- *              past the page cache), reading, bytes_written, bytes_decoded, seconds, threads, team, isa, peak_memory_bytes,
- *              resumed_tensors, memory_nodes, notices, findings; NULL after failure
+ *              past the page cache), reading, bytes_written, bytes_decoded, seconds, threads, team, isa, blas_core, blas_hint,
+ *              peak_memory_bytes, resumed_tensors, memory_nodes, notices, findings; NULL after failure
  *   options    copied; NULL for the defaults
  * Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_directory(ingot_context *context, const ingot_plan *plan, const char *directory,

@@ -40,6 +40,10 @@ void ingotl_end_phase(void);
   void ingotl_syrk_##S(char uplo, char trans, int32_t n, int32_t k, T alpha, const T *a, int32_t lda, T beta, T *c, int32_t ldc);     \
   void ingotl_trsm_##S(char side, char uplo, char transa, char diag, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, T *b,    \
                        int32_t ldb);                                                                                                  \
+  void ingotl_symm_##S(char side, char uplo, int32_t m, int32_t n, T alpha, const T *a, int32_t lda, const T *b, int32_t ldb, T beta, \
+                       T *c, int32_t ldc);                                                                                            \
+  void ingotl_symv_##S(char uplo, int32_t n, const T *a, int32_t lda, const T *x, T *y);                                              \
+  void ingotl_trsv_##S(char uplo, char transa, int32_t n, const T *a, int32_t lda, T *x);                                             \
   int32_t ingotl_potrf_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                  \
   int32_t ingotl_potri_##S(char uplo, int32_t n, T *a, int32_t lda);                                                                  \
   int32_t ingotl_potrs_##S(char uplo, int32_t n, int32_t nrhs, const T *a, int32_t lda, T *b, int32_t ldb);                           \

@@ -41,7 +41,7 @@ package struct RollingOPCM: ModelMatrixMethod {
       let tau: Matrix<Float> = try job.workspace.matrix(job.rows, job.columns)
       try job.loadTaskMatrix(2, into: tau)
       let square = tau.dot(tau)
-      if isMatrix { try job.workspace.scope { () throws(IngotError) in try method.project(tau, merged, job) } }
+      if isMatrix { try job.workspace.scope { () throws(IngotError) in try method.project(tau, merged, job, 0) } }
       merged.add(tau)
       return [square, merged.dot(merged)]
     }

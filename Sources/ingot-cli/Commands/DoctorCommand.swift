@@ -91,12 +91,10 @@ struct DoctorCommand: ParsableCommand {
   private func linearAlgebra() -> [Finding] {
     do throws(IngotError) {
       let library = try LinearAlgebra.load().library
-      let advice = LinearAlgebra.advisedCore.flatMap { core in
-        library.core == core ? nil : "; OPENBLAS_CORETYPE=\(core) would use this processor's AVX-512 units"
-      }
+      let hint = LinearAlgebra.coreHint.map { "; \($0)" } ?? ""
       return [
         Finding(
-          "matrix methods", "blas", "OpenBLAS with kernels for \(library.core)\(advice ?? "")",
+          "matrix methods", "blas", "OpenBLAS with kernels for \(library.core)\(hint)",
           .object(["core": .string(library.core), "configuration": .string(library.configuration)]))
       ]
     } catch {

@@ -110,7 +110,7 @@ class Context:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What was chosen: threads, team, isa, memory_budget_bytes."""
+        """What was chosen: threads, team, isa, memory_budget_bytes, blas_core, blas_hint."""
         return json.loads(library.ingot_context_json(self._pointer))  # type: ignore[no-any-return]
 
     def cancel(self) -> None:

@@ -177,6 +177,8 @@ class Report:
     threads: int
     team: str
     isa: str
+    blas_core: str | None  # whose kernels OpenBLAS ran; None without matrix methods
+    blas_hint: str | None  # what would make matrix methods faster
     peak_memory_bytes: int  # of the budget, at once
     resumed_tensors: int  # that an earlier run had finished
     notices: tuple[Notice, ...]
@@ -203,6 +205,8 @@ class Report:
                 "threads",
                 "team",
                 "isa",
+                "blas_core",
+                "blas_hint",
                 "peak_memory_bytes",
                 "resumed_tensors",
             )
