@@ -78,14 +78,14 @@ struct SideArguments {
       switch descriptor?.form {
       case .tensorOrSums: ["row_sums", "column_sums"]
       case .gram: ["transposed"]
-      case .tensor, .optionalTensor, .channels, nil: []
+      case .tensor, .optionalTensor, .channels, .outputGram, .rows, nil: []
       }
     guard part.map(parts.contains) ?? true else {
       throw IngotError(
         .invalidArgument,
         "the tensor of \(parameter) is called \(part ?? ""), expected no name" + parts.map { " or \($0)" }.joined(), subject: parameter)
     }
-    let owned = [.channels, .gram].contains(descriptor?.form) ? String(weight.dropLast(7)) : weight
+    let owned = [.channels, .gram, .outputGram, .rows].contains(descriptor?.form) ? String(weight.dropLast(7)) : weight
     let called = owned + (part.map { "." + $0 } ?? "")
     let tensor = try unsafe CheckedTensor(view, "tensor of \(parameter)", name: called)
     memory.append(tensor.memory)
