@@ -81,8 +81,9 @@ static bool find(void *handle, const char *name, void *slot, const char **missin
 
 static bool find_all(void *handle, const char **missing) {
 #define BOTH(NAME) find(handle, "s" #NAME "_", &f32.NAME, missing) && find(handle, "d" #NAME "_", &f64.NAME, missing)
-  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(symm) && BOTH(symv) && BOTH(trsv) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) && BOTH(syevd) && BOTH(syevr) && BOTH(gelqf) &&
-         BOTH(orglq) && BOTH(gesdd) && find(handle, "openblas_get_num_threads", &get_threads, missing) &&
+  return BOTH(gemm) && BOTH(syrk) && BOTH(trsm) && BOTH(symm) && BOTH(symv) && BOTH(trsv) && BOTH(potrf) && BOTH(potri) && BOTH(potrs) &&
+         BOTH(syevd) && BOTH(syevr) && BOTH(gelqf) && BOTH(orglq) && BOTH(gesdd) &&
+         find(handle, "openblas_get_num_threads", &get_threads, missing) &&
          find(handle, "openblas_set_num_threads", &set_threads, missing) && find(handle, "openblas_get_corename", &get_core, missing) &&
          find(handle, "openblas_get_config", &get_configuration, missing);
 #undef BOTH

@@ -82,7 +82,8 @@ extension LinearAlgebra {
     guard let base = unsafe b.base, let other = unsafe factor.base, b.count > 0 else { return }
     // By columns Bᵀ is solved for from the left; the memory of L holds Lᵀ in its upper triangle, that of R Rᵀ in its lower one.
     unsafe Element.trsm(
-      Letter.l, triangle.letter, transposition, try int32(b.columns), try int32(b.rows), other, try int32(factor.stride), base, try int32(b.stride))
+      Letter.l, triangle.letter, transposition, try int32(b.columns), try int32(b.rows), other, try int32(factor.stride), base,
+      try int32(b.stride))
   }
 
   /// S⁻¹ in place of `cholesky`'s factor of S, both triangles filled.

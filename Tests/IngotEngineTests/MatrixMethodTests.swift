@@ -404,7 +404,8 @@ import Testing
     }
     func run(_ panels: String) throws -> [Double] {
       let result = try merge(
-        recipe: "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {panels: \(panels)}\ndtype: \(dtype == .f32 ? "float32" : "bfloat16")\n",
+        recipe:
+          "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {panels: \(panels)}\ndtype: \(dtype == .f32 ? "float32" : "bfloat16")\n",
         models: models)
       return try #require(result.tensors[Self.weight]).values
     }

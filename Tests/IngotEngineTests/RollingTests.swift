@@ -227,9 +227,12 @@ import Testing
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.magmax, 2) }?.message.contains("no weight") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.settings["beta"]) = (.ema, 1) }?.message.contains("beta is 1") == true)
     #expect(try refusal("m1", scratch) { step in (step.method, step.weight) = (.weightedMean, .nan) }?.status == .invalidArgument)
-    #expect(try refusal("m1", scratch) { step in (step.method, step.settings) = (.runningMean, ["alpha": 0.5]) }?.message.contains("no alpha") == true)
     #expect(
-      try refusal("m1", scratch) { step in (step.method, step.base, step.settings) = (.opcm, scratch("base"), ["alpha": 2]) }?.status == .invalidArgument)
+      try refusal("m1", scratch) { step in (step.method, step.settings) = (.runningMean, ["alpha": 0.5]) }?.message.contains("no alpha")
+        == true)
+    #expect(
+      try refusal("m1", scratch) { step in (step.method, step.base, step.settings) = (.opcm, scratch("base"), ["alpha": 2]) }?.status
+        == .invalidArgument)
     try add("m1", scratch) { step in (step.method, step.base) = (.taskArithmetic, scratch("base")) }
     let other = try refusal("m2", scratch) { $0.method = .magmax }
     #expect(other?.status == .recipe && other?.message.contains("task_arithmetic") == true)

@@ -106,7 +106,8 @@ import Testing
     // More columns than one panel of the square matrices has.
     try checkInverseRoot(try workspace.random(900, 530, seed: 42), tolerance: 1e-5)
     try checkInverseRoot(try matrix(150, 60, values: { 2 - Double($0) / 40 }, seed: 43), tolerance: 1e-5)
-    try checkInverseRoot(try matrix(150, 60, values: { $0 < 8 ? 3 - Double($0) / 4 : 2e-3 * (1 + Double($0) / 60) }, seed: 44), tolerance: 1e-4)
+    try checkInverseRoot(
+      try matrix(150, 60, values: { $0 < 8 ? 3 - Double($0) / 4 : 2e-3 * (1 + Double($0) / 60) }, seed: 44), tolerance: 1e-4)
     // Null directions stay out: small integers, which f32 rounds to no other rank.
     let b: Matrix<Float> = try workspace.random(150, 12, seed: 45)
     let c: Matrix<Float> = try workspace.random(12, 60, seed: 46)

@@ -135,7 +135,8 @@ int main(int count, char **arguments) {
   clock_gettime(CLOCK_MONOTONIC, &end);
   getrusage(RUSAGE_SELF, &usage);
   const double wall = (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
-  const double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + 1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  const double cpu =
+      (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + 1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
   printf("{\"seconds\": %.3f, \"cpu\": %.3f, \"gigabytes_per_second\": %.3f}\n", wall, cpu, all / wall / 1e9);
   return 0;
 }

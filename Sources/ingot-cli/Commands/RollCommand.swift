@@ -44,7 +44,10 @@ struct RollCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Share of the average so far at each step of ema. Default: 0.9.", valueName: "number"))
   var beta: Double?
 
-  @Option(help: ArgumentHelp("Of mos, the share of the mean of the models before (0.1); of opcm, that of the singular values whose directions are closed (0.5).", valueName: "number"))
+  @Option(
+    help: ArgumentHelp(
+      "Of mos, the share of the mean of the models before (0.1); of opcm, that of the singular values whose directions are closed (0.5).",
+      valueName: "number"))
   var alpha: Double?
 
   @Option(help: ArgumentHelp("Share of each task vector that ties keeps. Default: 1.", valueName: "number"))

@@ -22,6 +22,7 @@ LIMIT = 1e-4
 # larger, and panels see null directions only through the rounding of their Gram matrix.
 LIMITS = {("iso_cts", "bf16_difference"): 2e-3, ("iso_c always", "rank_deficient"): 2e-3}
 
+
 def svc(tasks: list[Matrix]) -> Matrix:
     merged = sum(tasks)
     u, _, _ = factors(merged)
