@@ -172,7 +172,8 @@ package final class ReadAhead: @unchecked Sendable {
   private func begin(_ file: StoredFile, _ range: Range<Int>, node: Int) -> Bool {
     state.withLock { state in
       state.requests += 1
-      guard let index = freeSlot(node, in: &state), let descriptor = descriptor(of: file, in: &state),
+      // Another thread may have been refused since this one looked.
+      guard state.refusal == nil, let index = freeSlot(node, in: &state), let descriptor = descriptor(of: file, in: &state),
         let ring = ring(file.system, in: &state)
       else {
         return false
