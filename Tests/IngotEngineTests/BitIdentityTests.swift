@@ -138,7 +138,7 @@ import Testing
   /// From files whose reads are under way before they are needed, past the page cache, however small they are, and from the same files read as usual.
   private func readAhead(_ item: MethodCase) throws {
     let scratch = try Scratch(onDisk: true)
-    let needed = item.sides.isEmpty && item.omega == nil ? Self.models.models : Self.withSides
+    let needed = !item.hasSides && item.omega == nil ? Self.models.models : Self.withSides
     for (name, tensors) in needed { try scratch.model(name, tensors) }
     let plan = try Plan.make(try Recipe(item.recipe), models: DirectoryModels(root: scratch.path))
     var expected: [Int: Digest128]?
