@@ -19,8 +19,8 @@ MODULE = "model.layers.0.mlp.up_proj"
 NAME = f"{MODULE}.weight"
 LIMIT = 1e-4
 # Where single directions are not known better. Of differences of bf16 weights most are the rounding of those weights: Iso-CTS takes them
-# out of a sum a hundred times larger, OPCM's f32 route mixes them (1.1e-4 here), and panels see them, and null directions, through the rounding
-# of a Gram matrix.
+# out of a sum a hundred times larger, OPCM's f32 route mixes them (1.1e-4 here), and panels see them, and null directions, through the
+# rounding of a Gram matrix.
 LIMITS = {
     ("iso_cts", "bf16_difference"): 2e-3,
     ("iso_c always", "rank_deficient"): 2e-3,
