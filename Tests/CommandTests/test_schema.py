@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,15 @@ BOTH: list[dict[str, Any]] = [{"model": name, "layer_range": [0, 2], "parameters
 def validator(ingot: Run) -> Any:
     done = ingot("schema")
     assert done.returncode == 0, done.stderr
-    schema = json.loads(done.stdout)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    return checked(done.stdout)
+
+
+@cache
+def checked(schema: str) -> Any:
+    """The schema of all methods is large: checking it takes seconds, and once is enough."""
+    parsed = json.loads(schema)
+    jsonschema.Draft202012Validator.check_schema(parsed)
+    return jsonschema.Draft202012Validator(parsed)
 
 
 def parses(ingot: Run, recipe: Callable[[str], Path], document: object) -> bool:
