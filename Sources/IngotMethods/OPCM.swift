@@ -73,12 +73,9 @@ package struct OPCM: ModelMatrixMethod {
   func project(_ tau: Matrix<Float>, _ merged: Matrix<Float>, _ job: MatrixJob, _ model: Int) throws(IngotError) {
     let (algebra, workspace, r) = (job.algebra, job.workspace, job.rank)
     let triplets = try workspace.triplets(r, rows: job.rows, columns: job.columns)
-    var found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, workspace)
-    var q = job.isMeasuring ? r : leading(triplets.values)
-    if found.route == .single, isTight(triplets.values, q) {
-      found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, isExact: true, workspace)
-      q = leading(triplets.values)
-    }
+    // Every direction counts by itself here, and f32 mixes those of near values.
+    let found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, isExact: true, workspace)
+    let q = job.isMeasuring ? r : leading(triplets.values)
     job.report(found, prefix: "merged_", model: model)
     let seen: Matrix<Float> = try workspace.matrix(r, job.columns)
     try algebra.multiply(triplets.left, tau, into: seen)
@@ -95,12 +92,6 @@ package struct OPCM: ModelMatrixMethod {
     }
     try algebra.multiply(block, triplets.right.rows(top), into: removed.rows(top), beta: 1)
     try algebra.multiply(triplets.left, .transposed, removed, into: tau, alpha: -1, beta: 1)
-  }
-
-  /// Whether the q-th value and the next are so near that f32 would mix the directions that the block ends between.
-  private func isTight(_ ascending: Matrix<Double>, _ q: Int) -> Bool {
-    let (last, next) = (ascending[ascending.count - q], ascending[ascending.count - q - 1])
-    return q > 0 && q < ascending.count && last * last - next * next < 2e-5 * last * last
   }
 
   /// How many leading values stand before the one with which their running share exceeds the threshold; none when none does.
