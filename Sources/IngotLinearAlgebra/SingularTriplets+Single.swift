@@ -44,7 +44,7 @@ extension LinearAlgebra {
         try refine(gram.rows(0..<max(small, 1)), a, triplets, first: first, start: max(start, 1), workspace)
       }
       let largest = values[count - 1]
-      for j in 0..<start where !(values[j] > rangeTolerance * largest) {
+      for j in 0..<count where !(values[j] > rangeTolerance * largest) {
         values[j] = 0
         near.rows(j..<j + 1).fill(0)
         far.rows(j..<j + 1).fill(0)
