@@ -14,6 +14,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -136,7 +137,7 @@ public:
   }
   std::string json() const { return detail::text(ingot_context_json(handle_.get())); }
   ingot_context *get() const noexcept { return handle_.get(); }
-  detail::capture *captured() const noexcept { return &state_->captured; }
+  detail::capture *captured() const noexcept { return state_ ? &state_->captured : nullptr; }
 
 private:
   struct state {
@@ -235,6 +236,35 @@ inline int32_t open_source(void *user, const char *model, const char *file, ingo
   return 0;
 }
 
+/// A store on its way into a plan, behind a resolver. The library gives a resolver back before a call that fails returns, unless it refuses the
+/// options or the resolver struct themselves: then nobody else would.
+class lent_store {
+public:
+  lent_store(const std::shared_ptr<model_store> &store, std::shared_ptr<capture> captured) {
+    // A share with a count of its own, which ends with the target.
+    std::shared_ptr<model_store> share(store.get(), [store](model_store *) {});
+    share_ = share;
+    target_ = new store_target{std::move(share), std::move(captured)};
+    resolver_.user = target_;
+    resolver_.open = open_source;
+    resolver_.release = store_target::destroy;
+  }
+  lent_store(const lent_store &) = delete;
+  lent_store &operator=(const lent_store &) = delete;
+  ~lent_store() {
+    if (!kept_ && !share_.expired()) store_target::destroy(target_);
+  }
+  const ingot_resolver *resolver() const noexcept { return &resolver_; }
+  /// A plan was made, which has it now.
+  void keep() noexcept { kept_ = true; }
+
+private:
+  std::weak_ptr<model_store> share_;
+  store_target *target_ = nullptr;
+  ingot_resolver resolver_ = INGOT_RESOLVER_INIT;
+  bool kept_ = false;
+};
+
 inline ingot_sink sink_of(sink_target &user) {
   ingot_sink s = INGOT_SINK_INIT;
   s.user = &user;
@@ -273,21 +303,17 @@ class plan {
 public:
   /// `models` and `store` take the place of the options' own models and resolver.
   plan(context &c, const recipe &r, const std::vector<const model *> &models = {}, ingot_plan_options o = INGOT_PLAN_OPTIONS_INIT,
-       std::shared_ptr<model_store> store = nullptr)
+       const std::shared_ptr<model_store> &store = nullptr)
       : captured_(std::make_shared<detail::capture>()) {
     std::vector<const ingot_model *> handles;
     for (const model *m : models) handles.push_back(m->get());
     o.models = handles.data();
     o.model_count = handles.size();
-    ingot_resolver resolver = INGOT_RESOLVER_INIT;
-    if (store) {
-      resolver.user = new detail::store_target{std::move(store), captured_};
-      resolver.open = detail::open_source;
-      resolver.release = detail::store_target::destroy;
-      o.resolver = &resolver;
-    }
+    std::optional<detail::lent_store> lent;
+    if (store) o.resolver = lent.emplace(store, captured_).resolver();
     handle_ = detail::make<decltype(handle_)>([&](auto out, auto e) { return ingot_plan_create(c.get(), r.get(), out, &o, e); },
                                               {captured_.get(), c.captured()});
+    if (lent) lent->keep();
   }
   /// The model of a delta pack and its base; see ingot_delta_plan_apply.
   static plan apply_pack(context &c, const std::string &pack, const std::string &base, ingot_delta_options o = INGOT_DELTA_OPTIONS_INIT) {
