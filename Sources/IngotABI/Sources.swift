@@ -32,6 +32,13 @@ final class Resolver: @unchecked Sendable {
     withExtendedLifetime((cModel, cFile)) {}
     if answer == Status.notFound.rawValue { return nil }
     guard answer == 0 else { throw callbackFailed("the resolver's open", answer, subject: "\(model)/\(file)") }
+    // The struct is ours: behind it lies nothing that the caller could have filled.
+    guard unsafe source.struct_size <= UInt32(MemoryLayout<ingot_source>.stride) else {
+      throw IngotError(
+        .invalidArgument,
+        unsafe "the resolver's open set the struct_size of ingot_source to \(source.struct_size), expected \(MemoryLayout<ingot_source>.stride) or less",
+        hint: "leave it as it is, or lower it", subject: ingot_source.typeName)
+    }
     return try unsafe CallbackSource(&source, name: "\(model)/\(file)", resolver: self)
   }
 

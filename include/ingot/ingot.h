@@ -321,7 +321,7 @@ INGOT_API void ingot_model_destroy(ingot_model *INGOT_NULLABLE model);
 
 /* One file of a model, read through the caller's functions. */
 typedef struct ingot_source {
-  uint32_t struct_size; /* set by the library before `open`; lower it to what the caller fills if that is less */
+  uint32_t struct_size; /* set by the library before `open`; lower it to what the caller fills if that is less, never raise it */
   uint32_t flags;       /* none yet */
   void *INGOT_NULLABLE user;
   /* Sets *bytes to the file's size. Once, right after `open`. */
