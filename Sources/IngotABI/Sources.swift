@@ -206,11 +206,7 @@ struct ResolvedModels: ModelProvider {
       let parts = try LocalModels.parse(reference)
       guard !parts.adapters.isEmpty else { return try open(reference.name) }
       return try adapting(try open(parts.model.description), as: reference)
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
   }
 
   func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
@@ -218,11 +214,7 @@ struct ResolvedModels: ModelProvider {
     var adapted = model
     do throws(IngotError) {
       for adapter in parts.adapters { adapted = try adapting(adapted, by: adapter, name: parts.model.description) }
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
     return adapted
   }
 

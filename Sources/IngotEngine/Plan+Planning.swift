@@ -24,11 +24,7 @@ extension Plan {
       do throws(IngotError) {
         // What lies beside a side file says nothing of it.
         models.append(isModel ? try model.readable() : try model.gathered())
-      } catch {
-        var placed = error
-        if placed.position == nil { placed.position = reference.position }
-        throw placed
-      }
+      } catch { throw error.at(reference.position) }
     }
     models = try recipe.inDonorsLayout(models)
     let numerics = options.numerics ?? recipe.numerics

@@ -86,6 +86,20 @@ package struct IngotError: Error, Sendable, Hashable {
     self.position = position
     self.userCode = userCode
   }
+
+  /// This error; of a place, where it has none of its own.
+  package func at(_ position: SourcePosition?) -> IngotError {
+    var placed = self
+    placed.position = self.position ?? position
+    return placed
+  }
+
+  /// This error; about something, where it does not say about what.
+  package func about(_ subject: String) -> IngotError {
+    var named = self
+    named.subject = self.subject ?? subject
+    return named
+  }
 }
 
 /// Something a person should know although the work goes on: an ignored key, a cropped embedding, a replaced dtype.

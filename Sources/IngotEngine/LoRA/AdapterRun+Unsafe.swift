@@ -188,11 +188,7 @@ final class AdapterRun: @unchecked Sendable {
           return Computed(module: number, parts: parts, report: report)
         }
       }
-    } catch {
-      var named = error
-      if named.subject == nil { named.subject = module.name }
-      throw named
-    }
+    } catch { throw error.about(module.name) }
   }
 
   /// The elements by rows (by columns where `turned`) in the type that factors are stored in.

@@ -101,11 +101,7 @@ extension Engine {
   private func naming<Result>(_ module: String, _ body: () throws(IngotError) -> Result) throws(IngotError) -> Result {
     do throws(IngotError) {
       return try body()
-    } catch {
-      var named = error
-      if named.subject == nil { named.subject = module }
-      throw named
-    }
+    } catch { throw error.about(module) }
   }
 }
 
