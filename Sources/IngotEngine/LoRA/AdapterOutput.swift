@@ -145,31 +145,11 @@ extension Engine {
     report.bytes = Int(clamping: final.fileSize)
     let config = JSON.bytes(try layout.config(from: job.configs, base: job.base), style: .pretty) + [0x0A]
     try output.writeSmallFile(Adapter.configName, config)
-    try output.writeSmallFile(MergeRecord.fileName, Array(record(written, job, report).utf8))
-  }
-
-  /// The text of `ingot.json`, by which `ingot verify` checks the directory.
-  private func record(_ written: [AdapterRun.Written], _ job: any AdapterJob, _ report: AdapterReport) -> String {
-    var document = JSONDocument()
-    document.object { document in
-      document.field("schema", 1)
-      document.field("ingot_version", Version.text)
-      document.field("operation", job.identity)
-      document.field("digest_algorithm", "xxh3-128/1MiB")
-      document.object("tensors") { list in
-        for tensor in written {
-          list.object(tensor.name) { entry in
-            entry.field("file", Self.adapterWeights)
-            entry.field("offset", tensor.offset)
-            entry.field("bytes", tensor.byteCount)
-            entry.field("digest", tensor.digest.description)
-          }
-        }
-      }
+    let record = written.record(job.identity, file: Self.adapterWeights) { document in
       document.list("modules") { list in
         for module in report.modules { list.object { module.write(to: &$0) } }
       }
     }
-    return document.line()
+    try output.writeSmallFile(MergeRecord.fileName, Array(record.utf8))
   }
 }
