@@ -13,6 +13,18 @@ extension Plan {
 
   /// Plans one document, given those that it reads.
   static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
+    let models = try stages.models(of: recipe)
+    let numerics = options.numerics ?? recipe.numerics
+    try MethodRegistry.catalog.require(numerics, of: recipe.method)
+    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
+    planner.stages = stages.read(by: recipe)
+    return try planner.plan(options)
+  }
+}
+
+extension ModelProvider {
+  /// What a recipe names: its models as they are merged, in the layout of the one whose names the output has, then its side files.
+  func models(of recipe: Recipe) throws(IngotError) -> [ProvidedModel] {
     var models: [ProvidedModel] = []
     for reference in recipe.models {
       let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
@@ -20,17 +32,12 @@ extension Plan {
         throw IngotError(
           .recipe, "a side file with an adapter, expected a side file alone", subject: reference.name, position: reference.position)
       }
-      let model = try stages.open(reference)
+      let model = try open(reference)
       do throws(IngotError) {
         // What lies beside a side file says nothing of it.
         models.append(isModel ? try model.readable() : try model.gathered())
       } catch { throw error.at(reference.position) }
     }
-    models = try recipe.inDonorsLayout(models)
-    let numerics = options.numerics ?? recipe.numerics
-    try MethodRegistry.catalog.require(numerics, of: recipe.method)
-    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
-    planner.stages = stages.read(by: recipe)
-    return try planner.plan(options)
+    return try recipe.inDonorsLayout(models)
   }
 }
