@@ -196,7 +196,9 @@ import Testing
   /// What is saved in another type is cast to it there, too.
   @Test(arguments: ["arcee_fusion", "ramplus_tl"]) func namedOutputTypesAreKept(_ method: String) throws {
     let scratch = try Scratch()
-    for name in ["base", "a"] { try scratch.model(name, languageModel(layers: 1, value: 1, dtype: .bf16), config: languageConfig(layers: 1)) }
+    for name in ["base", "a"] {
+      try scratch.model(name, languageModel(layers: 1, value: 1, dtype: .bf16), config: languageConfig(layers: 1))
+    }
     for (types, isFloat) in [("dtype: bfloat16", true), ("dtype: float32", false), ("dtype: bfloat16, out_dtype: bfloat16", false)] {
       let text = "{merge_method: \(method), base_model: '@base', \(types), models: [{model: '@a'}]}"
       for sawModels in [true, false] {
@@ -211,7 +213,8 @@ import Testing
     let scratch = try Scratch()
     for name in ["m", "n"] {
       try scratch.model(name, [TestTensor("w", .f32, [2], [1, 2])], config: "{}")
-      try scratch.model("side-" + name, [TestTensor("w", .f32, [2], [1, 1])], config: #"{"quantization_config": {"quant_method": "other"}}"#)
+      try scratch.model(
+        "side-" + name, [TestTensor("w", .f32, [2], [1, 1])], config: #"{"quantization_config": {"quant_method": "other"}}"#)
     }
     let text = "{merge_method: fisher, models: [{model: '@m', side: {fisher: '@side-m'}}, {model: '@n', side: {fisher: '@side-n'}}]}"
     #expect(try report(scratch, text).contains { $0.name == "own-methods" })

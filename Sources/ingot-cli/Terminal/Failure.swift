@@ -47,7 +47,8 @@ extension Failure {
   /// For programs: one JSON document on one line.
   var json: String {
     var fields: [(String, JSONValue)] = [
-      ("status", .string("\(error.status.constantName)")), ("code", .int(error.status.rawValue)), ("exit_code", .int(error.status.exitCode)),
+      ("status", .string("\(error.status.constantName)")), ("code", .int(error.status.rawValue)),
+      ("exit_code", .int(error.status.exitCode)),
       ("message", .string(error.message)), ("hint", JSONValue.text(error.hint)), ("subject", JSONValue.text(error.subject)),
       ("position", JSONValue.position(error.position)), ("user_code", .int(error.userCode)),
     ]
