@@ -25,7 +25,8 @@ final class Resolver: @unchecked Sendable {
   /// The file's source, or nil when the model has no such file.
   func open(_ file: String, of model: String) throws(IngotError) -> CallbackSource? {
     var source = unsafe ingot_source()
-    unsafe source.struct_size = unsafe UInt32(MemoryLayout<ingot_source>.stride)
+    let room = unsafe UInt32(MemoryLayout<ingot_source>.stride)
+    unsafe source.struct_size = room
     let (cModel, cFile) = (CText(model), CText(file))
     // SAFETY: the texts and the struct live for the call; `open` was checked in init.
     let answer = unsafe functions.open?(functions.user, cModel.pointer, cFile.pointer, &source) ?? Status.internalError.rawValue
@@ -33,10 +34,10 @@ final class Resolver: @unchecked Sendable {
     if answer == Status.notFound.rawValue { return nil }
     guard answer == 0 else { throw callbackFailed("the resolver's open", answer, subject: "\(model)/\(file)") }
     // The struct is ours: behind it lies nothing that the caller could have filled.
-    guard unsafe source.struct_size <= UInt32(MemoryLayout<ingot_source>.stride) else {
+    guard unsafe source.struct_size <= room else {
       throw IngotError(
         .invalidArgument,
-        unsafe "the resolver's open set the struct_size of ingot_source to \(source.struct_size), expected \(MemoryLayout<ingot_source>.stride) or less",
+        unsafe "the resolver's open set the struct_size of ingot_source to \(source.struct_size), expected \(room) or less",
         hint: "leave it as it is, or lower it", subject: ingot_source.typeName)
     }
     return try unsafe CallbackSource(&source, name: "\(model)/\(file)", resolver: self)

@@ -109,7 +109,7 @@ import Testing
     let plan = try scratch.plan(recipe)
     try Self.interrupt(scratch, plan)
     let done = Self.journalled(scratch)
-    let flag = unsafe UnsafeMutablePointer<Int32>.allocate(capacity: 1)
+    let flag = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
     defer { unsafe flag.deallocate() }
     unsafe flag.initialize(to: 1)
     let counter = FaultInjector()
