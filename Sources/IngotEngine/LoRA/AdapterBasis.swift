@@ -92,18 +92,7 @@ package struct AdapterBasisRecord: Sendable {
 
   /// Reads the record of a directory. Throws `.notFound`, `.io`, `.format` (with the place), `.unsupported` (of a later version).
   package init(_ directory: String) throws(IngotError) {
-    let path = directory.hasSuffix("/") ? directory + Self.fileName : "\(directory)/\(Self.fileName)"
-    guard try fileStatus(path) != nil else {
-      throw IngotError(
-        .notFound, "found no \(Self.fileName), expected a directory that 'ingot lora basis' wrote", subject: directory)
-    }
-    let file = try StoredFile(path)
-    let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
+    let (root, path) = try JSONValue.record(Self.fileName, of: directory, writtenBy: "ingot lora basis")
     let name = try (root["granularity"] ?? .null).requireString("granularity", in: path)
     guard let granularity = ReversibleBasis.Granularity(rawValue: name) else {
       throw IngotError(.format, "found the granularity \"\(name.prefix(40))\", expected position or module", subject: path)
