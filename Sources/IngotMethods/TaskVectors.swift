@@ -129,7 +129,13 @@ extension ParameterDescriptor {
     ]
   }
 
+  /// Above 0; 0 over the layers and under filters, where the model then gives nothing to those tensors.
   static let density = ParameterDescriptor(
+    "density", .number(.init(from: .open(0), to: .closed(1))), "share of the task vector's elements that is kept", default: .number(1),
+    isPerModel: true, partRange: .fraction)
+
+  /// The same where 0 has a meaning of its own.
+  static let densityFromZero = ParameterDescriptor(
     "density", .number(.fraction), "share of the task vector's elements that is kept", default: .number(1), isPerModel: true)
 
   static func rescale(_ value: Bool) -> ParameterDescriptor {

@@ -21,7 +21,7 @@ package struct WISE: MergeMethod {
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", default: .number(1), isPerModel: true),
       ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights that entered", default: .boolean(true)),
-      .lambda, .density, .ties,
+      .lambda, .densityFromZero, .ties,
     ],
     scopes: [.tensor],
     sideInputs: [

@@ -109,7 +109,12 @@ import Testing
 
   @Test(arguments: ["ties", "dare_linear", "dare_ties", "della"]) func densitiesZeroAndOne(_ method: String) throws {
     let models = ReferenceTests.small.models
-    let none = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: 0"), models: models)
+    // A density of nothing is refused where it holds for every tensor: the model could be left out.
+    let error = #expect(throws: IngotError.self) {
+      _ = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: 0"), models: models)
+    }
+    #expect(error?.status == .recipe && error?.message == "density is 0, expected a number above 0 and at most 1")
+    let none = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: [0, 0]"), models: models)
     for tensor in models["base"] ?? [] { #expect(tensor.hasBytes(of: none.tensors[tensor.name])) }
     // With everything kept nothing is drawn and nothing rescaled.
     let votes = method != "dare_linear"

@@ -220,6 +220,8 @@ private let values: [Failure] = [
     ties + "  density: 1.5\n", "density is 1.5, expected a number above 0 and at most 1", hint: "the default is 1",
     subject: "parameters.density", at: 6, 12),
   Failure(ties + "  density: 0\n", "density is 0, expected a number above 0 and at most 1", at: 6, 12),
+  Failure(ties + "  density: false\n", "density is false, expected a number above 0 and at most 1", at: 6, 12),
+  Failure(ties + "  density: [0, -0.5]\n", "density is -0.5, expected", subject: "parameters.density[1]", at: 6, 16),
   Failure(ties + "  density: abc\n", "density is \"abc\", expected a number", at: 6, 12),
   Failure(ties + "  density: ''\n", "density is \"\", expected a number", at: 6, 12),
   Failure(ties + "  density:\n", "density has no value, expected a number", at: 6, 11),
