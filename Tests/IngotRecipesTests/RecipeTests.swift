@@ -183,7 +183,7 @@ import Testing
     #expect(recipe.notices.map(\.severity) == [.warning, .warning])
     #expect(recipe.notices.map(\.subject) == ["models[0].parameters.weight", "parameters"])
     #expect(recipe.notices.last?.message == "'parameters' is given again at line 5; the last one counts, as in mergekit")
-    #expect { try parse(text, strict: true) } throws: { ($0 as? IngotError)?.message == "the key 'weight' is given again at line 3" }
+    #expect { try parse(text, strict: true) } throws: { ($0 as? IngotError)?.message == "the key 'parameters' is given again at line 5" }
   }
 
   /// Key, severity, part of the message. Every one is accepted; the warnings are errors when strict.
