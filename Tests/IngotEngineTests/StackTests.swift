@@ -132,6 +132,52 @@ extension Scratch {
     #expect(error.status == .shape && error.subject == "model.layers.1.bias")
   }
 
+  /// Libraries of different age save rotary frequencies or leave them out, on either side of a slice.
+  @Test(arguments: [("old", "new"), ("new", "old")]) func buffersThatSomeSourcesLack(_ first: String, _ second: String) throws {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"] + layers("model.layers.", 2)
+    let buffers = layers("model.layers.", 2, "self_attn.rotary_emb.inv_freq")
+    try scratch.model("old", filled(names, 0) + filled(buffers, 7), config: #"{"num_hidden_layers": 2}"#)
+    try scratch.model("new", filled(names, 1), config: #"{"num_hidden_layers": 2}"#)
+    let (plan, _) = try scratch.merge(
+      """
+      merge_method: slerp
+      base_model: @\(first)
+      parameters: {t: 0.5}
+      slices:
+      - sources: [{model: @\(first), layer_range: [0, 2]}, {model: @\(second), layer_range: [0, 2]}]
+      """)
+    #expect(Set(plan.tensors.map(\.name)) == Set(names + (first == "old" ? buffers : [])))
+    #expect(try scratch.value("model.layers.1.w") == 0.5)
+    if first == "old" { #expect(try scratch.value("model.layers.1.self_attn.rotary_emb.inv_freq") == 7) }
+  }
+
+  /// What `missing` allows, in slices too.
+  @Test func tensorsThatSomeSourcesLack() throws {
+    let names = ["model.embed_tokens.weight"] + layers("model.layers.", 2)
+    try scratch.model("a", filled(names + ["model.layers.0.bias"], 1), config: #"{"num_hidden_layers": 2}"#)
+    try scratch.model("b", filled(names + ["model.layers.1.bias"], 2), config: #"{"num_hidden_layers": 2}"#)
+    let recipe =
+      "merge_method: linear\nparameters: {weight: 1}\nslices:\n- sources: [{model: @a, layer_range: [0, 2]}, {model: @b, layer_range: [0, 2]}]\n"
+    let error = try scratch.failure(recipe)
+    #expect(error.subject == "model.layers.0.bias" && error.hint?.contains("missing: intersection or union") == true)
+    let (common, _) = try scratch.merge(recipe + "missing: intersection\n", to: "common")
+    #expect(Set(common.tensors.map(\.name)) == Set(names))
+    #expect(common.notices.contains { $0.subject == "missing" && $0.message.hasPrefix("2 tensors are not in every model") })
+    let (all, _) = try scratch.merge(recipe + "missing: union\n", to: "all")
+    #expect(Set(all.tensors.map(\.name)) == Set(names + ["model.layers.0.bias", "model.layers.1.bias"]))
+    #expect(try scratch.value("model.layers.0.bias", in: "all") == 1)
+    #expect(try scratch.value("model.layers.1.bias", in: "all") == 2)
+    #expect(try scratch.value("model.layers.1.w", in: "all") == 1.5)
+    // Task vectors need the base: what it lacks is copied.
+    let vectors =
+      "merge_method: task_arithmetic\nbase_model: @a\nparameters: {weight: 3}\nmissing: union\nslices:\n"
+      + "- sources: [{model: @b, layer_range: [0, 2]}, {model: @a, layer_range: [0, 2]}]\n"
+    try scratch.merge(vectors, to: "vectors")
+    #expect(try scratch.value("model.layers.0.bias", in: "vectors") == 1)
+    #expect(try scratch.value("model.layers.1.bias", in: "vectors") == 2)
+    #expect(try scratch.value("model.layers.1.w", in: "vectors") == 4)
+  }
+
   @Test func anUntiedHeadOfTheLastSliceIsWritten() throws {
     try scratch.model("tied", languageModel(layers: 2, value: 1, head: false), config: languageConfig(layers: 2, ties: true))
     try scratch.model("untied", languageModel(layers: 2, value: 2), config: languageConfig(layers: 2))
