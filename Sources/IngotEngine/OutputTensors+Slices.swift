@@ -34,7 +34,30 @@ extension OutputTensorFinder {
       }
     }
     post += try addHeads(last, owner: owner, known: known, written: Set((pre + post).map(\.name)))
+    warnOfOthers(module, owner: owner, known: known, written: Set(post.map(\.name)))
     return pre + layered + post
+  }
+
+  /// Says what models of the slices have outside of their layers and the owner of the names lacks: it is not in the output.
+  private mutating func warnOfOthers(_ module: Int, owner: Int, known: [Int: LayerIndex.Stack], written: Set<String>) {
+    guard let own = known[owner]?.layers else { return }
+    for (model, stack) in known.sorted(by: { $0.key < $1.key }) where model != owner {
+      let others = checkpoint(model).tensors.map(\.name).filter { name in
+        guard stack.layers.layer(of: name) == nil, members.module(of: name, layouts[model]) == module, !written.contains(name) else {
+          return false
+        }
+        let wanted = stack.layers.extraBlock(of: name).map { stack.layers.moving(name, to: own.count + $0, under: own.prefix) } ?? name
+        let isTied = TensorNames.isTiedHead(name)
+        return !isTied && !TensorNames.isBuffer(name, rank: checkpoint(model)[name]?.shape.rank ?? 0)
+          && Self.tensor(wanted, in: checkpoint(owner)) == nil
+      }
+      guard let first = others.first else { continue }
+      let which = others.count == 1 ? first : "\(first) and \(others.count - 1) more"
+      notices.append(
+        Notice(
+          .warning, "outside of its layers \(name(model)) has what \(name(owner)), whose names the output has, lacks; left out: \(which)",
+          subject: name(model)))
+    }
   }
 
   /// The stack whose layers a module's slices mean.

@@ -178,6 +178,20 @@ extension Scratch {
     #expect(try scratch.value("model.layers.1.w", in: "vectors") == 4)
   }
 
+  /// What stands outside of the layers comes from the first slice's model; what others have besides is named.
+  @Test func whatOnlyOthersHaveOutsideOfLayers() throws {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"] + layers("model.layers.", 2)
+    try scratch.model("a", filled(names, 0), config: #"{"num_hidden_layers": 2}"#)
+    let more = ["score.bias", "score.weight", "model.layers.2.mtp.w", "model.rotary_emb.inv_freq"]
+    try scratch.model("b", filled(names + more, 1), config: #"{"num_hidden_layers": 2}"#)
+    let slices = ["a", "b"].map { "- sources: [{model: @\($0), layer_range: [0, 2]}]\n" }
+    let plan = try scratch.plan("merge_method: passthrough\nslices:\n" + slices[0] + slices[1])
+    let warnings = plan.notices.filter { $0.severity == .warning }
+    #expect(warnings.count == 1 && warnings.first?.subject?.hasSuffix("/b") == true)
+    #expect(warnings.first?.message.hasSuffix(" and 2 more") == true && warnings.first?.message.contains("inv_freq") == false)
+    #expect(Set(plan.tensors.map(\.name)) == Set(names.prefix(2) + layers("model.layers.", 4)))
+  }
+
   @Test func anUntiedHeadOfTheLastSliceIsWritten() throws {
     try scratch.model("tied", languageModel(layers: 2, value: 1, head: false), config: languageConfig(layers: 2, ties: true))
     try scratch.model("untied", languageModel(layers: 2, value: 2), config: languageConfig(layers: 2))
