@@ -107,6 +107,25 @@ import Testing
     #expect(try kept("model") == [1000, 0])
   }
 
+  /// What a statistic is taken over shows in the result, wherever a method has a choice.
+  @Test(arguments: [
+    ("ties", "scope: tensor", "scope: model"), ("breadcrumbs", "scope: tensor", "scope: row"),
+    ("breadcrumbs_ties", "scope: tensor", "scope: row"), ("model_stock", "filter_wise: false", "filter_wise: true"),
+    ("nuslerp", "nuslerp_flatten: true", "nuslerp_flatten: false"),
+    ("nuslerp", "nuslerp_flatten: false", "nuslerp_flatten: false, nuslerp_row_wise: true"),
+    ("dare_linear", "rescale_rule: l1", "rescale_rule: inverse_keep"), ("della", "rescale_rule: l1", "rescale_rule: inverse_keep"),
+    ("sce", "select_topk: 0.3, sce_apply_mask: true", "select_topk: 0.3, sce_apply_mask: false"),
+  ])
+  func choicesMatter(_ method: String, _ one: String, _ other: String) throws {
+    let density = ["nuslerp", "model_stock", "sce"].contains(method) ? "" : "density: 0.5"
+    let outputs = try [one, other].map { global in
+      try merge(recipe: Self.recipe(method, ["a", "b"], extra: density, global: global), models: ReferenceTests.small.models).tensors
+    }
+    for name in ["model.rows.weight", "model.cube.weight"] {
+      #expect(outputs[0][name]?.hasBytes(of: outputs[1][name]) == false, "\(name)")
+    }
+  }
+
   @Test(arguments: ["ties", "dare_linear", "dare_ties", "della"]) func densitiesZeroAndOne(_ method: String) throws {
     let models = ReferenceTests.small.models
     // A density of nothing is refused where it holds for every tensor: the model could be left out.
