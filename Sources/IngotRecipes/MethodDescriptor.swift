@@ -163,6 +163,8 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var hasStepwiseNumerics: Bool
   /// True when the result depends on which layer a tensor is of.
   package var needsLayers: Bool
+  /// True when a slice of one model that is not the base is that model's layers, as in mergekit; one of the base alone is the base's in any case.
+  package var copiesLoneModel: Bool
   /// What happens in degenerate cases (zero norm, one model, parallel vectors) and where mergekit differs, one sentence each.
   package var notes: [String]
   /// A recipe that shows the method at work, without the comment above it; nil has one made of what the descriptor says (`exampleRecipe`).
@@ -171,8 +173,10 @@ package struct MethodDescriptor: Sendable, Hashable {
   package init(
     name: String, title: String, summary: String, formula: String? = nil, reference: Reference? = nil, base: BaseRole,
     models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], sideInputs: [SideInputDescriptor] = [],
-    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, notes: [String] = [], example: String? = nil
+    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, copiesLoneModel: Bool = false, notes: [String] = [],
+    example: String? = nil
   ) {
+    self.copiesLoneModel = copiesLoneModel
     self.sideInputs = sideInputs
     self.name = name
     self.title = title

@@ -118,7 +118,7 @@ extension RecipeParser {
     _ slices: [Recipe.Slice], _ modules: [Recipe.Module], _ settings: Settings, of method: MethodDescriptor, at entry: Node.Mapping.Entry
   ) throws(IngotError) {
     for (index, parameter) in method.parameters.enumerated() where parameter.isRequired && settings[index] == nil {
-      for slice in slices where slice.settings[index] == nil && modules[slice.module].settings[index] == nil {
+      for slice in slices where !slice.isCopied && slice.settings[index] == nil && modules[slice.module].settings[index] == nil {
         guard parameter.isPerModel else {
           throw IngotError(
             .recipe, "\(parameter.name) is missing; \(method.name) needs \(parameter.expectation)",
