@@ -165,6 +165,9 @@ private let documents: [Failure] = [
 
 private let arity: [Failure] = [
   Failure(
+    "base_model: a\ngate_mode: hidden\nexperts:\n  - source_model: b\n", "found experts and no merge_method: a configuration of mergekit-moe",
+    subject: "experts", at: 3, 1, status: .unsupported),
+  Failure(
     "merge_method: ties\nmodels: [{model: a}]\n", "base_model is missing; ties merges differences to a base model",
     hint: "add a line 'base_model: PATH'", subject: "base_model", at: 1, 15),
   Failure("merge_method: ties\nbase_model: ~\nmodels: [{model: a}]\n", "base_model is missing", at: 1, 15),
