@@ -1,5 +1,6 @@
 import IngotCheckpoints
 import IngotJSON
+import IngotTensors
 import Testing
 
 @Suite("Tensor names")
