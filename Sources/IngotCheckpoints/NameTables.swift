@@ -96,7 +96,8 @@ enum NameTables {
 
   /// What else embeddings of tokens end in, whatever stands before: families keep them below prefixes of their own.
   static let embeddingEndings = [
-    ".embed_tokens.weight", ".word_embeddings.weight", ".tok_embeddings.weight", ".token_embedding.weight", ".wte.weight", ".embed_in.weight",
+    ".embed_tokens.weight", ".word_embeddings.weight", ".tok_embeddings.weight", ".token_embedding.weight", ".wte.weight",
+    ".embed_in.weight",
   ]
 
   /// Endings of those that are output heads.

@@ -92,7 +92,8 @@ struct GoldenCase: CustomTestStringConvertible, @unchecked Sendable {
     item.densities = names.map { number("density", $0) }
     item.t = ((entry["parameters"] as? [String: Any])?["t"] as? NSNumber)?.doubleValue ?? item.t
     let tensor = ReferenceTensor(
-      name: tensorName, rowLength: shape.last ?? 1, axes: shape.count, stride: shape.dropFirst().reduce(1, *), base: Self.numbers(lead["data"]),
+      name: tensorName, rowLength: shape.last ?? 1, axes: shape.count, stride: shape.dropFirst().reduce(1, *),
+      base: Self.numbers(lead["data"]),
       models: names.map { Self.numbers(inputs[$0]?["data"]) })
     return (item, tensor)
   }
@@ -174,7 +175,9 @@ private let deliberate: [String: String] = [
     #expect(result.elements(unlike: item.expectation, tolerance: item.tolerance).isEmpty)
   }
 
-  @Test(arguments: ["linear_zero_sum", "linear_embed_mismatch", "ties_shape_skip", "ties_d0", "ties_base_missing", "ties_only_base", "slerp_single"])
+  @Test(arguments: [
+    "linear_zero_sum", "linear_embed_mismatch", "ties_shape_skip", "ties_d0", "ties_base_missing", "ties_only_base", "slerp_single",
+  ])
   func refuses(_ name: String) throws {
     let item = try #require(GoldenCase.all().first { $0.name == name })
     let models = item.models

@@ -67,10 +67,11 @@ private func plain(_ node: Node) -> String { yamlFlow(node) }
   }
 
   /// PyYAML takes the last of several, in the place of the first; a merge key is no writing of its own.
-  @Test(arguments: [
-    ("a: 1\nb: 2\na: 3\n", ["a": "3", "b": "2"], [1]), ("{\"a\": 1, 'a': 3}", ["a": "3"], [2]),
-    ("a: 1\na: 2\n<<: {a: 4, b: 5}\na: 3\n", ["a": "3", "b": "5"], [1, 1]), ("<<: {a: 1}\n<<: {a: 2}\n", ["a": "2"], []),
-  ] as [(String, [String: String], [Int])])
+  @Test(
+    arguments: [
+      ("a: 1\nb: 2\na: 3\n", ["a": "3", "b": "2"], [1]), ("{\"a\": 1, 'a': 3}", ["a": "3"], [2]),
+      ("a: 1\na: 2\n<<: {a: 4, b: 5}\na: 3\n", ["a": "3", "b": "5"], [1, 1]), ("<<: {a: 1}\n<<: {a: 2}\n", ["a": "2"], []),
+    ] as [(String, [String: String], [Int])])
   func theLastOfEqualKeysCounts(_ text: String, _ expected: [String: String], _ columns: [Int]) throws {
     let mapping = try #require(try Node.load(Array(text.utf8), origin: "t").mapping)
     #expect(Dictionary(uniqueKeysWithValues: mapping.entries.map { ($0.key, plain($0.value)) }) == expected)

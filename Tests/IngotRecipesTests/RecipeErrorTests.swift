@@ -165,7 +165,8 @@ private let documents: [Failure] = [
 
 private let arity: [Failure] = [
   Failure(
-    "base_model: a\ngate_mode: hidden\nexperts:\n  - source_model: b\n", "found experts and no merge_method: a configuration of mergekit-moe",
+    "base_model: a\ngate_mode: hidden\nexperts:\n  - source_model: b\n",
+    "found experts and no merge_method: a configuration of mergekit-moe",
     subject: "experts", at: 3, 1, status: .unsupported),
   Failure(
     "merge_method: ties\nmodels: [{model: a}]\n", "base_model is missing; ties merges differences to a base model",
