@@ -1,5 +1,6 @@
 import IngotEngine
 import IngotErrors
+import IngotJSON
 import IngotTensors
 import Testing
 
