@@ -129,12 +129,13 @@ extension ParameterDescriptor {
     ]
   }
 
-  /// Above 0; 0 over the layers and under filters, where the model then gives nothing to those tensors.
+  /// Of methods that keep the largest elements: above 0, which mergekit refuses too; 0 over the layers and under filters, where the model then
+  /// gives nothing to those tensors.
   static let density = ParameterDescriptor(
     "density", .number(.init(from: .open(0), to: .closed(1))), "share of the task vector's elements that is kept", default: .number(1),
     isPerModel: true, partRange: .fraction)
 
-  /// The same where 0 has a meaning of its own.
+  /// Of methods that draw, and of others where 0 means that nothing of the model stays, as in mergekit.
   static let densityFromZero = ParameterDescriptor(
     "density", .number(.fraction), "share of the task vector's elements that is kept", default: .number(1), isPerModel: true)
 
