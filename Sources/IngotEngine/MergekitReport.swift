@@ -96,10 +96,15 @@ struct MergekitContext {
   /// The model whose config the output gets.
   var donorIndex: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
 
+  /// What the recipe says of its method's parameters, place by place.
+  private var places: [Settings] {
+    [recipe.settings] + recipe.modules.map(\.settings) + recipe.slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
+      + recipe.rules.filter { $0.method == nil }.map(\.settings)
+  }
+
   /// True when some place of the recipe gives a switch the value false.
   func turnsOff(_ name: String) -> Bool {
     guard let index = recipe.method.parameters.firstIndex(where: { $0.name == name }) else { return false }
-    let places = [recipe.settings] + recipe.slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
     return places.contains { settings in
       guard case .constant(let value)? = settings[index]?.setting else { return false }
       return value == .boolean(false) || value.number == 0
@@ -126,11 +131,7 @@ struct MergekitContext {
       case nil: break
       }
     }
-    add(recipe.settings)
-    for slice in recipe.slices {
-      add(slice.settings)
-      for source in slice.sources { add(source.settings) }
-    }
+    places.forEach(add)
     return numbers.isEmpty ? [recipe.defaultValue(of: recipe.method.parameters[index])?.number].compactMap(\.self) : numbers
   }
 

@@ -90,6 +90,7 @@ struct OutputTensorFinder {
         result += try slices(number, owner: owner, tensors)
       }
     }
+    for index in result.indices where recipe.slices[result[index].slice].isCopied { result[index].isCopied = true }
     copyUnnamed(unnamed, to: &result)
     return result
   }

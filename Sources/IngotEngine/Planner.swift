@@ -71,6 +71,7 @@ struct Planner {
     let cache = ParameterCache(recipe)
     tensors.reserveCapacity(outputs.count)
     for output in outputs { try add(output, cache) }
+    if let request = recipe.tokenizer { try tokenizer?.requireRows(in: tensors, at: request.position) }
     for group in modelScopes {
       let request = MethodRequest(inputs: group.inputs, segments: group.segments, seed: seed)
       jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))

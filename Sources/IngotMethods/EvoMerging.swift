@@ -17,7 +17,7 @@ package struct EvoMerging: ThresholdMerge {
     reference: .init("Evo-Merging, arXiv 2509.12951", url: "https://arxiv.org/abs/2509.12951"), base: .none, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model, 1/N where not given; negative turns it round", isPerModel: true),
-      .density, .ties(paper: "ge"),
+      .densityFromZero, .ties(paper: "ge"),
     ],
     scopes: [.tensor],
     notes: [

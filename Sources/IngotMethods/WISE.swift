@@ -19,7 +19,7 @@ package struct WISE: ThresholdMerge {
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", default: .number(1), isPerModel: true),
       ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights that entered", default: .boolean(true)),
-      .lambda, .density, .ties,
+      .lambda, .densityFromZero, .ties,
     ],
     scopes: [.tensor],
     sideInputs: [

@@ -17,9 +17,9 @@ package struct RecipeLimits: Sendable {
 extension Node {
   /// Reads one YAML 1.1 document, or JSON, which is nearly YAML's flow style.
   ///
-  /// Anchors, aliases and merge keys (`<<`) are resolved. Throws `.recipe` with a position for text that is not UTF-8 or not YAML, a key given
-  /// twice, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`; `.unsupported` for several documents
-  /// (see `loadAll`).
+  /// Anchors, aliases and merge keys (`<<`) are resolved; of a key given twice the last counts (`Mapping.superseded`). Throws `.recipe` with a
+  /// position for text that is not UTF-8 or not YAML, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`;
+  /// `.unsupported` for several documents (see `loadAll`).
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {
     let documents = try loadAll(text, origin: origin, limits: limits)
     guard let first = documents.first, documents.count == 1 else {
@@ -210,16 +210,10 @@ private struct NodeLoader: ~Copyable {
         try merge(value.node, into: &merged)
         continue
       }
-      let entry = Node.Mapping.Entry(key: name.text, keyPosition: next.position, value: value.node)
-      if let earlier = written.insert(entry) {
-        throw IngotError(
-          .recipe,
-          "the key '\(excerpt(name.text))' is given twice; the first is at line \(earlier.keyPosition.line), column \(earlier.keyPosition.column)",
-          hint: "remove one of the two", subject: excerpt(name.text), position: next.position)
-      }
+      written.append(Node.Mapping.Entry(key: name.text, keyPosition: next.position, value: value.node))
     }
     guard !merged.entries.isEmpty else { return (written, height) }
-    for entry in written.entries { merged.set(entry) }
+    merged.overlay(written)
     return (merged, height)
   }
 

@@ -57,6 +57,13 @@ import Testing
       recipe: "{merge_method: linear, base_model: '@half', parameters: {weight: 1}, models: [{model: '@half'}]}"),
     Meeting(check: "random-masks", recipe: vectors("dare_ties", ", density: [1, 0.5]")),
     Meeting(check: "equal-magnitudes", recipe: vectors("ties", ", density: [{value: 0.5, filter: mlp}, {value: 1}]")),
+    Meeting(
+      check: "equal-magnitudes",
+      recipe:
+        "{merge_method: ties, base_model: '@base', dtype: float32, parameters: {weight: 1}, modules: {text_decoder: {parameters: {density: 0.5}, models: [{model: '@a'}]}}}"
+    ),
+    Meeting(
+      check: "equal-magnitudes", recipe: vectors("ties", more: ", tensors: [{match: '*mlp*', parameters: {density: 0.5}}]")),
     Meeting(check: "rows-of-della", recipe: vectors("della_linear", ", density: 0.5"), subjects: ["model.conv.weight"]),
     Meeting(check: "integers", recipe: vectors("task_arithmetic"), subjects: ["model.position_ids"]),
     Meeting(
