@@ -28,7 +28,7 @@ package enum Limit {
   package static let readmeBytes = 4 << 20
   /// Bytes of an ingot.json: more than a record of a million tensors needs.
   package static let recordBytes = 512 << 20
-  /// Bytes of a rolling.json.
+  /// Bytes of a rolling.json, adapter_pack.json or adapter_basis.json.
   package static let rollingBytes = 64 << 20
   /// Bytes of a JSON side file that `ingot diff` compares value by value.
   package static let comparedBytes = 128 << 20
