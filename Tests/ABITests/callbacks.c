@@ -353,6 +353,60 @@ static void files_that_shrink(void) {
   free(text);
 }
 
+/* A sink that has room for what it was told of, and no more. */
+typedef struct store {
+  uint64_t room, written;
+  int beyond;
+} store;
+
+static int32_t store_reserve(void *user, const char *file, uint64_t bytes) {
+  if (!strcmp(file, "words.txt")) ((store *)user)->room = bytes;
+  return 0;
+}
+
+static int32_t store_write(void *user, const char *file, uint64_t offset, const void *from, uint64_t bytes) {
+  store *s = user;
+  if (strcmp(file, "words.txt")) return 0;
+  s->beyond |= offset > s->room || bytes > s->room - offset;
+  for (uint64_t i = 0; i < bytes; ++i) s->beyond |= ((const char *)from)[i] != (char)(offset + i);
+  s->written += bytes;
+  return 0;
+}
+
+/* A file that is carried over is copied in pieces, and not at all where it is no longer as long as the plan said. */
+static void side_files_that_grow(void) {
+  enum { SIZE = 5 * 1000 * 1000 };
+  char *words = malloc(SIZE + 1);
+  for (int i = 0; i <= SIZE; ++i) words[i] = (char)i;
+  char *text = linear_recipe(model_a, model_b);
+  ingot_recipe *recipe = parsed(text);
+  ingot_context *context = NULL;
+  CHECK_OK(ingot_context_create(&context, NULL, &error));
+  for (int grown = -1; grown <= 1; ++grown) {
+    write_file(model_a, "words.txt", words, SIZE);
+    ingot_plan *plan = NULL;
+    CHECK_OK(ingot_plan_create(context, recipe, &plan, NULL, &error));
+    if (grown) write_file(model_a, "words.txt", words, SIZE + grown);
+    store s = {0, 0, 0};
+    ingot_sink sink = INGOT_SINK_INIT;
+    sink.user = &s, sink.reserve = store_reserve, sink.write_at = store_write;
+    if (grown) {
+      CHECK_ERROR(INGOT_E_STALE, "words.txt", ingot_plan_run_to_sink(context, plan, &sink, NULL, NULL, &error));
+    } else {
+      CHECK_OK(ingot_plan_run_to_sink(context, plan, &sink, NULL, NULL, &error));
+    }
+    CHECK(s.room == SIZE && !s.beyond && s.written == (grown ? 0 : SIZE));
+    ingot_plan_destroy(plan);
+  }
+  char *path = joined(model_a, "words.txt");
+  CHECK(!unlink(path));
+  free(path);
+  ingot_context_destroy(context);
+  ingot_recipe_destroy(recipe);
+  free(text);
+  free(words);
+}
+
 typedef struct state {
   cpu_set_t processors;
   sigset_t mask;
@@ -408,6 +462,7 @@ int main(int count, char **arguments) {
   refused_sources();
   several_threads();
   files_that_shrink();
+  side_files_that_grow();
   stays_as_it_was(NULL);
   pthread_t other;
   CHECK(!pthread_create(&other, NULL, stays_as_it_was, NULL) && !pthread_join(other, NULL));
