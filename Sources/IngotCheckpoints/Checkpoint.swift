@@ -82,6 +82,10 @@ package struct Checkpoint: Sendable {
           subject: tensor.name)
       }
       bytes += tensor.byteCount
+      // One without elements may have rows of any length.
+      guard tensor.byteCount > 0 || (try tensor.shape.span()) <= Limit.checkpointBytes else {
+        throw IngotError(.shape, "shape \(tensor.shape) has an extent beyond anything that exists", subject: tensor.name)
+      }
     }
     var leading: [String] = []
     for tensor in tensors where leading.count < 64 {

@@ -92,6 +92,20 @@ import Testing
     }
   }
 
+  /// Tensors without elements whose rows are longer than anything: sizes are computed of them all the same.
+  @Test(arguments: ["[0, 1152921504606846976]", "[0, 1099511627776, 1099511627776]", "[0, 4503599627370496]"])
+  func rowsWithoutElements(_ shape: String) throws {
+    let scratch = try Scratch()
+    let header = #"{"w":{"dtype":"F32","shape":\#(shape),"data_offsets":[0,0]}}"#
+    for name in ["base", "a", "b"] {
+      try scratch.write("\(name)/model.safetensors", [UInt8(header.utf8.count), 0, 0, 0, 0, 0, 0, 0] + Array(header.utf8))
+    }
+    for method in ["della", "breadcrumbs", "linear"] {
+      expect(
+        .shape, [], "merge_method: \(method)\nbase_model: @base\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: 1}\n", in: scratch)
+    }
+  }
+
   @Test func indexThatLeavesTheDirectory() throws {
     let scratch = try arrange()
     try scratch.remove("b/model.safetensors")
