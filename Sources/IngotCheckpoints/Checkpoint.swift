@@ -83,8 +83,8 @@ package struct Checkpoint: Sendable {
       }
       bytes += tensor.byteCount
       // One without elements may have rows of any length.
-      guard tensor.byteCount > 0 || (try tensor.shape.span()) <= Limit.checkpointBytes else {
-        throw IngotError(.shape, "shape \(tensor.shape) has an extent beyond anything that exists", subject: tensor.name)
+      if tensor.byteCount == 0, try tensor.shape.span() > Limit.checkpointBytes {
+        throw IngotError(.shape, "shape \(tensor.shape) has extents beyond anything that exists", subject: tensor.name)
       }
     }
     var leading: [String] = []
