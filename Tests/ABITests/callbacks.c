@@ -407,6 +407,58 @@ static void side_files_that_grow(void) {
   free(words);
 }
 
+/* What a text decides the depth or the length of takes no stack: a host's thread may have little. */
+#ifdef UNDER_A_CHECKER
+enum { STACK = 8 << 20, DOCUMENTS = 40 };
+#else
+enum { STACK = 256 << 10, DOCUMENTS = 200 };
+#endif
+
+static void *little_stack(void *user) {
+  const char *root = user;
+  ingot_error *own = NULL;
+  char *text = malloc(1 << 20), *end = text;
+  for (int depth = 63; depth <= 64; ++depth) {
+    end = text + sprintf(text, "{\"merge_method\": \"linear\", \"x\": ");
+    for (int i = 0; i < depth; ++i) end += sprintf(end, i % 2 ? "[" : "{\"a\": ");
+    end += sprintf(end, "1");
+    for (int i = depth; i-- > 0;) *end++ = i % 2 ? ']' : '}';
+    end += sprintf(end, "}");
+    ingot_recipe *recipe = NULL;
+    CHECK(ingot_recipe_parse(text, (uint64_t)(end - text), NULL, &recipe, NULL, &own) == INGOT_E_RECIPE && own);
+    CHECK((depth > 63) == (strstr(ingot_error_message(own), "levels deep") != NULL));
+    ingot_error_destroy(own);
+    own = NULL;
+  }
+  end = text + sprintf(text, "name: d0\nmerge_method: passthrough\nmodels: [{model: %s}]\n", model_a);
+  for (int i = 1; i < DOCUMENTS; ++i) {
+    end += sprintf(end, "---\nname: d%d\nmerge_method: passthrough\nmodels: [{model: d%d, parameters: {scale: 0.5}}]\n", i, i - 1);
+  }
+  ingot_recipe *recipe = parsed(text);
+  ingot_context *context = NULL;
+  ingot_context_options options = INGOT_CONTEXT_OPTIONS_INIT;
+  options.threads = 1;
+  CHECK(ingot_context_create(&context, &options, NULL) == INGOT_OK);
+  ingot_plan *plan = NULL;
+  CHECK(ingot_plan_create(context, recipe, &plan, NULL, NULL) == INGOT_OK);
+  char *out = joined(root, "chain");
+  CHECK(ingot_plan_run_to_directory(context, plan, out, NULL, NULL, NULL) == INGOT_OK);
+  free(out);
+  ingot_plan_destroy(plan);
+  ingot_context_destroy(context);
+  ingot_recipe_destroy(recipe);
+  free(text);
+  return NULL;
+}
+
+static void small_stacks(const char *root) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  CHECK(!pthread_attr_init(&attributes) && !pthread_attr_setstacksize(&attributes, STACK));
+  CHECK(!pthread_create(&thread, &attributes, little_stack, (void *)root) && !pthread_join(thread, NULL));
+  pthread_attr_destroy(&attributes);
+}
+
 typedef struct state {
   cpu_set_t processors;
   sigset_t mask;
@@ -463,6 +515,7 @@ int main(int count, char **arguments) {
   several_threads();
   files_that_shrink();
   side_files_that_grow();
+  small_stacks(arguments[1]);
   stays_as_it_was(NULL);
   pthread_t other;
   CHECK(!pthread_create(&other, NULL, stays_as_it_was, NULL) && !pthread_join(other, NULL));
