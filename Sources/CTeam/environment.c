@@ -67,9 +67,22 @@ static bool is_stack_size(const char *text) {
 /// The runtime's own variables that programs set and that no value was seen to end it; others are for its developers.
 static bool is_known(const char *name, size_t length) {
   static const char *const known[] = {
-      "KMP_AFFINITY",    "KMP_ALL_THREADS",      "KMP_BLOCKTIME", "KMP_DETERMINISTIC_REDUCTION", "KMP_DEVICE_THREAD_LIMIT",
-      "KMP_DUPLICATE_LIB_OK", "KMP_HW_SUBSET", "KMP_INIT_AT_FORK", "KMP_LIBRARY", "KMP_SETTINGS", "KMP_STACKSIZE",
-      "KMP_TEAMS_THREAD_LIMIT", "KMP_TOPOLOGY_METHOD", "KMP_USE_YIELD", "KMP_VERSION", "KMP_WARNINGS",
+      "KMP_AFFINITY",
+      "KMP_ALL_THREADS",
+      "KMP_BLOCKTIME",
+      "KMP_DETERMINISTIC_REDUCTION",
+      "KMP_DEVICE_THREAD_LIMIT",
+      "KMP_DUPLICATE_LIB_OK",
+      "KMP_HW_SUBSET",
+      "KMP_INIT_AT_FORK",
+      "KMP_LIBRARY",
+      "KMP_SETTINGS",
+      "KMP_STACKSIZE",
+      "KMP_TEAMS_THREAD_LIMIT",
+      "KMP_TOPOLOGY_METHOD",
+      "KMP_USE_YIELD",
+      "KMP_VERSION",
+      "KMP_WARNINGS",
   };
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
     if (strlen(known[i]) == length && strncmp(known[i], name, length) == 0) return true;

@@ -13,7 +13,8 @@ extension TokenizerFile {
     guard tokens.count < limit else { return }
     guard limit - tokens.count <= Limit.tokenGaps else {
       throw IngotError(
-        .unsupported, "\(limit - tokens.count) of the numbers below \(limit) have no token, expected at most \(Limit.tokenGaps) where tokens are added",
+        .unsupported,
+        "\(limit - tokens.count) of the numbers below \(limit) have no token, expected at most \(Limit.tokenGaps) where tokens are added",
         hint: "keep one model's tokenizer as it is: 'tokenizer_source: base', or the name of a model")
     }
     var texts: [Int: String] = Dictionary(minimumCapacity: tokens.count)

@@ -240,7 +240,8 @@ private struct NodeLoader: ~Copyable {
       case .scalar(let text, let isPlain, let tag, let anchor):
         let start = try self.open(anchor, at: position)
         let scalar = Node.Scalar(
-          text: text, style: isPlain ? .plain : .quoted, tag: tag, value: try self.value(of: text, isPlain: isPlain, tag: tag, at: position))
+          text: text, style: isPlain ? .plain : .quoted, tag: tag, value: try self.value(of: text, isPlain: isPlain, tag: tag, at: position)
+        )
         value = close(anchor, Node(.scalar(scalar), position: position), since: start, height: 0)
       case .sequenceStart(let tag, let anchor), .mappingStart(let tag, let anchor):
         let isMapping = if case .mappingStart = event.kind { true } else { false }

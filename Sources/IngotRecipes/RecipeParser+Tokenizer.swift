@@ -23,7 +23,8 @@ extension RecipeParser {
     if let node = optional("pad_to_multiple_of", of: fields) {
       guard case .integer(let value)? = node.scalar?.value, value >= 1, value <= Limit.paddingRows else {
         throw IngotError(
-          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(Limit.paddingRows)", hint: "64 and 128 are usual",
+          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(Limit.paddingRows)",
+          hint: "64 and 128 are usual",
           subject: "tokenizer.pad_to_multiple_of", position: node.position)
       }
       request.rowMultiple = value

@@ -13,7 +13,10 @@ import Testing
   static func values(_ kind: ParameterDescriptor.Kind) -> [String] {
     switch kind {
     case .number:
-      ["-3.4e38", "-1", "-5e-324", "-0.0", "0", "5e-324", "1e-30", "0.5", "0.9999999999999999", "1", "1.0000001", "2", "1e6", "3.4e38", "1e39", ".nan", ".inf"]
+      [
+        "-3.4e38", "-1", "-5e-324", "-0.0", "0", "5e-324", "1e-30", "0.5", "0.9999999999999999", "1", "1.0000001", "2", "1e6", "3.4e38",
+        "1e39", ".nan", ".inf",
+      ]
     case .integer(let range):
       ["\(Int.min)", "-1", "0", "1", "2", "63", "64", "4294967296", "\(Int.max)"]
         + [range.lowerBound, range.upperBound].filter { (-10_000...10_000).contains($0) }.map(String.init)
@@ -26,7 +29,8 @@ import Testing
     var random = SplitMix(3)
     var all: [String: [TestTensor]] = [:]
     for name in ["base", "a", "b"] {
-      all[name] = [("model.layers.0.up.weight", [6, 8]), ("model.layers.1.up.weight", [6, 8]), ("model.norm.weight", [8])].map { name, shape in
+      all[name] = [("model.layers.0.up.weight", [6, 8]), ("model.layers.1.up.weight", [6, 8]), ("model.norm.weight", [8])].map {
+        name, shape in
         TestTensor(name, .f32, shape, (0..<shape.reduce(1, *)).map { _ in Double(random.next() % 2001) / 1000 - 1 })
       }
     }
@@ -49,10 +53,13 @@ import Testing
         var all = settings
         all[parameter.name] = value
         // Where it stands at the models the recipe's own must go.
-        let list = plain.replacing(/parameters: \{[^}]*\}/) { match in parameter.isPerModel ? "parameters: {\(parameter.name): \(value)}" : String(match.output) }
+        let list = plain.replacing(/parameters: \{[^}]*\}/) { match in
+          parameter.isPerModel ? "parameters: {\(parameter.name): \(value)}" : String(match.output)
+        }
         let text = list + "parameters: {" + all.map { "\($0.key): \($0.value)" }.joined(separator: ", ") + "}\n"
         do throws(IngotError) {
-          let plan = try Plan.make(try Recipe.parse(Array(text.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog), models: memory)
+          let plan = try Plan.make(
+            try Recipe.parse(Array(text.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog), models: memory)
           let report = try engine.run(plan, into: NullSink())
           #expect(report.digests.count == 3, "\(text)")
           results += 1

@@ -104,7 +104,8 @@ import Testing
     }
     for method in ["della", "breadcrumbs", "linear"] {
       expect(
-        status, [], "merge_method: \(method)\nbase_model: @base\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: 1}\n", in: scratch)
+        status, [], "merge_method: \(method)\nbase_model: @base\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: 1}\n", in: scratch
+      )
     }
   }
 

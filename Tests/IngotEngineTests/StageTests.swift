@@ -184,7 +184,8 @@ import Testing
     let plan = try Self.plan(scratch, documents.joined(separator: "---\n"))
     #expect(plan.storedStages.count == 2)
     _ = try Self.engine().merge(plan, to: scratch("OUT"), options: .quick)
-    _ = try Self.engine().merge(try Self.plan(scratch, documents.joined(separator: "---\n"), .stored), to: scratch("stored"), options: .quick)
+    _ = try Self.engine().merge(
+      try Self.plan(scratch, documents.joined(separator: "---\n"), .stored), to: scratch("stored"), options: .quick)
     #expect(Self.weights(scratch, "OUT") == Self.weights(scratch, "stored"))
   }
 
@@ -203,7 +204,9 @@ import Testing
     let text = documents.joined(separator: "---\n").replacingOccurrences(of: "@", with: scratch.path + "/")
     var options = PlanOptions()
     options.mostTensors = 1000
-    let error = #expect(throws: IngotError.self) { try Plan.make(try Recipe(text), options: options, models: LocalModels(environment: [:])) }
+    let error = #expect(throws: IngotError.self) {
+      try Plan.make(try Recipe(text), options: options, models: LocalModels(environment: [:]))
+    }
     #expect(error?.status == .recipe && error?.message.contains("more tensors than the") == true, "\(String(describing: error))")
   }
 

@@ -276,7 +276,9 @@ private func planFromSources(_ input: inout FuzzInput) throws {
 private func sideInput(_ input: inout FuzzInput) -> CallerMemory {
   let side = CallerMemory(struct: MemoryLayout<ingot_side_input>.size, &input)
   let choices = input.byte()
-  let names = ["fisher", "second_moment", "gradients", "x", "gram", "output_gram", "features", "regularization", "mask", "prior", "votes", ""]
+  let names = [
+    "fisher", "second_moment", "gradients", "x", "gram", "output_gram", "features", "regularization", "mask", "prior", "votes", "",
+  ]
   let name = names[Int(choices & 0xF) % names.count]
   side.point(at: 8, to: choices & 0xC == 0xC ? nil : CallerMemory(text: Array(name.utf8)))
   if choices & 0x10 == 0 { side.put(choices & 0x60 == 0x60 ? UInt64.max : UInt64(choices >> 5) & 3, at: 16) }

@@ -32,7 +32,9 @@ func readJournal(_ bytes: [UInt8]) throws {
   }
   try journal.check(identity, subject: "out")
   let (plan, sources) = (identity.plan, identity.sources)
-  for other in [RunIdentity(plan: sources, sources: sources), RunIdentity(plan: plan, sources: plan), RunIdentity(plan: sources, sources: plan)]
+  for other in [
+    RunIdentity(plan: sources, sources: sources), RunIdentity(plan: plan, sources: plan), RunIdentity(plan: sources, sources: plan),
+  ]
   where other != identity {
     do throws(IngotError) { try journal.check(other, subject: "out") } catch {
       try require(error.status == .stale, "another run is refused as \(error)")

@@ -56,7 +56,8 @@ struct AdapterStart: AdapterJob {
     self.request = request
     guard (1...Limit.adapterRank).contains(request.rank), (1...Limit.adapterRank).contains(request.task) else {
       throw IngotError(
-        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(Limit.adapterRank)", subject: "rank"
+        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(Limit.adapterRank)",
+        subject: "rank"
       )
     }
     if let dtype = request.dtype, !dtype.isOutput {
