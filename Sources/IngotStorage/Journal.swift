@@ -1,4 +1,4 @@
-import IngotErrors
+package import IngotErrors
 
 /// What a partial output was made from. A run may only resume one of the same identity.
 package struct RunIdentity: Hashable, Sendable {
