@@ -17,4 +17,7 @@ int ingot_host_thread_count(const char *text);
 /// False, with the reason in `why`, where a variable of this environment could make the runtime end the process when it starts.
 bool ingot_companion_fits_environment(char *const *variables, char *why, size_t why_bytes);
 
+/// False, with the reason in `why`, where no file can be made in `directory`, which is /dev/shm: the runtime would end the process.
+bool ingot_companion_has_shared_memory(const char *directory, char *why, size_t why_bytes);
+
 #endif

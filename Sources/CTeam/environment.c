@@ -3,10 +3,14 @@
 #include "companion.h"
 
 #include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 // LLVM's OpenMP runtime reads its variables when it starts, and ends the process over some values: an empty OMP_NUM_THREADS, a number that
 // does not fit, a stack that no thread gets. Whatever it may take badly keeps it from being started; threads of our own run then.
@@ -110,4 +114,25 @@ bool ingot_companion_fits_environment(char *const *variables, char *why, size_t 
     return false;
   }
   return true;
+}
+
+bool ingot_companion_has_shared_memory(const char *directory, char *why, size_t why_bytes) {
+  struct timespec now = {0, 0};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  char path[256];
+  snprintf(path, sizeof path, "%s/ingot-%d-%llx", directory, (int)getpid(),
+           (unsigned long long)now.tv_sec * 1000000000u + (unsigned long long)now.tv_nsec);
+  const int file = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  int code = file < 0 ? errno : 0;
+  if (file >= 0) {
+    unlink(path);
+    // A full one gives pages that end the process when they are written.
+    code = posix_fallocate(file, 0, 4096);
+    close(file);
+  }
+  if (code == 0) return true;
+  char text[128];
+  snprintf(why, why_bytes, "LLVM's OpenMP runtime ends the process without shared memory, and %s gives none: %s", directory,
+           strerror_r(code, text, sizeof text));
+  return false;
 }

@@ -65,6 +65,7 @@ static ingot_openmp_run_function choose_openmp(int threads, const char *companio
     return NULL;
   }
   if (!ingot_companion_fits_environment(environ, why, why_bytes)) return NULL;
+  if (!ingot_companion_has_shared_memory("/dev/shm", why, why_bytes)) return NULL;
   if (!can_create_threads(threads)) {
     snprintf(why, why_bytes, "the system allows fewer than %d more threads", threads - 1);
     return NULL;

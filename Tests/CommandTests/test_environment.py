@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +55,19 @@ def test_ordinary_variables_leave_openmp(ingot: Run, linear: Path, monkeypatch: 
     monkeypatch.setenv(name, value)
     done = ingot("merge", linear, "--threads", "3", "--sink", "null", "--team", "openmp")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("options", ["ro", "size=4k,nr_inodes=1"])
+def test_no_shared_memory_ends_the_process(linear: Path, tmp_path: Path, options: str) -> None:
+    """A container without a /dev/shm that can be written to."""
+    script = f'mount -t tmpfs -o {options} tmpfs /dev/shm && "$@"'
+    words = ["unshare", "-rm", "sh", "-c", script, "sh"]
+    if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system does not let a test mount a file system of its own")
+    words += [os.environ.get("INGOT", "ingot"), "merge", str(linear), "--threads", "3", "--sink", "null"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "OMP" not in done.stderr
 
 
 @pytest.mark.parametrize("value", HUGE)
