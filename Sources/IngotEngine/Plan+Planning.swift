@@ -18,6 +18,7 @@ extension Plan {
     try MethodRegistry.catalog.require(numerics, of: recipe.method)
     var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
     planner.stages = stages.read(by: recipe)
+    planner.mostTensors = options.mostTensors - stages.tensorCount
     return try planner.plan(options)
   }
 }

@@ -22,6 +22,7 @@ struct Planner {
   private var tokenizer: TokenizerPlan?
   var notices: [Notice]
   var stages: [PlannedStage] = []
+  var mostTensors = Limit.plannedTensors
   var tensors: [PlannedTensor] = []
   private var jobs: [PlannedJob] = []
   private var modelScopes: [ModelScope] = []
@@ -55,11 +56,14 @@ struct Planner {
     sideFinder = SideFinder(
       recipe: recipe, models: models, sourceOffsets: offsets, files: try SideFiles(recipe, models: models))
     sources = models.flatMap(\.sources)
-    notices = recipe.notices + models.flatMap { $0.checkpoint.notices + ($0.stage?.notices ?? []) }
+    notices = recipe.notices + models.flatMap(\.checkpoint.notices)
+    // Documents that several others read have something to say once.
+    var seen = Set(notices)
+    for notice in models.flatMap({ $0.stage?.notices ?? [] }) where seen.insert(notice).inserted { notices.append(notice) }
   }
 
   mutating func plan(_ options: PlanOptions) throws(IngotError) -> Plan {
-    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: options.missing ?? recipe.missing)
+    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: options.missing ?? recipe.missing, most: mostTensors)
     let outputs = try finder.find()
     notices += finder.notices + finder.skipped.notices(recipe)
     if let request = recipe.tokenizer {

@@ -116,24 +116,3 @@ extension AdapterOutputOptions {
     return request
   }
 }
-
-extension JSONValue {
-  /// The record of a directory of factors, of schema 1, and its path. Throws `.notFound`, `.io`, `.format` (with the place), `.unsupported` (of a later
-  /// version).
-  static func record(
-    _ fileName: String, of directory: String, writtenBy command: String
-  ) throws(IngotError) -> (root: JSONValue, path: String) {
-    let path = directory.hasSuffix("/") ? directory + fileName : "\(directory)/\(fileName)"
-    guard try fileStatus(path) != nil else {
-      throw IngotError(.notFound, "found no \(fileName), expected a directory that '\(command)' wrote", subject: directory)
-    }
-    let file = try StoredFile(path)
-    let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
-    return (root, path)
-  }
-}
