@@ -235,7 +235,7 @@ def test_packed_and_transposed_gram_matrices(torch: Any, tmp_path: Path) -> None
         load(collect.output_gram_matrices(model, list(zip(inputs, labels)), tmp_path / f"outputs{number}.safetensors", labels="empirical"))
         for number, model in enumerate((linear, turned))
     ]
-    assert list(outputs[1]) == ["0.transposed"] and outputs[1]["0.transposed"].shape == (7, 7)
+    assert {name: values.shape for name, values in outputs[1].items()} == {"0.transposed": (7, 7)}
     np.testing.assert_allclose(outputs[1]["0.transposed"], outputs[0]["0"], rtol=1e-5, atol=1e-8)
     own = [outputs[0]["0"], np.diag(np.arange(1, 8)).astype("f")]
     for sides in ({"gram": grams}, {"gram": grams, "output_gram": own}):
@@ -246,12 +246,15 @@ def test_packed_and_transposed_gram_matrices(torch: Any, tmp_path: Path) -> None
             flipped = ingot.merge_state_dicts("mats", [{"0.weight": w.T} for w in weights], side=other_side, mats_solver=solver)
             np.testing.assert_allclose(flipped["0.weight"], plain["0.weight"].T, rtol=1e-5, atol=1e-6)
     one = ingot.merge_tensors(
-        "mats", [w.T for w in weights], side={name: [{"transposed": g} for g in values] for name, values in sides.items()}, mats_solver="exact"
+        "mats",
+        [w.T for w in weights],
+        side={name: [{"transposed": g} for g in values] for name, values in sides.items()},
+        mats_solver="exact",
     )
     np.testing.assert_array_equal(one, flipped["0.weight"])
-    mixed = {"gram": [{"0": g} for g in grams], "output_gram": [{"0.transposed": g} for g in own]}
+    mixed = {"gram": [{"0": np.eye(7, dtype="f")}] * 2, "output_gram": [{"0.transposed": g} for g in own]}
     with pytest.raises(ingot.IngotError, match="stored as"):
-        ingot.merge_state_dicts("mats", [{"0.weight": w[:, :7]} for w in weights], side={**mixed, "gram": [{"0": np.eye(7, dtype="f")}] * 2})
+        ingot.merge_state_dicts("mats", [{"0.weight": w[:, :7]} for w in weights], side=mixed)
     with pytest.raises(ingot.InvalidArgumentError, match="nothing to collect"):
         collect.activation_norms(turned, inputs, tmp_path / "norms.safetensors")
 

@@ -18,8 +18,8 @@ from support import load
 MODULE = "model.layers.0.mlp.up_proj"
 NAME = f"{MODULE}.weight"
 LIMIT = 1e-4
-# Where single directions are not known better: the inverse root of a large Gram matrix sees null directions of a sum through the rounding of
-# that matrix, 1e-16 σ₁² beside the 1e-12 σ₁² that it adds.
+# Where single directions are not known better: the inverse root of a large Gram matrix sees null directions of a sum through the
+# rounding of that matrix, 1e-16 σ₁² beside the 1e-12 σ₁² that it adds.
 LIMITS = {("iso_c always halley", "rank_deficient"): 2e-3}
 
 
