@@ -14,7 +14,13 @@ extension OutputTensorFinder {
     guard let own = known[owner] else { throw IngotError(.internalError, "a model without layers") }
     var layered: [OutputTensor] = []
     var sources: [ConfigEdit.LayerSource] = []
-    for number in range { try append(number, known: known, own: own, to: &layered, &sources) }
+    let layers = known.mapValues(\.layers)
+    var groups: [Int: [Int: [CheckpointTensor]]] = [:]
+    for (model, own) in layers { groups[model] = Dictionary(grouping: checkpoint(model).tensors) { own.layer(of: $0.name) ?? -1 } }
+    for number in range {
+      try append(number, known: known, groups: groups, own: own, to: &layered, &sources)
+      try requireFew(max(layered.count, sources.count))
+    }
     if [.text, .encoder, .decoder].contains(own.part) {
       for index in layered.indices { layered[index].layerCount = sources.count }
     }
@@ -92,7 +98,9 @@ extension OutputTensorFinder {
     var lead: Int
   }
 
-  private func sources(of slice: Recipe.Slice, known: [Int: LayerIndex.Stack]) throws(IngotError) -> SliceSources {
+  private func sources(
+    of slice: Recipe.Slice, known: [Int: LayerIndex.Stack], groups: [Int: [Int: [CheckpointTensor]]]
+  ) throws(IngotError) -> SliceSources {
     var found = SliceSources(lead: slice.base ?? 0)
     for source in slice.sources {
       guard let layers = known[source.model]?.layers else { throw IngotError(.internalError, "a model without layers") }
@@ -106,7 +114,7 @@ extension OutputTensorFinder {
       }
       found.layers.append(layers)
       found.ranges.append(range)
-      found.tensors.append(Dictionary(grouping: checkpoint(source.model).tensors) { layers.layer(of: $0.name) ?? -1 })
+      found.tensors.append(groups[source.model] ?? [:])
     }
     let count = found.ranges[found.lead].count
     if let other = found.ranges.first(where: { $0.count != count }) {
@@ -118,11 +126,11 @@ extension OutputTensorFinder {
   }
 
   private mutating func append(
-    _ number: Int, known: [Int: LayerIndex.Stack], own: LayerIndex.Stack, to result: inout [OutputTensor],
-    _ layerSources: inout [ConfigEdit.LayerSource]
+    _ number: Int, known: [Int: LayerIndex.Stack], groups: [Int: [Int: [CheckpointTensor]]], own: LayerIndex.Stack,
+    to result: inout [OutputTensor], _ layerSources: inout [ConfigEdit.LayerSource]
   ) throws(IngotError) {
     let slice = recipe.slices[number]
-    let sources = try sources(of: slice, known: known)
+    let sources = try sources(of: slice, known: known, groups: groups)
     let (leadLayers, leadRange) = (sources.layers[sources.lead], sources.ranges[sources.lead])
     let model = slice.sources[sources.lead].model
     for step in 0..<leadRange.count {

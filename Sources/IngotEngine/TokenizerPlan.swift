@@ -172,7 +172,15 @@ struct TokenizerPlanner {
         hint: Vocabulary.conversionHint, subject: name(donor))
     }
     if !removed.isEmpty { file.remove(from: limit) }
-    if merged.newCount > 0 { file.fillGaps(below: merged.base.extent) { merged[$0] != nil } }
+    if merged.newCount > 0 {
+      do throws(IngotError) {
+        try file.fillGaps(below: merged.base.extent) { merged[$0] != nil }
+      } catch {
+        var named = error
+        named.subject = name(donor)
+        throw named
+      }
+    }
     file.add(definitions)
     return file
   }

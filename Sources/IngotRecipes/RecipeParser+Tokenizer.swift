@@ -21,9 +21,10 @@ extension RecipeParser {
     var request = TokenizerRequest(source: .union, tokens: [], rowMultiple: 1, position: long.position)
     if let node = optional("source", of: fields) { request.source = try tokenizerSource(node, subject: "tokenizer.source") }
     if let node = optional("pad_to_multiple_of", of: fields) {
-      guard case .integer(let value)? = node.scalar?.value, value >= 1, value <= 1 << 20 else {
+      guard case .integer(let value)? = node.scalar?.value, value >= 1, value <= Limit.paddingRows else {
         throw IngotError(
-          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(1 << 20)", hint: "64 and 128 are usual",
+          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(Limit.paddingRows)",
+          hint: "64 and 128 are usual",
           subject: "tokenizer.pad_to_multiple_of", position: node.position)
       }
       request.rowMultiple = value
