@@ -109,9 +109,13 @@ package struct MergeRecord: Sendable {
     return seed
   }
 
-  private static func adapters(_ value: JSONValue?, in path: String) throws(IngotError) -> [PlannedModel.Adapter] {
+  /// What was applied to a model. Versions that applied one adapter at most wrote its path as `adapter`.
+  private static func adapters(_ model: JSONValue, in path: String) throws(IngotError) -> [PlannedModel.Adapter] {
+    if let single = model["adapter"], !single.isNull {
+      return [PlannedModel.Adapter(path: try single.requireString("models.adapter", in: path), task: nil)]
+    }
     var adapters: [PlannedModel.Adapter] = []
-    for entry in try value?.requireArray("models.adapters", in: path) ?? [] {
+    for entry in try model["adapters"]?.requireArray("models.adapters", in: path) ?? [] {
       let place = try (entry["path"] ?? .null).requireString("models.adapters.path", in: path)
       adapters.append(PlannedModel.Adapter(path: place, task: entry["task"]?.asString))
     }
@@ -136,7 +140,7 @@ package struct MergeRecord: Sendable {
       models.append(
         Model(
           name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path),
-          adapters: try Self.adapters(value["adapters"], in: path), shards: shards))
+          adapters: try Self.adapters(value, in: path), shards: shards))
     }
     return models
   }

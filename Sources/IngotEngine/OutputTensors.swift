@@ -94,6 +94,7 @@ struct OutputTensorFinder {
       }
       try requireFew(result.count)
     }
+    for index in result.indices where recipe.slices[result[index].slice].isCopied { result[index].isCopied = true }
     copyUnnamed(unnamed, to: &result)
     return result
   }

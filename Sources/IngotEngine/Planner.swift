@@ -1,47 +1,9 @@
 internal import IngotCheckpoints
-package import IngotErrors
-internal import IngotJSON
+internal import IngotErrors
 internal import IngotMethods
-package import IngotRecipes
+internal import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
-
-extension Plan {
-  /// Works out everything that headers, configs and the recipe tell; reads no tensor data. Throws what the checks find, before any byte is written.
-  package static func make(
-    _ recipe: Recipe, options: PlanOptions = PlanOptions(), models provider: any ModelProvider
-  ) throws(IngotError) -> Plan {
-    try make(recipe, options: options, stages: try StageModels(recipe, options: options, models: provider))
-  }
-
-  /// Plans one document, given those that it reads.
-  static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
-    var models: [ProvidedModel] = []
-    for reference in recipe.models {
-      let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
-      if !isModel, (try? LocalModels.parse(reference))?.adapters.isEmpty == false {
-        throw IngotError(
-          .recipe, "a side file with an adapter, expected a side file alone", subject: reference.name, position: reference.position)
-      }
-      let model = try stages.open(reference)
-      do throws(IngotError) {
-        // What lies beside a side file says nothing of it.
-        models.append(isModel ? try model.readable() : try model.gathered())
-      } catch {
-        var placed = error
-        if placed.position == nil { placed.position = reference.position }
-        throw placed
-      }
-    }
-    models = try recipe.inDonorsLayout(models)
-    let numerics = options.numerics ?? recipe.numerics
-    try MethodRegistry.catalog.require(numerics, of: recipe.method)
-    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
-    planner.stages = stages.read(by: recipe)
-    planner.mostTensors = options.mostTensors - stages.tensorCount
-    return try planner.plan(options)
-  }
-}
 
 /// Turns a recipe and opened models into a plan.
 struct Planner {
@@ -113,6 +75,7 @@ struct Planner {
     let cache = ParameterCache(recipe)
     tensors.reserveCapacity(outputs.count)
     for output in outputs { try add(output, cache) }
+    if let request = recipe.tokenizer { try tokenizer?.requireRows(in: tensors, at: request.position) }
     for group in modelScopes {
       let request = MethodRequest(inputs: group.inputs, segments: group.segments, seed: seed)
       jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))
@@ -369,39 +332,5 @@ struct Planner {
     guard found != dtype else { return }
     let message = "tensors of type \(found.safetensorsName) are merged into \(dtype.safetensorsName)"
     if !notices.contains(where: { $0.message == message }) { notices.append(Notice(.info, message)) }
-  }
-
-  private func makeSegment(
-    _ output: OutputTensor, _ inputs: [OutputTensor.Input], shape: Shape, rule: Int?, _ cache: ParameterCache
-  ) throws(IngotError) -> MethodRequest.Segment {
-    let tensor = try cache.parameters(output: output.name, slice: output.slice, at: output.position, rule: rule)
-    var perModel: [[String: ParameterValue]] = []
-    var streams: [UInt64] = []
-    for input in inputs {
-      perModel.append(
-        try cache.parameters(
-          output: output.name, input: input.tensor.name, source: input.source ?? 0, slice: output.slice, at: output.position,
-          rule: rule))
-      streams.append(Self.stream(output.name, ordinal: input.model))
-    }
-    var segment = MethodRequest.Segment(
-      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
-    if let layer = output.layer, let count = output.layerCount {
-      segment.place = .layer(layer, of: count)
-    } else if TensorNames.isInputEmbedding(output.name) {
-      segment.place = .embedding
-    } else if TensorNames.isEmbedding(output.name) {
-      segment.place = .head
-    }
-    segment.isVocabulary = TensorNames.vocabularyAxis(output.name, shape) != nil
-    return segment
-  }
-
-  /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.
-  static func stream(_ name: String, ordinal: Int) -> UInt64 {
-    var bytes = Array(name.utf8)
-    bytes.append(0)
-    for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: ordinal >> (8 * shift))) }
-    return xxh3(bytes)
   }
 }

@@ -17,9 +17,9 @@ package struct RecipeLimits: Sendable {
 extension Node {
   /// Reads one YAML 1.1 document, or JSON, which is nearly YAML's flow style.
   ///
-  /// Anchors, aliases and merge keys (`<<`) are resolved. Throws `.recipe` with a position for text that is not UTF-8 or not YAML, a key given
-  /// twice, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`; `.unsupported` for several documents
-  /// (see `loadAll`).
+  /// Anchors, aliases and merge keys (`<<`) are resolved; of a key given twice the last counts (`Mapping.superseded`). Throws `.recipe` with a
+  /// position for text that is not UTF-8 or not YAML, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`;
+  /// `.unsupported` for several documents (see `loadAll`).
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {
     let documents = try loadAll(text, origin: origin, limits: limits)
     guard let first = documents.first, documents.count == 1 else {
@@ -149,7 +149,7 @@ private struct OpenCollection {
     guard isMapping else { return .sequence(nodes) }
     guard !merged.entries.isEmpty else { return .mapping(written) }
     var all = merged
-    for entry in written.entries { all.set(entry) }
+    all.overlay(written)
     return .mapping(all)
   }
 
@@ -170,13 +170,7 @@ private struct OpenCollection {
     key = nil
     height = max(height, value.height)
     if name.style == .plain, name.tag == nil, name.text == "<<" { return try merge(value.node) }
-    let entry = Node.Mapping.Entry(key: name.text, keyPosition: keyPosition, value: value.node)
-    if let earlier = written.insert(entry) {
-      throw IngotError(
-        .recipe,
-        "the key '\(excerpt(name.text))' is given twice; the first is at line \(earlier.keyPosition.line), column \(earlier.keyPosition.column)",
-        hint: "remove one of the two", subject: excerpt(name.text), position: keyPosition)
-    }
+    written.append(Node.Mapping.Entry(key: name.text, keyPosition: keyPosition, value: value.node))
   }
 
   /// `<<: mapping` or `<<: [mapping, …]`, where the first of a list wins.

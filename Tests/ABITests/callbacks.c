@@ -203,10 +203,14 @@ static void refused_sources(void) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
   h.source_size = sizeof(ingot_source) + 1;
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
+  h.source_size = sizeof(ingot_source) + 8; /* the library's struct has no room for that */
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
+  h.source_size = 4096;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
   h.source_size = 0;
   h.source_flags = 8;
   CHECK_ERROR(INGOT_E_UNSUPPORTED, "0x8", make_plan(&h));
-  CHECK(h.released == 0 && h.opened == 3); /* a struct that is refused is not consumed */
+  CHECK(h.released == 0 && h.opened == 5); /* a struct that is refused is not consumed */
   h.opened = 0;
   h.source_flags = 0;
   h.source_size = offsetof(ingot_source, map); /* an older program's: without release */

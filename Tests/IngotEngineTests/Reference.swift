@@ -57,7 +57,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
 
   func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
-  var votes: Bool { ["ties", "dare_ties", "della", "hi_merging"].contains(method) }
+  var votes: Bool { ["ties", "dare_ties", "della", "breadcrumbs_ties", "hi_merging"].contains(method) }
   var normalizes: Bool {
     normalize ?? (["linear", "ties", "della", "ties_sv", "hi_merging"].contains(method) || (isPaper && method == "dare_ties"))
   }
@@ -161,6 +161,9 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
+    case "multislerp": return tensors.map(multiSlerp)
+    case "karcher": return tensors.map(karcher)
+    case "model_stock": return tensors.map(modelStock)
     case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
       return tensors.map(average)
     case "varm": return varm(tensors)
@@ -235,14 +238,14 @@ struct Reference {
           keep(&deltas[tensor][model], largest: count - pruned)
           deltas[tensor][model] = deltas[tensor][model].map { $0 * Double(Float(item.number("scale", or: 0.9))) }
         }
-      case "breadcrumbs":
+      case "breadcrumbs", "breadcrumbs_ties":
         for tensor in tensors.indices {
-          trimRows(
-            &deltas[tensor][model], length: tensors[tensor].rowLength, start: 0, drop: item.number("gamma", or: 0.01), keep: density)
+          let length = item.scope == "row" ? tensors[tensor].rowLength : deltas[tensor][model].count
+          trimRows(&deltas[tensor][model], length: length, start: 0, drop: item.number("gamma", or: 0.01), keep: density)
         }
       case "dare_linear", "dare_ties":
         for tensor in tensors.indices { drop(&deltas[tensor][model], of: tensors[tensor], model: model, density: density) }
-      case "della":
+      case "della", "della_linear":
         for tensor in tensors.indices { sample(&deltas[tensor][model], of: tensors[tensor], model: model, density: density) }
       default: break
       }

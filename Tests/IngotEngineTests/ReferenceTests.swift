@@ -83,6 +83,18 @@ import Testing
     MethodCase(method: "onebit", lambda: 0.5),
     MethodCase(method: "onebit", lambda: 0.7, extra: ["task": "2"], perModel: ["quantized": ["true", "false", "false"]]),
     MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95], scope: "row", extra: ["gamma": "0.1"]),
+    MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95], extra: ["gamma": "0.1"]),
+    MethodCase(method: "breadcrumbs_ties", densities: [0.2, 0.5, 0.95]),
+    MethodCase(method: "breadcrumbs_ties", densities: [0.3, 0.5, 0.999], normalize: true, lambda: 0.7, extra: ["gamma": "0.05"]),
+    MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8]),
+    MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8], rescale: false, rule: "inverse_keep"),
+    MethodCase(method: "multislerp"),
+    MethodCase(method: "multislerp", hasBase: false),
+    MethodCase(method: "multislerp", extra: ["normalize_weights": "false"]),
+    MethodCase(method: "karcher"),
+    MethodCase(method: "karcher", extra: ["max_iter": "1"]),
+    MethodCase(method: "model_stock"),
+    MethodCase(method: "model_stock", extra: ["filter_wise": "true"]),
   ]
 
   /// Where layers or embeddings count for themselves.
@@ -109,6 +121,15 @@ import Testing
     MethodCase(method: "consensus", extra: ["merge": "ties"]),
     MethodCase(method: "twin", densities: [0.1, 0.3, 0.02]),
   ]
+
+  /// Every method of mergekit is compared with its definition.
+  @Test func noMethodOfMergekitIsLeftOut() {
+    let methods = [
+      "linear", "slerp", "nuslerp", "multislerp", "karcher", "passthrough", "model_stock", "arcee_fusion", "nearswap", "sce", "ram",
+      "ramplus_tl", "task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear",
+    ]
+    #expect(Set(methods).subtracting(Self.cases.map(\.method)).isEmpty)
+  }
 
   @Test(arguments: cases) func equalsTheDefinition(_ item: MethodCase) throws {
     try check(item, Self.small, Self.smallValues)

@@ -29,36 +29,10 @@ extension Engine {
   ) throws(IngotError) -> AdapterReport {
     let start = Watcher.now()
     let run = try AdapterPackRun(request, kernels: kernels, algebra: try LinearAlgebra.load())
-    let need = try run.workspaceBytes()
-    guard need.bytes <= self.options.memoryBudget else {
-      throw IngotError(
-        .memory, "the memory budget is \(self.options.memoryBudget) bytes, but one module needs \(need.bytes)",
-        hint: "raise the budget, for example --memory \(need.bytes / (1 << 20) + 1)MiB", subject: need.module)
-    }
-    let writer = try TensorFileWriter(run.tensors)
-    var output = OutputRequest(
-      destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapter")), force: options.force, sync: options.sync,
-      replaceableMarkers: [AdapterPackRecord.fileName, AdapterPackRecord.weights], otherBytes: writer.fileSize, system: options.system)
-    output.canResume = false
-    let directory = try OutputDirectory(output)
-    do throws(IngotError) {
-      try directory.writeFile(AdapterPackRecord.weights) { (file) throws(IngotError) in
-        let workspace = try MatrixWorkspace(capacity: need.bytes)
-        try writer.begin(file)
-        try run.write(to: writer, file, workspace, watcher)
-      }
-      try directory.writeSmallFile(AdapterPackRecord.fileName, run.record.bytes)
-      try directory.writeSmallFile(MergeRecord.fileName, Array(writer.record(run.identity, file: AdapterPackRecord.weights).utf8))
-      try request.adapter.requireUnchanged()
-      let notices = try request.adapter.notices + directory.notices + directory.commit()
-      return AdapterReport(
-        output: destination, modules: run.reports, wholeTensors: request.adapter.contents.whole.count, bytes: writer.fileSize,
-        seconds: Double(Watcher.now() - start) / 1e9, threads: 1, workspaceBytes: need.bytes, notices: notices)
-    } catch {
-      directory.discard()
-      throw error
-    }
+    let written = try write(run, to: destination, options: options, watcher: watcher, since: start)
+    return AdapterReport(
+      output: destination, modules: run.reports, wholeTensors: request.adapter.contents.whole.count, bytes: written.bytes,
+      seconds: written.seconds, threads: 1, workspaceBytes: written.workspaceBytes, notices: written.notices)
   }
 
   /// Makes an adapter in PEFT's layout of what `pack` wrote. Throws `.notFound`, `.format` and what writing throws.
@@ -71,8 +45,11 @@ extension Engine {
   }
 }
 
-/// One pack under way. Thread rule: not Sendable; one thread.
-private final class AdapterPackRun {
+/// One pack under way.
+private final class AdapterPackRun: FactorDirectory {
+  static let recordName = AdapterPackRecord.fileName
+  static let weightsName = AdapterPackRecord.weights
+
   private let request: AdapterPackRequest
   private let kernels: Kernels
   private let algebra: LinearAlgebra
@@ -112,16 +89,20 @@ private final class AdapterPackRun {
     "lora pack \(request.adapter.name) \(request.bits)" + request.rules.map { " \($0.pattern.text)=\($0.bits)" }.joined()
   }
 
-  func workspaceBytes() throws(IngotError) -> (bytes: Int, module: String) {
-    var (most, name) = (0, "")
-    for (place, module) in record.modules.enumerated() {
-      let workspace = MatrixWorkspace.measuring()
-      let low = LowRankAlgebra(algebra, workspace)
-      let (stored, found) = try decomposed(place, low)
-      _ = try distance(stored, found, low)
-      if workspace.peak + 4096 > most { (most, name) = (workspace.peak + 4096, module.name) }
-    }
-    return (most, name)
+  var notices: [Notice] { request.adapter.notices }
+
+  var recordBytes: [UInt8] { record.bytes }
+
+  var moduleNames: [String] { record.modules.map(\.name) }
+
+  func requireUnchanged() throws(IngotError) { try request.adapter.requireUnchanged() }
+
+  func workspaceBytes(of place: Int) throws(IngotError) -> Int {
+    let workspace = MatrixWorkspace.measuring()
+    let low = LowRankAlgebra(algebra, workspace)
+    let (stored, found) = try decomposed(place, low)
+    _ = try distance(stored, found, low)
+    return workspace.peak + 4096
   }
 
   /// The module's change with its scale, and its singular value decomposition with signs that do not depend on how it was stored.
@@ -143,23 +124,13 @@ private final class AdapterPackRun {
     return (max(own, 0).squareRoot(), whole > 0 ? (share < 1e-14 ? 0 : share.squareRoot()) : nil)
   }
 
-  func write(
-    to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace, _ watcher: Watcher
-  ) throws(IngotError) {
-    let all = record.modules.count
-    for (place, module) in record.modules.enumerated() {
-      watcher.look(Progress(bytesDone: place, bytesTotal: all, tensorsDone: place, tensorsTotal: all, tensor: nil))
-      if let stop = watcher.stop { throw stop }
-      do throws(IngotError) {
-        try workspace.scope { () throws(IngotError) in
-          try algebra.withThreads(1) { () throws(IngotError) in try pack(place, module, writer, file, workspace) }
-        }
-      } catch {
-        var named = error
-        if named.subject == nil { named.subject = module.name }
-        throw named
-      }
+  func write(_ place: Int, to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace) throws(IngotError) {
+    try workspace.scope { () throws(IngotError) in
+      try algebra.withThreads(1) { () throws(IngotError) in try pack(place, record.modules[place], writer, file, workspace) }
     }
+  }
+
+  func writeRest(to writer: TensorFileWriter, _ file: OutputFile) throws(IngotError) {
     for whole in request.adapter.contents.whole { try writer.copy(try request.adapter.bytes(whole.tensor), to: file) }
   }
 

@@ -8,9 +8,7 @@ package import IngotTensors
 /// positive or of the negative elements, or the weight of those. Not a method of recipes: `RollingPlan.make` writes the recipe, with one
 /// part for each running object. Inputs: the base, the state, the model; the first step has no state. Shapes: any, equal. Thresholds are exact, and
 /// the same for every part. Arithmetic: f32. Bytes: inputs up to three times, the output once. Source: Yadav et al., TIES-Merging, arXiv 2306.01708.
-package struct RollingVote: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct RollingVote: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "rolling_vote", title: "Rolling Vote", summary: "Adds a trimmed task vector to a sum of a vote.", base: .required, models: 1...2,
     parameters: [
@@ -22,7 +20,7 @@ package struct RollingVote: MergeMethod {
 
   private let part: Kernels.VotePart
   private let weight: Float
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
   private let hasState: Bool
 
   package init(_ request: MethodRequest) throws(IngotError) {
@@ -47,10 +45,6 @@ package struct RollingVote: MergeMethod {
 
   package var demands: Demands { Demands() }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
-
   private func difference(_ tile: Tile) -> Floats {
     let model = tile.inputs[tile.inputs.rows - 1]
     tile.kernels.subtract(model, tile.inputs[0], into: model)
@@ -59,12 +53,6 @@ package struct RollingVote: MergeMethod {
 
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     state.gather(0, difference(tile), tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
