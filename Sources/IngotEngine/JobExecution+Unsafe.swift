@@ -102,6 +102,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       return itemCount == 0 ? try advance() : false
     case .emit(let state):
       if isFirstLook { try nonfinite.check(segments, context: context) }
+      try nonfinite.checkOverflows(segments, context: context)
       try output.finishEmpty()
       report(state)
       return true
