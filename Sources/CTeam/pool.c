@@ -30,6 +30,9 @@ static void *member_main(void *argument) {
   member *self = argument;
   ingot_pool *pool = self->pool;
   uint64_t seen = 0;
+  // The allocator may take address space for a thread's first block: where that is scarce it shows now, while threads are made.
+  void *volatile block = malloc(1);
+  free(block);
   pthread_mutex_lock(&pool->lock);
   for (;;) {
     while (pool->generation == seen && !pool->stopping) pthread_cond_wait(&pool->start, &pool->lock);

@@ -39,18 +39,8 @@ static void work(void *context, int worker, int size) {
   ingot_fp_set_control(control);
 }
 
-/// The first number of OMP_NUM_THREADS, 0 when it is not set or not a positive number.
-static int host_thread_count(void) {
-  const char *text = getenv("OMP_NUM_THREADS");
-  if (!text) return 0;
-  char *end = NULL;
-  const long value = strtol(text, &end, 10);
-  if (end == text || value < 1) return 0;
-  return value > INGOT_TEAM_MAX_THREADS ? INGOT_TEAM_MAX_THREADS : (int)value;
-}
-
 static int default_thread_count(void) {
-  const int host = host_thread_count();
+  const int host = ingot_host_thread_count(getenv("OMP_NUM_THREADS"));
   if (host > 0) return host;
   char ignored[1];
   ingot_topology *topology = ingot_topology_create(NULL, NULL, ignored, sizeof ignored);
@@ -74,6 +64,8 @@ static ingot_openmp_run_function choose_openmp(int threads, const char *companio
     snprintf(why, why_bytes, "one thread needs no OpenMP");
     return NULL;
   }
+  if (!ingot_companion_fits_environment(environ, why, why_bytes)) return NULL;
+  if (!ingot_companion_has_shared_memory("/dev/shm", why, why_bytes)) return NULL;
   if (!can_create_threads(threads)) {
     snprintf(why, why_bytes, "the system allows fewer than %d more threads", threads - 1);
     return NULL;

@@ -4,7 +4,7 @@ internal import IngotErrors
 // MARK: status and error
 
 @c @implementation public func ingot_status_name(_ status: ingot_status) -> UnsafePointer<CChar>? {
-  unsafe literal(Status(rawValue: status)?.cName ?? "INGOT_E_UNKNOWN")
+  unsafe literal(Status(rawValue: status)?.constantName ?? "INGOT_E_UNKNOWN")
 }
 
 @c @implementation public func ingot_error_status(_ error: OpaquePointer?) -> ingot_status {

@@ -32,7 +32,12 @@ final class CallbackSink: OutputSink, @unchecked Sendable {
     for (name, file) in zip(sideNames, plan.sideFiles) { try reserve(name, file.byteCount) }
     for (name, file) in zip(names, plan.files) { try write(file.header, to: name) }
     let report = try call.engine.run(plan, into: self, options: call.options, watcher: call.watcher)
-    for (name, file) in zip(sideNames, plan.sideFiles) { try write(try file.contents(), to: name) }
+    for (name, file) in zip(sideNames, plan.sideFiles) {
+      switch file.content {
+      case .bytes(let bytes): try write(bytes, to: name)
+      case .copy(let path, let count): try copy(try StoredFile(path), count, to: name)
+      }
+    }
     try check(unsafe functions.commit?(functions.user) ?? 0, "commit", subject: nil)
     return report
   }
@@ -49,11 +54,25 @@ final class CallbackSink: OutputSink, @unchecked Sendable {
     try check(unsafe functions.reserve?(functions.user, name.pointer, UInt64(bytes)) ?? 0, "reserve of \(bytes) bytes", subject: name)
   }
 
-  private func write(_ bytes: [UInt8], to name: CText) throws(IngotError) {
+  /// Copies a file in pieces of 1 MiB. The caller has room for what the plan said: throws `.stale` when the file is no longer of `count` bytes.
+  private func copy(_ file: StoredFile, _ count: Int, to name: CText) throws(IngotError) {
+    guard file.size == count else {
+      throw IngotError(
+        .stale, "the file had \(count) bytes when the merge was planned, and has \(file.size) now",
+        hint: "do not change the sources between planning and running; plan again", subject: file.path)
+    }
+    let most = 1 << 20
+    for offset in stride(from: 0, to: count, by: most) {
+      try write(try file.readBytes(at: offset, count: min(most, count - offset), limit: most), to: name, at: offset)
+    }
+    try file.checkUnchanged()
+  }
+
+  private func write(_ bytes: [UInt8], to name: CText, at offset: Int = 0) throws(IngotError) {
     var failure: IngotError?
     // SAFETY: the array's storage lives for the closure.
     unsafe bytes.withUnsafeBytes { buffer in
-      do throws(IngotError) { try unsafe write(buffer, to: name, at: 0) } catch { failure = error }
+      do throws(IngotError) { try unsafe write(buffer, to: name, at: offset) } catch { failure = error }
     }
     if let failure { throw failure }
   }
@@ -71,17 +90,5 @@ final class CallbackSink: OutputSink, @unchecked Sendable {
     guard answer != 0 else { return }
     let subject = subject.map { unsafe String(cString: $0.pointer) } ?? "sink"
     throw callbackFailed("the sink's \(what)", answer, subject: subject)
-  }
-}
-
-extension SideFile {
-  /// The bytes, read from the donor where they are copied.
-  func contents() throws(IngotError) -> [UInt8] {
-    switch content {
-    case .bytes(let bytes): return bytes
-    case .copy(let path, _):
-      let file = try StoredFile(path)
-      return try file.readBytes(at: 0, count: file.size, limit: 1 << 30)
-    }
   }
 }

@@ -25,13 +25,21 @@ final class Resolver: @unchecked Sendable {
   /// The file's source, or nil when the model has no such file.
   func open(_ file: String, of model: String) throws(IngotError) -> CallbackSource? {
     var source = unsafe ingot_source()
-    unsafe source.struct_size = unsafe UInt32(MemoryLayout<ingot_source>.stride)
+    let room = unsafe UInt32(MemoryLayout<ingot_source>.stride)
+    unsafe source.struct_size = room
     let (cModel, cFile) = (CText(model), CText(file))
     // SAFETY: the texts and the struct live for the call; `open` was checked in init.
     let answer = unsafe functions.open?(functions.user, cModel.pointer, cFile.pointer, &source) ?? Status.internalError.rawValue
     withExtendedLifetime((cModel, cFile)) {}
     if answer == Status.notFound.rawValue { return nil }
     guard answer == 0 else { throw callbackFailed("the resolver's open", answer, subject: "\(model)/\(file)") }
+    // The struct is ours: behind it lies nothing that the caller could have filled.
+    guard unsafe source.struct_size <= room else {
+      throw IngotError(
+        .invalidArgument,
+        unsafe "the resolver's open set the struct_size of ingot_source to \(source.struct_size), expected \(room) or less",
+        hint: "leave it as it is, or lower it", subject: ingot_source.typeName)
+    }
     return try unsafe CallbackSource(&source, name: "\(model)/\(file)", resolver: self)
   }
 
@@ -199,11 +207,7 @@ struct ResolvedModels: ModelProvider {
       let parts = try LocalModels.parse(reference)
       guard !parts.adapters.isEmpty else { return try open(reference.name) }
       return try adapting(try open(parts.model.description), as: reference)
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
   }
 
   func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
@@ -211,11 +215,7 @@ struct ResolvedModels: ModelProvider {
     var adapted = model
     do throws(IngotError) {
       for adapter in parts.adapters { adapted = try adapting(adapted, by: adapter, name: parts.model.description) }
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
     return adapted
   }
 

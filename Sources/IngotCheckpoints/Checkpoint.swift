@@ -66,13 +66,26 @@ package struct Checkpoint: Sendable {
   package let leadingComponents: [String]
   private let places: [String: Int]
 
-  /// Throws `.format` when two tensors have one name.
+  /// Throws `.format` when two tensors have one name, `.shape` when all together are larger than anything real.
   package init(
     displayPath: String, shards: [CheckpointShard], tensors: [CheckpointTensor], config: JSONValue?, notices: [Notice] = []
   ) throws(IngotError) {
     var places: [String: Int] = Dictionary(minimumCapacity: tensors.count)
     for (place, tensor) in tensors.enumerated() where places.updateValue(place, forKey: tensor.name) != nil {
       throw IngotError(.format, "\(displayPath) has two tensors of this name, expected one", subject: tensor.name)
+    }
+    var bytes = 0
+    for tensor in tensors {
+      guard tensor.byteCount <= Limit.checkpointBytes - bytes else {
+        throw IngotError(
+          .shape, "the tensors of \(displayPath) take more than \(Limit.checkpointBytes) bytes, expected a checkpoint that exists",
+          subject: tensor.name)
+      }
+      bytes += tensor.byteCount
+      // One without elements may have rows of any length.
+      if tensor.byteCount == 0, try tensor.shape.span() > Limit.checkpointBytes {
+        throw IngotError(.shape, "shape \(tensor.shape) has extents beyond anything that exists", subject: tensor.name)
+      }
     }
     var leading: [String] = []
     for tensor in tensors where leading.count < 64 {

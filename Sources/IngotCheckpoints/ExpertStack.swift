@@ -75,7 +75,9 @@ struct ExpertStack {
       let down = checkpoint[name(NameLayouts.batchedDown)]
     else { return nil }
     let (wide, narrow) = (gateUp.shape.dimensions, down.shape.dimensions)
-    guard wide.count == 3, narrow.count == 3, wide[0] == narrow[0], narrow.allSatisfy({ $0 > 0 }) else { return (gateUp, down, nil) }
+    guard wide.count == 3, narrow.count == 3, wide[0] == narrow[0], wide[0] <= Limit.experts, narrow.allSatisfy({ $0 > 0 }) else {
+      return (gateUp, down, nil)
+    }
     // Both can hold only for matrices without elements.
     if wide[2] == narrow[1], wide[1] % 2 == 0, wide[1] / 2 == narrow[2] { return (gateUp, down, false) }
     if wide[1] == narrow[2], wide[2] % 2 == 0, wide[2] / 2 == narrow[1] { return (gateUp, down, true) }

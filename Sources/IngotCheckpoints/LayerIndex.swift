@@ -167,11 +167,11 @@ package struct LayerIndex: Sendable {
     return nil
   }
 
-  /// Every layer count of `config`, of nested configs too.
+  /// The layer counts of `config`, of nested configs too; every stack is compared with each.
   package static func countPlaces(in config: JSONValue) -> [CountPlace] {
     var places: [CountPlace] = []
     func collect(_ block: JSONValue, _ sections: [String]) {
-      for key in NameTables.layerCountKeys + NameTables.partLayerCountKeys {
+      for key in NameTables.layerCountKeys + NameTables.partLayerCountKeys where places.count < Limit.layerCounts {
         if let count = block[key]?.asInt, count > 0 { places.append(CountPlace(sections: sections, key: key, count: count)) }
       }
       guard sections.count < 3 else { return }

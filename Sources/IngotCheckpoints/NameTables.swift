@@ -91,7 +91,13 @@ enum NameTables {
     "gpt_neox.embed_in.weight", "bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight",
     "roberta.embeddings.word_embeddings.weight", "distilbert.embeddings.word_embeddings.weight", "shared.weight",
     "model.shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight", "model.visual.pos_embed.weight",
+    "model.decoder.embed_tokens.weight", "model.visual.pos_embed.weight", "word_embeddings.weight",
+  ]
+
+  /// What else embeddings of tokens end in, whatever stands before: families keep them below prefixes of their own.
+  static let embeddingEndings = [
+    ".embed_tokens.weight", ".word_embeddings.weight", ".tok_embeddings.weight", ".token_embedding.weight", ".wte.weight",
+    ".embed_in.weight",
   ]
 
   /// Endings of those that are output heads.
@@ -115,7 +121,7 @@ enum NameTables {
   // MARK: - Config keys
 
   /// Keys of the layer count, in the order they are looked for; then the same under `text_config`.
-  static let layerCountKeys = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"]
+  static let layerCountKeys = ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_transformer_layers"]
   static let textSection = "text_config"
 
   /// Keys that count the layers of one part of a model, or of a tower.

@@ -95,9 +95,11 @@ package enum TensorNames {
   /// models that can be merged. The caller checks the rank.
   package static func isEmbedding(_ name: String) -> Bool {
     if NameTables.embeddings.contains(name) { return true }
-    return NameTables.languageModelPrefixes.contains { prefix in
+    let isOfLanguageModel = NameTables.languageModelPrefixes.contains { prefix in
       name.hasPrefix(prefix) && NameTables.embeddings.contains(String(name.dropFirst(prefix.count)))
     }
+    // A tower's tokens are not those of the text.
+    return isOfLanguageModel || (NameTables.embeddingEndings.contains(where: name.hasSuffix) && ModelPart.ofTower(named: name) == nil)
   }
 
   /// True for the embeddings of `isEmbedding` that inputs are looked up in: one row per token, and no output head.

@@ -1,3 +1,4 @@
+package import IngotErrors
 internal import IngotJSON
 
 extension TokenizerFile {
@@ -6,9 +7,16 @@ extension TokenizerFile {
   /// makes a token that no text has; rows of embeddings stay what they are.
   ///
   /// Nothing changes where there is no gap below `limit`, the number that the first new token gets. `isTaken` says which texts cannot stand in.
-  package mutating func fillGaps(below limit: Int, isTaken: (String) -> Bool) {
+  /// Throws `.unsupported` when there are more gaps than any tokenizer has.
+  package mutating func fillGaps(below limit: Int, isTaken: (String) -> Bool) throws(IngotError) {
     let tokens = vocabulary.tokens.filter { $0.id < limit }
     guard tokens.count < limit else { return }
+    guard limit - tokens.count <= Limit.tokenGaps else {
+      throw IngotError(
+        .unsupported,
+        "\(limit - tokens.count) of the numbers below \(limit) have no token, expected at most \(Limit.tokenGaps) where tokens are added",
+        hint: "keep one model's tokenizer as it is: 'tokenizer_source: base', or the name of a model")
+    }
     var texts: [Int: String] = Dictionary(minimumCapacity: tokens.count)
     for token in tokens { texts[token.id] = token.text }
     func filler(_ id: Int) -> String {

@@ -19,11 +19,12 @@ package final class Arena {
 
   /// Reserves `capacity` bytes of address space. Throws `.memory` when the system refuses.
   package init(capacity: Int) throws(IngotError) {
-    let bytes = (max(capacity, Self.alignment) + Self.alignment - 1) / Self.alignment * Self.alignment
+    let refusal = IngotError(.memory, "the system refused \(capacity) bytes of address space", hint: "lower the memory budget")
+    let (padded, overflow) = max(capacity, Self.alignment).addingReportingOverflow(Self.alignment - 1)
+    guard !overflow else { throw refusal }
+    let bytes = padded / Self.alignment * Self.alignment
     let region = unsafe mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    guard let region = unsafe region, unsafe region != MAP_FAILED else {
-      throw IngotError(.memory, "the system refused \(bytes) bytes of address space", hint: "lower the memory budget")
-    }
+    guard let region = unsafe region, unsafe region != MAP_FAILED else { throw refusal }
     unsafe base = region
     self.capacity = bytes
     free = [(0, bytes)]

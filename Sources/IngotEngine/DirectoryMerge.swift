@@ -53,7 +53,7 @@ extension Engine {
     let output = try OutputDirectory(request)
     do throws(IngotError) {
       let (stored, effort) = try store(stages, in: output, options: options, watcher: watcher)
-      let sink = try DirectorySink(plan: plan, output: output, isSynced: options.sync == .all)
+      let sink = try DirectorySink(plan: plan, output: output, isSynced: options.sync == .all, watcher: watcher)
       var report = try run(plan, into: sink, options: options.run, watcher: watcher, stored: stored)
       report.add(effort)
       for (index, digest) in sink.finishedDigests { report.digests[index] = digest }
@@ -80,8 +80,9 @@ final class DirectorySink: OutputSink {
   let finishedDigests: [Int: Digest128]
   let wantsDigests = true
 
-  /// Writes the headers and checks what an earlier run left: a journalled tensor whose bytes have another digest is done again.
-  init(plan: Plan, output: OutputDirectory, isSynced: Bool) throws(IngotError) {
+  /// Writes the headers and checks what an earlier run left: a journalled tensor whose bytes have another digest is done again. Throws `.cancelled` when
+  /// the watcher says so meanwhile, since there may be much to read.
+  init(plan: Plan, output: OutputDirectory, isSynced: Bool, watcher: Watcher) throws(IngotError) {
     self.plan = plan
     self.output = output
     self.isSynced = isSynced
@@ -89,8 +90,10 @@ final class DirectorySink: OutputSink {
     var kept: [Int: Digest128] = [:]
     for (index, digest) in output.finished where plan.tensors.indices.contains(index) {
       let tensor = plan.tensors[index]
-      let found = try output.files[tensor.file].tensorDigest(at: tensor.offset, count: tensor.byteCount)
-      if found == digest { kept[index] = digest }
+      do throws(IngotError) {
+        let found = try output.files[tensor.file].tensorDigest(at: tensor.offset, count: tensor.byteCount) { watcher.stop != nil }
+        if found == digest { kept[index] = digest }
+      } catch { throw watcher.stop ?? error }
     }
     finishedDigests = kept
     finished = Set(kept.keys)

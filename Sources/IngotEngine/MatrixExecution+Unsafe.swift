@@ -56,11 +56,7 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
       try algebra.withThreads(threads) { () throws(IngotError) in
         try job.run(method, scaling: segment.tensor.scaling.map { .init(omega: $0.omega, base: $0.base, norms: $0.norms) })
       }
-    } catch {
-      var named = error
-      if named.subject == nil { named.subject = segment.tensor.name }
-      throw named
-    }
+    } catch { throw error.about(segment.tensor.name) }
     if !isStreamed {
       try Self.requireFinite(job.output, segment)
       for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }

@@ -33,25 +33,15 @@ package struct MergeRecord: Sendable {
 
   /// Reads the record of `directory`.
   ///
-  /// Throws `.notFound` (no directory, no record), `.io`, `.format` (not a record, with the place), `.unsupported` (of a later version).
+  /// Throws `.notFound` (no directory, no record), `.io`, `.format`, `.unsupported`.
   package init(directory: String) throws(IngotError) {
-    let path = Self.path(in: directory)
-    guard let status = try fileStatus(directory) else {
-      throw IngotError(.notFound, "there is no such directory", hint: "check the path", subject: directory)
-    }
-    guard status.kind == .directory else {
-      throw IngotError(.notFound, "found a file, expected a directory that a merge wrote", subject: directory)
-    }
-    guard try fileStatus(path) != nil else {
-      throw IngotError(
-        .notFound, "the directory has no \(Self.fileName)", hint: "only directories that a merge of Ingot wrote have one",
-        subject: directory)
-    }
-    let file = try StoredFile(path)
-    try self.init(parsing: try file.readBytes(at: 0, count: file.size, limit: Limit.recordBytes), directory: directory)
+    let file = try RecordFile(Self.fileName, in: directory, limit: Limit.recordBytes, from: "a merge of Ingot")
+    try self.init(parsing: file.bytes, directory: directory)
   }
 
-  /// The same from the file's bytes, which `directory` is said to have. Throws `.format`, `.unsupported`.
+  /// Reads the bytes of a record, which `directory` is said to have.
+  ///
+  /// Throws `.format` (not a record, with the place), `.unsupported` (of a later version).
   package init(parsing bytes: [UInt8], directory: String) throws(IngotError) {
     let path = Self.path(in: directory)
     root = try JSON.parse(bytes, origin: path)
@@ -72,7 +62,7 @@ package struct MergeRecord: Sendable {
     self.tensors = tensors
   }
 
-  private static func path(in directory: String) -> String { directory.hasSuffix("/") ? directory + fileName : "\(directory)/\(fileName)" }
+  private static func path(in directory: String) -> String { RecordFile.path(of: fileName, in: directory) }
 
   private static func tensor(_ member: JSONMember) throws(IngotError) -> Tensor {
     let (name, value) = (member.key, member.value)
@@ -119,9 +109,13 @@ package struct MergeRecord: Sendable {
     return seed
   }
 
-  private static func adapters(_ value: JSONValue?, in path: String) throws(IngotError) -> [PlannedModel.Adapter] {
+  /// What was applied to a model. Versions that applied one adapter at most wrote its path as `adapter`.
+  private static func adapters(_ model: JSONValue, in path: String) throws(IngotError) -> [PlannedModel.Adapter] {
+    if let single = model["adapter"], !single.isNull {
+      return [PlannedModel.Adapter(path: try single.requireString("models.adapter", in: path), task: nil)]
+    }
     var adapters: [PlannedModel.Adapter] = []
-    for entry in try value?.requireArray("models.adapters", in: path) ?? [] {
+    for entry in try model["adapters"]?.requireArray("models.adapters", in: path) ?? [] {
       let place = try (entry["path"] ?? .null).requireString("models.adapters.path", in: path)
       adapters.append(PlannedModel.Adapter(path: place, task: entry["task"]?.asString))
     }
@@ -146,7 +140,7 @@ package struct MergeRecord: Sendable {
       models.append(
         Model(
           name: name, path: try (value["path"] ?? .null).requireString("models.path", in: path),
-          adapters: try Self.adapters(value["adapters"], in: path), shards: shards))
+          adapters: try Self.adapters(value, in: path), shards: shards))
     }
     return models
   }

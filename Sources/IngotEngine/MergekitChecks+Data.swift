@@ -17,11 +17,11 @@ extension MergekitCheck {
     MergekitCheck(
       name: "float32-fusion", kind: .bug, mergekit: "writes float32 with this method, whatever dtype says",
       here: "the result has the dtype asked for, else the models' own",
-      find: { context throws(IngotError) in
-        guard context.method == "arcee_fusion" else { return nil }
-        if let dtype = context.recipe.outDType ?? context.recipe.dtype { return dtype == .f32 ? nil : [] }
-        return context.outputs.contains { $0.inputs.contains { [.bf16, .f16].contains($0.tensor.dtype) } } ? [] : nil
-      }),
+      find: { context throws(IngotError) in context.method == "arcee_fusion" && context.mergesSixteenBits ? [] : nil }),
+    MergekitCheck(
+      name: "float32-ramplus", kind: .bug, mergekit: "writes float32 with this method, whatever dtype says",
+      here: "the result has the dtype asked for, else the models' own",
+      find: { context throws(IngotError) in context.method == "ramplus_tl" && context.mergesSixteenBits ? [] : nil }),
     MergekitCheck(
       name: "nothing-selected", kind: .bug,
       mergekit: "writes a tensor with one axis too many where select_topk × elements is below 1",
@@ -48,6 +48,15 @@ extension MergekitCheck {
       find: { context throws(IngotError) in
         present(context.recipe.tokenizer?.tokens.filter { $0.embedding == .zero }.map(\.text) ?? [])
       }),
+    MergekitCheck(
+      name: "token-without-source", kind: .bug, mergekit: "stops with a NotImplementedError on a token whose entry has no source",
+      here: "its rows are those of tokens that the recipe does not name",
+      find: { context throws(IngotError) in
+        present(context.recipe.tokenizer?.tokens.filter { $0.embedding == nil }.map(\.text) ?? [])
+      }),
+    MergekitCheck(
+      name: "absent-token", kind: .bug, mergekit: "crashes on a token that none of the merged models has", here: "its row is zeros",
+      find: { context throws(IngotError) in present(context.absentTokens) }),
     MergekitCheck(
       name: "token-beyond-rows", kind: .bug, mergekit: "ends in a KeyError on a token whose number is beyond its model's embeddings",
       here: "the token counts as absent there",

@@ -85,22 +85,26 @@ struct MergekitContext {
 
   /// Opens the models, finds the output's tensors and works out its vocabulary.
   mutating func open(_ provider: any ModelProvider) throws(IngotError) {
-    for reference in recipe.models { models.append(try provider.open(reference).readable()) }
-    models = try recipe.inDonorsLayout(models)
+    models = try provider.models(of: recipe)
     var finder = OutputTensorFinder(recipe: recipe, models: models, missing: recipe.missing)
     outputs = try finder.find()
     guard let request = recipe.tokenizer else { return }
-    var planner = TokenizerPlanner(recipe: recipe, request: request, models: models)
+    var planner = TokenizerPlanner(recipe: recipe, request: request, models: Array(models.prefix(recipe.modelCount)))
     tokenizer = try planner.plan()
   }
 
   /// The model whose config the output gets.
   var donorIndex: Int { recipe.baseModel ?? recipe.slices.first?.sources.first?.model ?? 0 }
 
+  /// What the recipe says of its method's parameters, place by place.
+  private var places: [Settings] {
+    [recipe.settings] + recipe.modules.map(\.settings) + recipe.slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
+      + recipe.rules.filter { $0.method == nil }.map(\.settings)
+  }
+
   /// True when some place of the recipe gives a switch the value false.
   func turnsOff(_ name: String) -> Bool {
     guard let index = recipe.method.parameters.firstIndex(where: { $0.name == name }) else { return false }
-    let places = [recipe.settings] + recipe.slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
     return places.contains { settings in
       guard case .constant(let value)? = settings[index]?.setting else { return false }
       return value == .boolean(false) || value.number == 0
@@ -127,12 +131,29 @@ struct MergekitContext {
       case nil: break
       }
     }
-    add(recipe.settings)
-    for slice in recipe.slices {
-      add(slice.settings)
-      for source in slice.sources { add(source.settings) }
-    }
+    places.forEach(add)
     return numbers.isEmpty ? [recipe.defaultValue(of: recipe.method.parameters[index])?.number].compactMap(\.self) : numbers
+  }
+
+  /// True when tensors of 16 bits are merged and saved as they come out: those of another `out_dtype` are cast to it.
+  var mergesSixteenBits: Bool {
+    if recipe.outDType != nil { return false }
+    if let dtype = recipe.dtype { return dtype != .f32 }
+    return outputs.contains { $0.inputs.contains { [.bf16, .f16].contains($0.tensor.dtype) } }
+  }
+
+  /// Tokens of the output that the recipe does not name, and that no model has whose embeddings are merged.
+  var absentTokens: [String] {
+    guard let tokenizer else { return [] }
+    var absent: Set<Int> = []
+    for output in outputs {
+      guard let shape = output.inputs.first?.tensor.shape, TensorNames.vocabularyAxis(output.name, shape) != nil else { continue }
+      let members = Set(output.inputs.map(\.model) + [recipe.baseModel].compactMap(\.self)).filter(tokenizer.vocabularies.indices.contains)
+      for token in tokenizer.vocabulary.tokens where tokenizer.requests[token.id] == nil {
+        if members.allSatisfy({ tokenizer.vocabularies[$0][token.text] == nil }) { absent.insert(token.id) }
+      }
+    }
+    return tokenizer.vocabulary.tokens.filter { absent.contains($0.id) }.map(\.text)
   }
 
   /// True when some task vector is thinned out.

@@ -71,11 +71,7 @@ package struct LocalModels: ModelProvider {
         try open(path: path, isDirectory: isDirectory, isLocal: isLocal)
       }
       return try adapting(model, as: reference)
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
   }
 
   package func adapting(_ model: ProvidedModel, as reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
@@ -83,11 +79,7 @@ package struct LocalModels: ModelProvider {
     var adapted = model
     do throws(IngotError) {
       for part in parsed.adapters { adapted = try adapting(adapted, by: part, name: parsed.model.description, at: reference.position) }
-    } catch {
-      var placed = error
-      if placed.position == nil { placed.position = reference.position }
-      throw placed
-    }
+    } catch { throw error.at(reference.position) }
     return adapted
   }
 

@@ -14,7 +14,13 @@ extension OutputTensorFinder {
     guard let own = known[owner] else { throw IngotError(.internalError, "a model without layers") }
     var layered: [OutputTensor] = []
     var sources: [ConfigEdit.LayerSource] = []
-    for number in range { try append(number, known: known, own: own, to: &layered, &sources) }
+    let layers = known.mapValues(\.layers)
+    var groups: [Int: [Int: [CheckpointTensor]]] = [:]
+    for (model, own) in layers { groups[model] = Dictionary(grouping: checkpoint(model).tensors) { own.layer(of: $0.name) ?? -1 } }
+    for number in range {
+      try append(number, known: known, groups: groups, own: own, to: &layered, &sources)
+      try requireFew(max(layered.count, sources.count))
+    }
     if [.text, .encoder, .decoder].contains(own.part) {
       for index in layered.indices { layered[index].layerCount = sources.count }
     }
@@ -34,7 +40,30 @@ extension OutputTensorFinder {
       }
     }
     post += try addHeads(last, owner: owner, known: known, written: Set((pre + post).map(\.name)))
+    warnOfOthers(module, owner: owner, known: known, written: Set(post.map(\.name)))
     return pre + layered + post
+  }
+
+  /// Says what models of the slices have outside of their layers and the owner of the names lacks: it is not in the output.
+  private mutating func warnOfOthers(_ module: Int, owner: Int, known: [Int: LayerIndex.Stack], written: Set<String>) {
+    guard let own = known[owner]?.layers else { return }
+    for (model, stack) in known.sorted(by: { $0.key < $1.key }) where model != owner {
+      let others = checkpoint(model).tensors.map(\.name).filter { name in
+        guard stack.layers.layer(of: name) == nil, members.module(of: name, layouts[model]) == module, !written.contains(name) else {
+          return false
+        }
+        let wanted = stack.layers.extraBlock(of: name).map { stack.layers.moving(name, to: own.count + $0, under: own.prefix) } ?? name
+        let isTied = TensorNames.isTiedHead(name)
+        return !isTied && !TensorNames.isBuffer(name, rank: checkpoint(model)[name]?.shape.rank ?? 0)
+          && Self.tensor(wanted, in: checkpoint(owner)) == nil
+      }
+      guard let first = others.first else { continue }
+      let which = others.count == 1 ? first : "\(first) and \(others.count - 1) more"
+      notices.append(
+        Notice(
+          .warning, "outside of its layers \(name(model)) has what \(name(owner)), whose names the output has, lacks; left out: \(which)",
+          subject: name(model)))
+    }
   }
 
   /// The stack whose layers a module's slices mean.
@@ -69,7 +98,9 @@ extension OutputTensorFinder {
     var lead: Int
   }
 
-  private func sources(of slice: Recipe.Slice, known: [Int: LayerIndex.Stack]) throws(IngotError) -> SliceSources {
+  private func sources(
+    of slice: Recipe.Slice, known: [Int: LayerIndex.Stack], groups: [Int: [Int: [CheckpointTensor]]]
+  ) throws(IngotError) -> SliceSources {
     var found = SliceSources(lead: slice.base ?? 0)
     for source in slice.sources {
       guard let layers = known[source.model]?.layers else { throw IngotError(.internalError, "a model without layers") }
@@ -83,7 +114,7 @@ extension OutputTensorFinder {
       }
       found.layers.append(layers)
       found.ranges.append(range)
-      found.tensors.append(Dictionary(grouping: checkpoint(source.model).tensors) { layers.layer(of: $0.name) ?? -1 })
+      found.tensors.append(groups[source.model] ?? [:])
     }
     let count = found.ranges[found.lead].count
     if let other = found.ranges.first(where: { $0.count != count }) {
@@ -95,11 +126,11 @@ extension OutputTensorFinder {
   }
 
   private mutating func append(
-    _ number: Int, known: [Int: LayerIndex.Stack], own: LayerIndex.Stack, to result: inout [OutputTensor],
-    _ layerSources: inout [ConfigEdit.LayerSource]
+    _ number: Int, known: [Int: LayerIndex.Stack], groups: [Int: [Int: [CheckpointTensor]]], own: LayerIndex.Stack,
+    to result: inout [OutputTensor], _ layerSources: inout [ConfigEdit.LayerSource]
   ) throws(IngotError) {
     let slice = recipe.slices[number]
-    let sources = try sources(of: slice, known: known)
+    let sources = try sources(of: slice, known: known, groups: groups)
     let (leadLayers, leadRange) = (sources.layers[sources.lead], sources.ranges[sources.lead])
     let model = slice.sources[sources.lead].model
     for step in 0..<leadRange.count {
@@ -110,46 +141,95 @@ extension OutputTensorFinder {
       // What a stack keeps in its first layer for all of them stands in the output's first layer, whichever that is.
       let shared = layer > 0 ? [] : (sources.tensors[sources.lead][0] ?? []).filter { TensorNames.isOfFirstLayer($0.name) }
       for (place, tensor) in (there + shared).enumerated() {
-        let inputs = try counterparts(of: tensor, slice, sources, step: place < there.count ? step : nil)
-        for (index, input) in inputs.enumerated() { used[index].insert(input.tensor.name) }
-        let output = leadLayers.moving(tensor.name, to: layer, under: own.layers.prefix)
-        result.append(OutputTensor(name: output, slice: number, position: position, layer: layer, inputs: inputs))
+        let (inputs, lacking) = try counterparts(of: tensor, slice, sources, step: place < there.count ? step : nil)
+        for input in inputs { if let index = input.source { used[index].insert(input.tensor.name) } }
+        let output = OutputTensor(
+          name: leadLayers.moving(tensor.name, to: layer, under: own.layers.prefix), slice: number, position: position, layer: layer,
+          inputs: inputs)
+        guard let lacking else {
+          result.append(output)
+          continue
+        }
+        if let kept = withoutAll(output, lackedBy: lacking, slice, buffer: isBuffer(tensor)) { result.append(kept) }
       }
-      try requireNoneLeft(slice, sources, step: step, used: used)
+      var others: [String: OutputTensor] = [:]
+      for (source, tensor) in try left(slice, sources, step: step, used: used) {
+        let name = sources.layers[source].moving(tensor.name, to: layer, under: own.layers.prefix)
+        let input = OutputTensor.Input(model: slice.sources[source].model, source: source, tensor: tensor)
+        others[name, default: OutputTensor(name: name, slice: number, position: position, layer: layer, inputs: [])].inputs.append(input)
+      }
+      for (_, output) in others.sorted(by: { $0.key < $1.key }) {
+        if let kept = withoutAll(output, lackedBy: model, slice, buffer: false) { result.append(kept) }
+      }
       layerSources.append(
         .init(config: checkpoint(model).config, place: known[model]?.place, layer: leadRange.lowerBound + step))
     }
   }
 
-  /// The tensor of every source that belongs to one of the lead's; `step` nil: in the first layer of the models.
+  private func isBuffer(_ tensor: CheckpointTensor) -> Bool { TensorNames.isBuffer(tensor.name, rank: tensor.shape.rank) }
+
+  /// A tensor that not every source has: left out, merged from those that have it, or copied where the method needs more.
+  private mutating func withoutAll(
+    _ output: OutputTensor, lackedBy model: Int, _ slice: Recipe.Slice, buffer: Bool
+  ) -> OutputTensor? {
+    if missing == .intersection {
+      skipped.intersection.append(output.name)
+      return nil
+    }
+    var output = output
+    if !canMerge(output.inputs, of: slice), let first = output.inputs.first {
+      output.inputs = [first]
+      output.isCopied = true
+    }
+    skipped.add(buffer ? "buffers" : "some tensors", lackedBy: model, output)
+    return output
+  }
+
+  /// The tensor of every source that belongs to one of the lead's, and a model that lacks it, where that is allowed; `step` nil: in the first layer
+  /// of the models.
   private func counterparts(
     of tensor: CheckpointTensor, _ slice: Recipe.Slice, _ sources: SliceSources, step: Int?
-  ) throws(IngotError) -> [OutputTensor.Input] {
+  ) throws(IngotError) -> (inputs: [OutputTensor.Input], lacking: Int?) {
     var inputs: [OutputTensor.Input] = []
+    var lacking: Int?
     for (index, source) in slice.sources.enumerated() {
       let from = step.map { sources.ranges[index].lowerBound + $0 } ?? 0
       let wanted = sources.layers[sources.lead].moving(tensor.name, to: from, under: sources.layers[index].prefix)
-      guard let found = Self.tensor(wanted, in: checkpoint(source.model)) else {
-        throw IngotError(
-          .shape, "tensor \(wanted) is absent in model \(name(source.model))", hint: "the models must have the same architecture",
-          subject: wanted, position: source.position)
+      if let found = Self.tensor(wanted, in: checkpoint(source.model)) {
+        inputs.append(OutputTensor.Input(model: source.model, source: index, tensor: found))
+        continue
       }
-      inputs.append(OutputTensor.Input(model: source.model, source: index, tensor: found))
+      lacking = lacking ?? source.model
+      guard missing == .error, !isBuffer(tensor) else { continue }
+      throw IngotError(
+        .shape, "tensor \(wanted) is absent in model \(name(source.model))", hint: Self.mismatchHint, subject: wanted,
+        position: source.position)
     }
-    return inputs
+    return (inputs, lacking)
   }
 
-  /// Throws when a source has a tensor in its layer that became part of nothing.
-  private func requireNoneLeft(_ slice: Recipe.Slice, _ sources: SliceSources, step: Int, used: [Set<String>]) throws(IngotError) {
+  private static let mismatchHint =
+    "the models must have the same architecture; missing: intersection or union in the recipe merges what there is"
+
+  /// The tensors of sources in their layer that became part of nothing. Throws where the recipe does not say what to do with them.
+  private func left(
+    _ slice: Recipe.Slice, _ sources: SliceSources, step: Int, used: [Set<String>]
+  ) throws(IngotError) -> [(source: Int, tensor: CheckpointTensor)] {
+    var left: [(source: Int, tensor: CheckpointTensor)] = []
     for (index, source) in slice.sources.enumerated() where index != sources.lead {
-      let left = sources.tensors[index][sources.ranges[index].lowerBound + step]?.first {
-        !used[index].contains($0.name) && !TensorNames.isBuffer($0.name, rank: $0.shape.rank) && !TensorNames.isOfFirstLayer($0.name)
+      for tensor in sources.tensors[index][sources.ranges[index].lowerBound + step] ?? []
+      where !used[index].contains(tensor.name) && !isBuffer(tensor) && !TensorNames.isOfFirstLayer(tensor.name) {
+        guard missing == .error else {
+          left.append((index, tensor))
+          continue
+        }
+        throw IngotError(
+          .shape,
+          "tensor \(tensor.name) of model \(name(source.model)) has no counterpart in model \(name(slice.sources[sources.lead].model))",
+          hint: Self.mismatchHint, subject: tensor.name, position: source.position)
       }
-      guard let left else { continue }
-      throw IngotError(
-        .shape, "tensor \(left.name) of model \(name(source.model)) has no counterpart in model \(name(slice.sources[sources.lead].model))",
-        hint: "the models must have the same architecture", subject: left.name, position: source.position)
     }
+    return left
   }
 
   /// A block beyond the layers, which every source has behind its own layers; copied when one has none.

@@ -47,6 +47,8 @@ struct OutputTensorFinder {
   let members: ModuleMembers
   /// The model whose names the output has.
   let donor: Int
+  /// How many tensors there may be.
+  let most: Int
   var notices: [Notice] = []
   /// Set when tied and untied models meet, or the donor's flag does not fit the output.
   private(set) var tiesEmbeddings = false
@@ -55,8 +57,9 @@ struct OutputTensorFinder {
   /// By module and source: names of the source that became part of the output.
   var consumed: [Set<String>] = []
 
-  init(recipe: Recipe, models: [ProvidedModel], missing: Recipe.Missing) {
+  init(recipe: Recipe, models: [ProvidedModel], missing: Recipe.Missing, most: Int = Limit.plannedTensors) {
     self.recipe = recipe
+    self.most = most
     self.missing = missing
     self.models = models
     layouts = models.map { ModelLayout($0.checkpoint) }
@@ -89,9 +92,19 @@ struct OutputTensorFinder {
       } else {
         result += try slices(number, owner: owner, tensors)
       }
+      try requireFew(result.count)
     }
+    for index in result.indices where recipe.slices[result[index].slice].isCopied { result[index].isCopied = true }
     copyUnnamed(unnamed, to: &result)
     return result
+  }
+
+  /// Slices that repeat layers, in documents that repeat each other, would otherwise be more than any memory holds.
+  func requireFew(_ count: Int) throws(IngotError) {
+    guard count > most else { return }
+    throw IngotError(
+      .recipe, "the recipe makes more tensors than the \(most) that are left of \(Limit.plannedTensors) for all its documents together",
+      hint: "fewer slices and documents, or one merge after another", position: recipe.methodPosition)
   }
 
   /// The tensors of a module, and whose names they are: the donor's, else those of the module's own first model.

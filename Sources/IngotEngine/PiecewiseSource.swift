@@ -235,11 +235,7 @@ extension Recipe {
         // Side tensors are called as those of their own model.
         let isModel = index < modelCount || index == activationScaling?.base
         matched.append(index == lead || !isModel ? model : try model.matched(to: donor))
-      } catch {
-        var placed = error
-        if placed.position == nil { placed.position = self.models[index].position }
-        throw placed
-      }
+      } catch { throw error.at(self.models[index].position) }
     }
     return matched
   }

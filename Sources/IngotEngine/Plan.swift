@@ -121,6 +121,8 @@ package final class Plan: Sendable {
   let behind: StageClosure
   /// Reads of files or callers' memory behind one element of the output, at most.
   let readsPerElement: Int
+  /// How many results of documents are computed inside each other while this one is.
+  let streamDepth: Int
   /// The models for a model card: those of its stages in their place.
   let cardSources: [ModelCard.Source]
   let workerSizes: WorkerSizes
@@ -155,34 +157,35 @@ package final class Plan: Sendable {
     self.stages = stages
     behind = StageClosure(stages)
     readsPerElement = Self.readsPerElement(tensors, sources)
+    streamDepth = stages.reduce(0) { $1.isStreamed ? max($0, $1.plan.streamDepth + 1) : $0 }
     self.cardSources = cardSources
     var sizes = WorkerSizes()
     var tables = 0
-    var written = 0
-    var read = 0
+    var written = ByteTotal()
+    var read = ByteTotal()
     var needs: [Int: MatrixNeed] = [:]
     for (number, job) in jobs.enumerated() {
       if case .merge(let method) = job.work, let matrices = method as? any ModelMatrixMethod {
         needs[number] = try MatrixNeed(matrices, job.tensors.map { tensors[$0] })
         sizes.includeMatrix()
         for index in job.tensors {
-          written += tensors[index].byteCount
-          for input in tensors[index].inputs { read += try tensors[index].shape.elementCount() * (input.dtype.bits / 8) }
+          try written.add(tensors[index].byteCount)
+          for input in tensors[index].inputs { try read.add(try tensors[index].shape.elementCount() * (input.dtype.bits / 8)) }
         }
         continue
       }
       for index in job.tensors {
         let tensor = tensors[index]
-        written += tensor.byteCount
+        try written.add(tensor.byteCount)
         switch job.work {
         case .copy:
-          read += tensor.byteCount
+          try read.add(tensor.byteCount)
           sizes.include(tensor, try Blocking(shape: Shape([tensor.byteCount]), granularity: .block), nil)
         case .merge(let method):
           let demands = method.demands
           let blocking = try Blocking(shape: tensor.shape, granularity: demands.granularity)
-          read += tensor.streams.reduce(0) { $0 + blocking.count * ($1.dtype.bits / 8) }
-          read += tensor.wholeSides.reduce(0) { $0 + $1.elementCount * ($1.source.dtype.bits / 8) }
+          for input in tensor.streams { try read.add(blocking.count * (input.dtype.bits / 8)) }
+          for side in tensor.wholeSides { try read.add(side.elementCount * (side.source.dtype.bits / 8)) }
           if let matrix = method as? any MatrixMethod, matrix.isMatrix {
             needs[number] = try MatrixNeed(matrix, tensor)
             sizes.includeMatrix()
@@ -197,8 +200,8 @@ package final class Plan: Sendable {
     workerSizes = sizes
     columnBytes = tables
     matrixNeeds = needs
-    bytesWritten = written
-    bytesRead = read
+    bytesWritten = written.bytes
+    bytesRead = read.bytes
   }
 
   func modelName(_ index: Int) -> String { models.indices.contains(index) ? models[index].name : "model \(index)" }
@@ -223,4 +226,17 @@ package final class Plan: Sendable {
 
   /// Bytes that the output takes on disk.
   package var outputBytes: Int { files.reduce(0) { $0 + $1.byteCount } + sideFiles.reduce(0) { $0 + $1.byteCount } }
+}
+
+/// Bytes that are added up. No sum that a plan makes overflows.
+private struct ByteTotal {
+  private(set) var bytes = 0
+
+  mutating func add(_ count: Int) throws(IngotError) {
+    let (sum, isTooMuch) = bytes.addingReportingOverflow(count)
+    guard !isTooMuch, sum <= Limit.plannedBytes else {
+      throw IngotError(.shape, "the plan reads or writes more than \(Limit.plannedBytes) bytes, expected a merge that can come to its end")
+    }
+    bytes = sum
+  }
 }

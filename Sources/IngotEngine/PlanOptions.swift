@@ -1,3 +1,4 @@
+internal import IngotErrors
 package import IngotRecipes
 
 /// What planning may be told besides the recipe.
@@ -16,6 +17,8 @@ package struct PlanOptions: Sendable {
   package var carriesTokenizer = true
   /// Writes README.md and mergekit_config.yml.
   package var writesModelCard = true
+  /// Tensors of all documents together that are planned at most.
+  package var mostTensors = Limit.plannedTensors
   /// Files of the output besides those that follow from the recipe.
   package var extraFiles: [SideFile] = []
   package init() {}

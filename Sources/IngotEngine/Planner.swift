@@ -1,46 +1,9 @@
 internal import IngotCheckpoints
-package import IngotErrors
-internal import IngotJSON
+internal import IngotErrors
 internal import IngotMethods
-package import IngotRecipes
+internal import IngotRecipes
 internal import IngotStorage
 internal import IngotTensors
-
-extension Plan {
-  /// Works out everything that headers, configs and the recipe tell; reads no tensor data. Throws what the checks find, before any byte is written.
-  package static func make(
-    _ recipe: Recipe, options: PlanOptions = PlanOptions(), models provider: any ModelProvider
-  ) throws(IngotError) -> Plan {
-    try make(recipe, options: options, stages: try StageModels(recipe, options: options, models: provider))
-  }
-
-  /// Plans one document, given those that it reads.
-  static func make(_ recipe: Recipe, options: PlanOptions, stages: StageModels) throws(IngotError) -> Plan {
-    var models: [ProvidedModel] = []
-    for reference in recipe.models {
-      let isModel = models.count < recipe.modelCount || models.count == recipe.activationScaling?.base
-      if !isModel, (try? LocalModels.parse(reference))?.adapters.isEmpty == false {
-        throw IngotError(
-          .recipe, "a side file with an adapter, expected a side file alone", subject: reference.name, position: reference.position)
-      }
-      let model = try stages.open(reference)
-      do throws(IngotError) {
-        // What lies beside a side file says nothing of it.
-        models.append(isModel ? try model.readable() : try model.gathered())
-      } catch {
-        var placed = error
-        if placed.position == nil { placed.position = reference.position }
-        throw placed
-      }
-    }
-    models = try recipe.inDonorsLayout(models)
-    let numerics = options.numerics ?? recipe.numerics
-    try MethodRegistry.catalog.require(numerics, of: recipe.method)
-    var planner = try Planner(recipe: recipe, models: models, seed: options.seed ?? recipe.seed ?? 0, numerics: numerics)
-    planner.stages = stages.read(by: recipe)
-    return try planner.plan(options)
-  }
-}
 
 /// Turns a recipe and opened models into a plan.
 struct Planner {
@@ -59,6 +22,7 @@ struct Planner {
   private var tokenizer: TokenizerPlan?
   var notices: [Notice]
   var stages: [PlannedStage] = []
+  var mostTensors = Limit.plannedTensors
   var tensors: [PlannedTensor] = []
   private var jobs: [PlannedJob] = []
   /// Jobs of several tensors, and where each is, by method, group and inputs.
@@ -94,11 +58,14 @@ struct Planner {
     sideFinder = SideFinder(
       recipe: recipe, models: models, sourceOffsets: offsets, files: try SideFiles(recipe, models: models))
     sources = models.flatMap(\.sources)
-    notices = recipe.notices + models.flatMap { $0.checkpoint.notices + ($0.stage?.notices ?? []) }
+    notices = recipe.notices + models.flatMap(\.checkpoint.notices)
+    // Documents that several others read have something to say once.
+    var seen = Set(notices)
+    for notice in models.flatMap({ $0.stage?.notices ?? [] }) where seen.insert(notice).inserted { notices.append(notice) }
   }
 
   mutating func plan(_ options: PlanOptions) throws(IngotError) -> Plan {
-    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: options.missing ?? recipe.missing)
+    var finder = OutputTensorFinder(recipe: recipe, models: models, missing: options.missing ?? recipe.missing, most: mostTensors)
     let outputs = try finder.find()
     notices += finder.notices + finder.skipped.notices(recipe)
     if let request = recipe.tokenizer {
@@ -110,6 +77,7 @@ struct Planner {
     let cache = ParameterCache(recipe)
     tensors.reserveCapacity(outputs.count)
     for output in outputs { try add(output, cache) }
+    if let request = recipe.tokenizer { try tokenizer?.requireRows(in: tensors, at: request.position) }
     for shared in sharedJobs {
       let request = MethodRequest(inputs: shared.inputs, segments: shared.segments, seed: seed)
       jobs.append(PlannedJob(tensors: shared.tensors, work: .merge(try shared.method.type.init(request))))
@@ -370,39 +338,5 @@ struct Planner {
     guard found != dtype else { return }
     let message = "tensors of type \(found.safetensorsName) are merged into \(dtype.safetensorsName)"
     if !notices.contains(where: { $0.message == message }) { notices.append(Notice(.info, message)) }
-  }
-
-  private func makeSegment(
-    _ output: OutputTensor, _ inputs: [OutputTensor.Input], shape: Shape, rule: Int?, _ cache: ParameterCache
-  ) throws(IngotError) -> MethodRequest.Segment {
-    let tensor = try cache.parameters(output: output.name, slice: output.slice, at: output.position, rule: rule)
-    var perModel: [[String: ParameterValue]] = []
-    var streams: [UInt64] = []
-    for input in inputs {
-      perModel.append(
-        try cache.parameters(
-          output: output.name, input: input.tensor.name, source: input.source ?? 0, slice: output.slice, at: output.position,
-          rule: rule))
-      streams.append(Self.stream(output.name, ordinal: input.model))
-    }
-    var segment = MethodRequest.Segment(
-      name: output.name, shape: shape, parameters: tensor, modelParameters: perModel, streams: streams)
-    if let layer = output.layer, let count = output.layerCount {
-      segment.place = .layer(layer, of: count)
-    } else if TensorNames.isInputEmbedding(output.name) {
-      segment.place = .embedding
-    } else if TensorNames.isEmbedding(output.name) {
-      segment.place = .head
-    }
-    segment.isVocabulary = TensorNames.vocabularyAxis(output.name, shape) != nil
-    return segment
-  }
-
-  /// XXH3-64 of the output tensor's name, a zero byte and the model's ordinal in 8 bytes, little-endian.
-  static func stream(_ name: String, ordinal: Int) -> UInt64 {
-    var bytes = Array(name.utf8)
-    bytes.append(0)
-    for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: ordinal >> (8 * shift))) }
-    return xxh3(bytes)
   }
 }

@@ -27,6 +27,8 @@ struct StageModels: ModelProvider {
   private var stages: [String: PlannedStage] = [:]
   private let fallback: any ModelProvider
   private let names: [String]
+  /// Tensors of all of them together.
+  private(set) var tensorCount = 0
 
   /// Plans the recipe's stages, first those that others read. Throws what planning throws.
   init(_ recipe: Recipe, options: PlanOptions, models: any ModelProvider) throws(IngotError) {
@@ -37,6 +39,7 @@ struct StageModels: ModelProvider {
       var own = options
       own.shardSize = 0
       let plan = try Plan.make(stage, options: own, stages: self)
+      tensorCount += plan.tensors.count
       stages[name] = PlannedStage(name: name, plan: plan, isStreamed: options.stages == .automatic && plan.canBeStreamed)
     }
   }
@@ -83,14 +86,13 @@ extension PlannedStage {
     if let file = plan.sideFiles.first(where: { $0.name == "config.json" }), case .bytes(let bytes) = file.content {
       config = try JSON.parse(bytes, origin: "config.json of \(name)", options: .python)
     }
-    // What identifies the result is what identifies its sources.
-    let shards = plan.models.flatMap { model in
-      model.shards.map { shard in
-        CheckpointShard(
-          name: shard.name, size: shard.size, modificationTime: shard.modified,
-          headerDigest: UInt128(shard.headerDigest.high) << 64 | UInt128(shard.headerDigest.low))
-      }
-    }
+    // What identifies the result is what identifies its sources, each once: a document may reach them in many ways.
+    var seen: Set<CheckpointShard> = []
+    let shards = plan.models.flatMap(\.shards).map { shard in
+      CheckpointShard(
+        name: shard.name, size: shard.size, modificationTime: shard.modified,
+        headerDigest: UInt128(shard.headerDigest.high) << 64 | UInt128(shard.headerDigest.low))
+    }.filter { seen.insert($0).inserted }
     let checkpoint = try Checkpoint(displayPath: name, shards: shards, tensors: tensors, config: config)
     var model = ProvidedModel(path: name, checkpoint: checkpoint, sources: sources, files: PlannedFiles(displayPath: name, plan: plan))
     model.stage = plan
@@ -129,10 +131,12 @@ private struct PlannedFiles: ModelFiles {
 extension Plan {
   /// Most reads of sources that one read of a streamed tensor may cost; dearer results are stored.
   private static let mostReads = 64
+  /// Most results that are computed inside each other: each needs some of the stack, and a host's thread may have little.
+  private static let mostDepth = 16
 
   /// True when any range of any tensor can be computed by itself, once the statistics of its job are known.
   fileprivate var canBeStreamed: Bool {
-    guard readsPerElement <= Self.mostReads else { return false }
+    guard readsPerElement <= Self.mostReads, streamDepth < Self.mostDepth else { return false }
     return jobs.allSatisfy { job in
       guard case .merge(let method) = job.work else { return true }
       if let matrix = method as? any MatrixMethod, matrix.isMatrix { return false }

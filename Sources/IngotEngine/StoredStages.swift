@@ -42,7 +42,7 @@ extension Engine {
       isDirect: options.isDirect, system: options.system)
     let output = try OutputDirectory(request)
     do throws(IngotError) {
-      let sink = try DirectorySink(plan: plan, output: output, isSynced: false)
+      let sink = try DirectorySink(plan: plan, output: output, isSynced: false, watcher: watcher)
       var report = try run(plan, into: sink, options: options.run, watcher: watcher, stored: stored)
       for (index, digest) in sink.finishedDigests { report.digests[index] = digest }
       for source in plan.sources { try source.requireUnchanged() }

@@ -46,6 +46,18 @@ struct TokenizerPlan {
   let isOfSentencePiece: Bool
 }
 
+extension TokenizerPlan {
+  /// Throws `.unsupported` when tokens change their numbers and no tensor of the output is known to have rows for them: what the config and the
+  /// tokenizer then say would be wrong.
+  func requireRows(in tensors: [PlannedTensor], at position: SourcePosition) throws(IngotError) {
+    let isKnown = tensors.contains { TensorNames.vocabularyAxis($0.name, $0.shape) != nil }
+    if isKnown || numbers.allSatisfy({ $0.enumerated().allSatisfy { $0.offset == Int($0.element) } }) { return }
+    throw IngotError(
+      .unsupported, "no tensor of the output is known to be an embedding of tokens, whose rows the tokenizer's numbers would name",
+      hint: "leave the tokenizer settings out: embeddings are then merged row by row as they are", subject: "tokenizer", position: position)
+  }
+}
+
 /// Reads the models' tokenizers and merges them as the recipe says.
 struct TokenizerPlanner {
   let recipe: Recipe
@@ -160,7 +172,15 @@ struct TokenizerPlanner {
         hint: Vocabulary.conversionHint, subject: name(donor))
     }
     if !removed.isEmpty { file.remove(from: limit) }
-    if merged.newCount > 0 { file.fillGaps(below: merged.base.extent) { merged[$0] != nil } }
+    if merged.newCount > 0 {
+      do throws(IngotError) {
+        try file.fillGaps(below: merged.base.extent) { merged[$0] != nil }
+      } catch {
+        var named = error
+        named.subject = name(donor)
+        throw named
+      }
+    }
     file.add(definitions)
     return file
   }

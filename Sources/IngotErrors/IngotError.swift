@@ -21,6 +21,33 @@ package enum Status: Int32, Sendable, CaseIterable {
   case internalError = -99
 }
 
+extension Status {
+  /// The name of the constant in ingot.h.
+  package var constantName: StaticString {
+    switch self {
+    case .ok: "INGOT_OK"
+    case .invalidArgument: "INGOT_E_INVALID_ARGUMENT"
+    case .recipe: "INGOT_E_RECIPE"
+    case .notFound: "INGOT_E_NOT_FOUND"
+    case .io: "INGOT_E_IO"
+    case .format: "INGOT_E_FORMAT"
+    case .shape: "INGOT_E_SHAPE"
+    case .dtype: "INGOT_E_DTYPE"
+    case .memory: "INGOT_E_MEMORY"
+    case .cancelled: "INGOT_E_CANCELLED"
+    case .callback: "INGOT_E_CALLBACK"
+    case .unsupported: "INGOT_E_UNSUPPORTED"
+    case .exists: "INGOT_E_EXISTS"
+    case .noSpace: "INGOT_E_NO_SPACE"
+    case .nonFinite: "INGOT_E_NONFINITE"
+    case .busy: "INGOT_E_BUSY"
+    case .stale: "INGOT_E_STALE"
+    case .output: "INGOT_E_OUTPUT"
+    case .internalError: "INGOT_E_INTERNAL"
+    }
+  }
+}
+
 /// A place in a text: 1-based line and column (column counts Unicode scalars), and the name the text goes by (a path, usually).
 package struct SourcePosition: Hashable, Sendable, CustomStringConvertible {
   package var origin: String
@@ -58,6 +85,20 @@ package struct IngotError: Error, Sendable, Hashable {
     self.subject = subject
     self.position = position
     self.userCode = userCode
+  }
+
+  /// This error; of a place, where it has none of its own.
+  package func at(_ position: SourcePosition?) -> IngotError {
+    var placed = self
+    placed.position = self.position ?? position
+    return placed
+  }
+
+  /// This error; about something, where it does not say about what.
+  package func about(_ subject: String) -> IngotError {
+    var named = self
+    named.subject = self.subject ?? subject
+    return named
   }
 }
 

@@ -10,6 +10,10 @@ package enum Limit {
 
   /// Bytes of a safetensors header: the limit that the format's own library has.
   package static let headerBytes = 100_000_000
+  /// Bytes that the tensors of one checkpoint take together, so that sums over checkpoints can be counted.
+  package static let checkpointBytes = 1 << 50
+  /// Layer counts in a config.json; further ones are not looked at.
+  package static let layerCounts = 64
   /// Axes of a tensor.
   package static let rank = 32
   /// Bytes of a shard index.
@@ -20,6 +24,10 @@ package enum Limit {
   package static let tokenizerBytes = 256 << 20
   /// The largest number of a token; one beyond it would ask for an embedding that no machine holds.
   package static let tokenNumber = (1 << 24) - 1
+  /// Experts that one tensor holds.
+  package static let experts = 1 << 16
+  /// Numbers without a token that get one because new tokens follow them.
+  package static let tokenGaps = 1 << 18
   /// Bytes of a tokenizer's configuration or a chat template.
   package static let tokenizerConfigBytes = 64 << 20
   /// Bytes of any other file of the donor that is held in memory before it is written.
@@ -28,7 +36,7 @@ package enum Limit {
   package static let readmeBytes = 4 << 20
   /// Bytes of an ingot.json: more than a record of a million tensors needs.
   package static let recordBytes = 512 << 20
-  /// Bytes of a rolling.json.
+  /// Bytes of a rolling.json, adapter_pack.json or adapter_basis.json.
   package static let rollingBytes = 64 << 20
   /// Bytes of a JSON side file that `ingot diff` compares value by value.
   package static let comparedBytes = 128 << 20
@@ -64,6 +72,10 @@ package enum Limit {
   package static let recipeNesting = 64
   /// Documents of a recipe.
   package static let recipeDocuments = 256
+  /// Tensors that a recipe makes, those of all its documents together.
+  package static let plannedTensors = 1 << 20
+  /// Bytes that a plan reads or writes in one pass.
+  package static let plannedBytes = 1 << 56
   /// Lines of a recipe that begin with `%`.
   package static let recipeDirectives = 64
   /// Bytes of a document's name.
@@ -76,11 +88,15 @@ package enum Limit {
   package static let patternRepeats = 1000
   /// Steps that a pattern unfolds to.
   package static let patternSteps = 10_000
+  /// Rows that an embedding is padded to a multiple of.
+  package static let paddingRows = 1 << 20
 
   // MARK: Callers
 
   /// Bytes of an extensible struct of ingot.h.
   package static let structBytes = 4096
+  /// Rank of an adapter that is made, and the number of a task among those that share directions.
+  package static let adapterRank = 1 << 20
   /// Worker threads.
   package static let threads = 4096
 }

@@ -65,6 +65,11 @@ extension PolarWork {
       let moments = gram.lowerMoments
       guard workspace.isMeasuring || moments.trace > leastTrace else { return nil }
       let (largest, hint) = try bounds(gram, factor, limit: moments.squares.squareRoot())
+      if !isReduced, workspace.isMeasuring || (hint ?? least) < least, let wide = gram as? Matrix<Double>,
+        let factor = factor as? Matrix<Double>
+      {
+        return try halleyOfLifted(wide, factor, largest: largest, least: least)
+      }
       guard workspace.isMeasuring || (hint ?? 0) >= least else { return nil }
       let found = max(hint ?? 0, 1e-5)
       let start: Matrix<Float> = isReduced ? try workspace.matrix(size, size) : a
@@ -102,7 +107,7 @@ extension PolarWork {
 
   /// Iterates from `start`, the lower triangle of whose Gram matrix is in `gram` (destroyed), into `result`. Nil when it did not converge, else the
   /// last measured ‖XᵀX − I‖_F / √size, squared by the polishing step.
-  private func iterate<Element: MatrixElement>(
+  func iterate<Element: MatrixElement>(
     from start: Matrix<Float>, _ gram: Matrix<Element>, largest: Double, least: Double, into result: Matrix<Float>
   ) throws(IngotError) -> Double? {
     try workspace.scope { () throws(IngotError) -> Double? in
@@ -171,12 +176,14 @@ extension PolarWork {
 }
 
 extension Matrix {
-  /// A fixed vector of norm 1 that no structured matrix is orthogonal to.
-  private func fillStart() {
+  /// A fixed matrix of norm 1 that no structured matrix is orthogonal to.
+  func fillStart() {
     var state: UInt64 = 0x9e37_79b9_7f4a_7c15
-    for i in 0..<count {
-      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-      self[i] = Element(Double(state >> 40) / Double(1 << 24) - 0.5)
+    for i in 0..<rows {
+      for j in 0..<columns {
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        self[i, j] = Element(Double(state >> 40) / Double(1 << 24) - 0.5)
+      }
     }
     let norm = self.norm
     if norm > 0 { scale(by: Element(1 / norm)) }

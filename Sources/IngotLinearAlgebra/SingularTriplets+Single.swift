@@ -8,21 +8,71 @@ extension LinearAlgebra {
   /// Eigenvalues below this share of the largest are refined in f64.
   private static var smallShare: Double { 5e-3 }
 
+  /// A gap between the strong directions and the rest: what subspace iteration needs to tell them apart.
+  private static var strongGap: Double { 5 }
+
   /// As `singularTriplets`; nil where the spectrum does not allow it, and the triplets' contents are then undefined.
   func singleTriplets(
     _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double, _ workspace: MatrixWorkspace
   ) throws(IngotError) -> TripletReport? {
-    let size = a.rank
-    let count = triplets.left.rows
-    let (near, far) = a.rows >= a.columns ? (triplets.right, triplets.left) : (triplets.left, triplets.right)
-    let values = triplets.values
     // Few vectors of a large matrix are cheaper one by one.
-    guard 10 * count > size else { return nil }
+    guard 10 * triplets.values.count > a.rank else { return nil }
     return try workspace.scope { () throws(IngotError) -> TripletReport? in
-      let gram: Matrix<Float> = try workspace.matrix(size, size)
-      try accumulateGram(a, a.rows >= a.columns ? .plain : .transposed, into: gram)
-      let (trace, squares) = gram.lowerMoments
-      guard workspace.isMeasuring || isFlat(trace, squares, size) else { return nil }
+      let gram: Matrix<Float> = try workspace.matrix(a.rank, a.rank)
+      try formGram(a, gram)
+      if workspace.isMeasuring || !isFlat(gram) {
+        guard let report = try deflatedTriplets(gram, a, into: triplets, rangeTolerance: rangeTolerance, workspace) else { return nil }
+        if !workspace.isMeasuring { return report }
+      }
+      return try flatTriplets(gram, a, into: triplets, rangeTolerance: rangeTolerance, workspace)
+    }
+  }
+
+  private func formGram(_ a: Matrix<Float>, _ gram: Matrix<Float>) throws(IngotError) {
+    try accumulateGram(a, a.rows >= a.columns ? .plain : .transposed, into: gram)
+  }
+
+  /// The same for a few strong directions over a flat rest, as differences of bf16 weights have: the strong ones by themselves in f64, the others as
+  /// triplets of what is left of A without them. `gram` is A's, and destroyed.
+  private func deflatedTriplets(
+    _ gram: Matrix<Float>, _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double, _ workspace: MatrixWorkspace
+  ) throws(IngotError) -> TripletReport? {
+    let most = min(64, a.rank / 16)
+    guard workspace.isMeasuring || isHeld(gram.lowerMoments), most >= 2 else { return nil }
+    return try workspace.scope { () throws(IngotError) -> TripletReport? in
+      let found = try workspace.directions(most, of: a)
+      try strongDirections(of: a, into: found, workspace)
+      let strong = workspace.isMeasuring ? most - 1 : strongCount(found.values)
+      guard strong > 0, strong < triplets.values.count else { return nil }
+      let rest: Matrix<Float> = try workspace.matrix(a.rows, a.columns)
+      let apart = found.part(most - strong..<most)
+      try subtract(apart, from: a, into: rest, workspace)
+      try formGram(rest, gram)
+      guard workspace.isMeasuring || isFlat(gram) else { return nil }
+      let count = triplets.values.count - strong
+      let largest = workspace.isMeasuring ? 1 : found.values[most - 1]
+      guard
+        let report = try flatTriplets(
+          gram, rest, into: triplets.part(0..<count), rangeTolerance: rangeTolerance, atLeast: largest, workspace)
+      else { return nil }
+      let own = triplets.part(count..<count + strong)
+      let (near, far) = a.rows >= a.columns ? (own.right, own.left) : (own.left, own.right)
+      near.copy(apart.near)
+      far.copy(apart.far)
+      own.values.copy(apart.values)
+      return TripletReport(route: .single, residual: report.residual, strong: strong)
+    }
+  }
+
+  /// The same from the f32 Gram matrix of A, which is destroyed. Values up to `rangeTolerance` of the largest, or of `atLeast`, count as zero.
+  private func flatTriplets(
+    _ gram: Matrix<Float>, _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double, atLeast: Double = 0,
+    _ workspace: MatrixWorkspace
+  ) throws(IngotError) -> TripletReport? {
+    let (size, count, values) = (a.rank, triplets.values.count, triplets.values)
+    let (near, far) = a.rows >= a.columns ? (triplets.right, triplets.left) : (triplets.left, triplets.right)
+    return try workspace.scope { () throws(IngotError) -> TripletReport? in
+      let squares = gram.lowerMoments.squares
       let all: Matrix<Float> = try workspace.vector(size)
       try eigen(gram, values: all, workspace)
       let first = size - count
@@ -43,21 +93,27 @@ extension LinearAlgebra {
       if start > 0 || workspace.isMeasuring {
         try refine(gram.rows(0..<max(small, 1)), a, triplets, first: first, start: max(start, 1), workspace)
       }
-      let largest = values[count - 1]
-      for j in 0..<start where !(values[j] > rangeTolerance * largest) {
-        values[j] = 0
-        near.rows(j..<j + 1).fill(0)
-        far.rows(j..<j + 1).fill(0)
-      }
       let residual = try distanceFromOrthonormal(to, workspace)
       guard workspace.isMeasuring || residual <= 2e-5 else { return nil }
+      if !workspace.isMeasuring { triplets.clear(below: rangeTolerance * max(values[count - 1], atLeast)) }
       return TripletReport(route: .single, residual: residual)
     }
   }
 
   /// Whether most eigenvalues are of the size of the largest: (Σλ)² / (n Σλ²), which is 0.5 of a square Gaussian matrix; and whether f32 holds them.
-  private func isFlat(_ trace: Double, _ squares: Double, _ size: Int) -> Bool {
-    trace.isFinite && squares.isFinite && trace > 1e-20 && squares < 1e30 && trace * trace >= 0.2 * Double(size) * squares
+  private func isFlat(_ gram: Matrix<Float>) -> Bool {
+    let moments = gram.lowerMoments
+    return isHeld(moments) && moments.trace * moments.trace >= 0.2 * Double(gram.rows) * moments.squares
+  }
+
+  private func isHeld(_ moments: (trace: Double, squares: Double)) -> Bool {
+    moments.trace.isFinite && moments.trace > 1e-20 && moments.squares < 1e30
+  }
+
+  /// How many of the ascending values come before the last gap.
+  private func strongCount(_ values: Matrix<Double>) -> Int {
+    let n = values.count
+    return (1..<n).last { values[n - $0] > 0 && values[n - $0] >= Self.strongGap * values[n - 1 - $0] } ?? 0
   }
 
   /// The root of the share of Σλ, over the eigenvectors from `first` on, that rounding moves out of their span.
@@ -90,10 +146,8 @@ extension LinearAlgebra {
     try workspace.scope { () throws(IngotError) in
       let v: Matrix<Double> = try workspace.matrix(p, size)
       let b: Matrix<Double> = try workspace.matrix(p, long)
-      let ones: Matrix<Double> = try workspace.matrix(1, p)
       v.copy(weak)
-      ones.fill(1)
-      try widened(v, a, isTall: isTall, values: ones, into: b, workspace)
+      try widened(v, a, isTall: isTall, into: b, workspace)
       try workspace.scope { () throws(IngotError) in
         let (strongNear, strongFar) = (near.rows(start..<count), far.rows(start..<count))
         let narrow: Matrix<Float> = try workspace.matrix(p, long)

@@ -26,7 +26,7 @@ package struct SingularTriplets {
 /// How singular triplets were found, and what is known of them.
 package struct TripletReport: Sendable, Hashable {
   package enum Route: Sendable, Hashable {
-    /// Eigenvectors of the f32 Gram matrix, those of small values refined in f64.
+    /// Eigenvectors of the f32 Gram matrix, those of small values refined in f64, and a few strong ones found by themselves.
     case single
     /// Eigenvectors of the f64 Gram matrix.
     case double
@@ -34,10 +34,13 @@ package struct TripletReport: Sendable, Hashable {
   package var route: Route
   /// ‖U Uᵀ − I‖_F / √count of the kept vectors of the longer side; 0 where it is not measured.
   package var residual: Double
+  /// Directions far above the others that were found apart from them.
+  package var strong: Int
 
-  package init(route: Route, residual: Double) {
+  package init(route: Route, residual: Double, strong: Int = 0) {
     self.route = route
     self.residual = residual
+    self.strong = strong
   }
 }
 
@@ -111,15 +114,15 @@ extension LinearAlgebra {
     }
   }
 
-  /// far = diag(1 / values) vectors Aᵀ (or A of a wide matrix) in f64, in panels; rows of value 0 become 0.
+  /// far = diag(1 / values) vectors Aᵀ (or A of a wide matrix) in f64, in panels; rows of value 0 become 0. Without values, the products.
   func widened<Element: MatrixElement>(
-    _ vectors: Matrix<Double>, _ a: Matrix<Float>, isTall: Bool, values: Matrix<Double>, into far: Matrix<Element>,
+    _ vectors: Matrix<Double>, _ a: Matrix<Float>, isTall: Bool, values: Matrix<Double>? = nil, into far: Matrix<Element>,
     _ workspace: MatrixWorkspace
   ) throws(IngotError) {
     let (count, size) = (vectors.rows, vectors.columns)
     let length = min(far.columns, Self.panelLength(size))
     let inverses: Matrix<Double> = try workspace.vector(count)
-    for j in 0..<count where values[j] > 0 { inverses[j] = 1 / values[j] }
+    if let values { for j in 0..<count where values[j] > 0 { inverses[j] = 1 / values[j] } }
     let part: Matrix<Double> = isTall ? try workspace.matrix(length, size) : try workspace.matrix(size, length)
     let product: Matrix<Double> = try workspace.matrix(count, length)
     for start in Swift.stride(from: 0, to: far.columns, by: max(length, 1)) {
@@ -134,7 +137,7 @@ extension LinearAlgebra {
         from.copy(a.columns(range))
         try multiply(vectors, from, into: to)
       }
-      to.scaleRows(by: inverses)
+      if values != nil { to.scaleRows(by: inverses) }
       far.columns(range).copy(to)
     }
   }

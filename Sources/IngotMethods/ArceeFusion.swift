@@ -24,6 +24,7 @@ package struct ArceeFusion: MergeMethod {
     name: "arcee_fusion", title: "Arcee Fusion", summary: "Takes over the elements of the other model that are important, as outliers are.",
     formula: "θ₁ where |θ₁ − θ₀| · KL(row) ≥ median + 1.5 · interquartile range of that importance, else θ₀",
     reference: .init("Arcee AI", url: "https://www.arcee.ai"), base: .required, models: 1...1, parameters: [], scopes: [.row, .tensor],
+    copiesLoneModel: true,
     notes: ["quantiles are exact where mergekit samples", "the result keeps the models' type where mergekit's is float32"])
 
   /// Rows shorter than this are not worth a place in memory.

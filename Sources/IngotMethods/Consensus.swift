@@ -10,9 +10,7 @@ package import IngotTensors
 /// the task uses the element. consensus_k 0 is the merge itself, more than there are models gives the base.
 /// Shapes: any, equal. Arithmetic: f32, sums in model order. Bytes: each input once, under `ties` as `TIES`; the output once.
 /// Source: Wang et al., Localizing Task Information, arXiv 2405.07813.
-package struct Consensus: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct Consensus: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "consensus", title: "Consensus merging with TALL masks",
     summary: "Merges the task vectors where enough tasks use the result, or rebuilds one task's model from it.",
@@ -64,7 +62,7 @@ package struct Consensus: MergeMethod {
   private let task: Int?
   private let elects: Bool
   private let ones: [Float]
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
 
   package init(_ request: MethodRequest) throws(IngotError) {
     _ = try request.onlySegment()
@@ -83,10 +81,6 @@ package struct Consensus: MergeMethod {
   /// Under TIES one run for each trimmed task vector and one for their merge.
   package var demands: Demands { Demands(scratchRows: elects ? ones.count + 1 : 0) }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
-
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     let deltas = tile.subtractingBase()
     for model in ones.indices { state.gather(model, deltas[model], tile, statistic) }
@@ -94,12 +88,6 @@ package struct Consensus: MergeMethod {
 
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     state.gatherStored(tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -14,7 +14,7 @@ package struct DARELinear: SparsifiedMerge {
     formula: "θ₀ + λ Σ wᵢ τ̂ᵢ, τ̂ᵢ = τᵢ · mask · rescale, mask ~ Bernoulli(density)",
     reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
     models: 1...Int.max,
-    parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.density, .rescale(true), .rescaleRule],
+    parameters: ParameterDescriptor.taskVectorFamily(normalize: false) + [.densityFromZero, .rescale(true), .rescaleRule],
     scopes: [.tensor],
     notes: ["density 1 keeps every element and does not rescale"],
     example: """

@@ -21,7 +21,7 @@ package struct DARETies: MergeMethod {
     reference: .init("Language Models are Super Mario, arXiv 2311.03099", url: "https://arxiv.org/abs/2311.03099"), base: .required,
     models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: false, paper: true) + [
-      .density, .rescale(true), .rescaleRule, .zeroSign(over: "the model"),
+      .densityFromZero, .rescale(true), .rescaleRule, .zeroSign(over: "the model"),
     ],
     scopes: [.tensor, .model],
     notes: ["density 1 keeps every element and does not rescale"],

@@ -10,16 +10,14 @@ package import IngotTensors
 /// A and B are added apart, so that their product has terms of all pairs of models, as in the authors' code.
 /// Bytes: inputs up to three times where some are sparsified, else once; the output once.
 /// Source: Black-box Model Merging for Language-Model-as-a-Service, arXiv 2509.12951.
-package struct EvoMerging: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct EvoMerging: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "evo_merging", title: "Evo-Merging", summary: "Sparsifies the A factors of adapters and adds all factors with signed weights.",
     formula: "Σ wᵢ S(θᵢ), S keeping the density · n largest magnitudes of lora_A and all of lora_B",
     reference: .init("Evo-Merging, arXiv 2509.12951", url: "https://arxiv.org/abs/2509.12951"), base: .none, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model, 1/N where not given; negative turns it round", isPerModel: true),
-      .density, .ties(paper: "ge"),
+      .densityFromZero, .ties(paper: "ge"),
     ],
     scopes: [.tensor],
     notes: [
@@ -37,7 +35,7 @@ package struct EvoMerging: MergeMethod {
       """)
 
   private let weights: [Float]
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.averagedSegment(of: "evo_merging")
@@ -55,18 +53,8 @@ package struct EvoMerging: MergeMethod {
 
   package var demands: Demands { Demands() }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ searches: State) -> Phase<State> { searches.nextRound.map { .gather(searches, $0) } ?? .emit(searches) }
-
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     for model in weights.indices { state.gather(model, tile.inputs[model], tile, statistic) }
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var searches = state
-    searches.settle(statistics)
-    return next(searches)
   }
 
   package func fused(_ state: State, segment: Int) -> FusedMerge? {

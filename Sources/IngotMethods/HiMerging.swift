@@ -13,9 +13,7 @@ package import IngotTensors
 /// Shapes: any, equal. Thresholds are exact. Bytes: as `TIES`.
 /// Source: Fu et al., Training-free LLM Merging, arXiv 2506.12379, whose formulas for the second stage were not available: the classes and what
 /// becomes of them are ours.
-package struct HiMerging: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct HiMerging: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "hi_merging", title: "Hi-Merging",
     summary: "Prunes and scales each task vector, more so in layers where it was measured to do harm, elects signs and merges.",
@@ -70,7 +68,7 @@ package struct HiMerging: MergeMethod {
   private let combination: TaskVectorCombination
   private let scales: [Float]
   private let conflict: Conflict?
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: true)
@@ -100,10 +98,6 @@ package struct HiMerging: MergeMethod {
 
   package var demands: Demands { Demands() }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
-
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     combination.subtractBase(tile)
     for model in scales.indices { state.gather(model, tile.inputs[model + 1], tile, statistic) }
@@ -111,12 +105,6 @@ package struct HiMerging: MergeMethod {
 
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     state.gatherStored(tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -16,7 +16,7 @@ package struct MagnitudeDrop: Sparsifier {
   }
 
   package static let parameters: [ParameterDescriptor] = [
-    .density,
+    .densityFromZero,
     ParameterDescriptor(
       "epsilon", .number(.fraction), "half width of the keep probabilities around density", default: .number(0.15), isPerModel: true),
     .rescale(true), .rescaleRule,

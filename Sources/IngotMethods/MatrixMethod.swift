@@ -130,10 +130,11 @@ package final class MatrixJob {
     report(prefix + "residual", polar.residual)
   }
 
-  /// `route` 2: singular vectors by f32 eigenvectors, refined; 1: by those of the f64 Gram matrix.
+  /// `route` 2: singular vectors by f32 eigenvectors, refined, with `strong` ones apart; 1: by those of the f64 Gram matrix.
   package func report(_ triplets: TripletReport, prefix: String = "", model: Int? = nil) {
     report(prefix + "route", triplets.route == .single ? 2 : 1, model: model)
     if triplets.route == .single { report(prefix + "residual", triplets.residual, model: model) }
+    if triplets.strong > 0 { report(prefix + "strong", Double(triplets.strong), model: model) }
   }
 
   package func checkStop() throws(IngotError) { try reader?.checkStop() }

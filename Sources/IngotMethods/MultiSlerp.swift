@@ -23,7 +23,8 @@ package struct MultiSlerp: MergeMethod {
       ParameterDescriptor("normalize_weights", .boolean, "divide the weights by their sum", default: .boolean(true)),
       ParameterDescriptor("eps", .number(.any), "added to norms before dividing", default: .number(1e-8)),
     ],
-    scopes: [.tensor], notes: ["two opposite models are averaged, more that cancel out are an error"])
+    scopes: [.tensor], copiesLoneModel: true,
+    notes: ["two opposite models are averaged, more that cancel out are an error"])
 
   private let weights: [Double]
   private let epsilon: Double

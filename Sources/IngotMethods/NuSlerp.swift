@@ -36,7 +36,8 @@ package struct NuSlerp: MergeMethod {
         "nuslerp_row_wise", .boolean, "without nuslerp_flatten: vectors along the first axis instead of the last",
         default: .boolean(false)),
     ],
-    scopes: [.tensor, .row], notes: ["opposite vectors are interpolated linearly", "a zero vector counts as orthogonal"])
+    scopes: [.tensor, .row], copiesLoneModel: true,
+    notes: ["opposite vectors are interpolated linearly", "a zero vector counts as orthogonal"])
 
   private let t: Double
   private let hasBase: Bool

@@ -39,7 +39,7 @@ package struct OTA: MergeMethod {
     base: .optional, models: 1...Int.max,
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's weights", default: .number(1), isPerModel: true),
-      .density,
+      .densityFromZero,
       ParameterDescriptor(
         "ffg_threshold", .number(NumberRange(from: .closed(0))),
         "least saliency, second moment times squared difference to the base, that is kept; in place of density", isPerModel: true),

@@ -24,7 +24,7 @@ package struct Slerp: MergeMethod {
     parameters: [
       ParameterDescriptor("t", .number(.any), "position: 0 is the base, 1 the other model", isRequired: true)
     ],
-    scopes: [.tensor],
+    scopes: [.tensor], copiesLoneModel: true,
     notes: ["nearly parallel or antiparallel tensors are interpolated linearly", "a zero tensor counts as orthogonal"],
     example: """
       merge_method: slerp

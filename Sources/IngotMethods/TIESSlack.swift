@@ -8,9 +8,7 @@ package import IngotTensors
 /// undecided and all its terms are averaged. With `protect`, one model is protected instead: its trimmed element stays as it is wherever its
 /// magnitude reaches (1 − slack) times the merged one's, whatever the vote. slack 0 is TIES.
 /// Shapes: any, equal. Bytes: as `TIES`. Source: the idea is that of Tao et al., arXiv 2407.03994, whose formula was not available: this one is ours.
-package struct TIESSlack: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct TIESSlack: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "ties_sv", title: "TIES with a slack variable", summary: "TIES in which what loses a sign vote by little is not dropped.",
     formula: "as ties, but Σ wᵢ τ̂ᵢ / Σ wᵢ over all terms where those against the elected sign reach (1 − slack) times those for it",
@@ -53,7 +51,7 @@ package struct TIESSlack: MergeMethod {
   }
 
   private let coefficients: [Coefficients]
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
   private let protected: Int?
   private let modelCount: Int
 
@@ -79,10 +77,6 @@ package struct TIESSlack: MergeMethod {
 
   package var demands: Demands { Demands() }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
-
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     let deltas = tile.subtractingBase()
     for model in 0..<modelCount { state.gather(model, deltas[model], tile, statistic) }
@@ -90,12 +84,6 @@ package struct TIESSlack: MergeMethod {
 
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     state.gatherStored(tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -132,7 +132,14 @@ extension ParameterDescriptor {
     ]
   }
 
+  /// Of methods that keep the largest elements: above 0, which mergekit refuses too; 0 over the layers and under filters, where the model then
+  /// gives nothing to those tensors.
   static let density = ParameterDescriptor(
+    "density", .number(.init(from: .open(0), to: .closed(1))), "share of the task vector's elements that is kept", default: .number(1),
+    isPerModel: true, partRange: .fraction)
+
+  /// Of methods that draw, and of others where 0 means that nothing of the model stays, as in mergekit.
+  static let densityFromZero = ParameterDescriptor(
     "density", .number(.fraction), "share of the task vector's elements that is kept", default: .number(1), isPerModel: true)
 
   static func rescale(_ value: Bool) -> ParameterDescriptor {

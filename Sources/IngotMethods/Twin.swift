@@ -9,9 +9,7 @@ package import IngotTensors
 /// gives for an input; weights of 0 (the default) give the shared model, `task` the model of one task.
 /// Shapes: any, equal. Arithmetic: f32, in differences from the base. Draws: Philox4x32-10 by seed, output tensor and model.
 /// Bytes: inputs up to three times, once where no magnitude is searched; the output once. Source: Lu et al., Twin-Merging, arXiv 2406.15479.
-package struct Twin: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct Twin: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "twin", title: "Twin-Merging", summary: "Adds to what the models share what each has of its own, compressed, by given weights.",
     formula: "s + Σ wᵢ compress(θᵢ − s), s = θ₀ + λ Σ τᵢ",
@@ -52,7 +50,7 @@ package struct Twin: MergeMethod {
   private let ones: [Float]
   private let lambda: Float
   private let seed: UInt64
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let segment = try request.onlySegment()
@@ -93,10 +91,6 @@ package struct Twin: MergeMethod {
 
   package var demands: Demands { Demands(scratchRows: 1, maskPlanes: draws ? 1 : 0) }
 
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
-
   /// Turns the models into their own parts, in place, and leaves what is shared, both as differences from the base.
   private func split(_ tile: Tile) -> (own: FloatTable, shared: Floats) {
     let own = tile.subtractingBase()
@@ -110,12 +104,6 @@ package struct Twin: MergeMethod {
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     let own = split(tile).own
     for model in shares.indices { state.gather(model, own[model], tile, statistic) }
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

@@ -9,9 +9,7 @@ package import IngotTensors
 /// it stays. Masks are the side input `mask`, 0 outside; a tensor or a model without one counts whole, which is the same where
 /// training left everything outside the mask as it was. Shapes: any, equal. Thresholds are exact. Bytes: as `TIES`, and the masks as often.
 /// Source: Wang et al., WISE: Rethinking the Knowledge Memory for Lifelong Model Editing, arXiv 2405.14768; masks from files are ours.
-package struct WISE: MergeMethod {
-  package typealias State = MagnitudeSearches
-
+package struct WISE: ThresholdMerge {
   package static let descriptor = MethodDescriptor(
     name: "wise", title: "WISE's merge of side memories", summary: "Merges side memories that were edited in random subspaces.",
     formula: "θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the terms whose sign is that of Σ wᵢ τ̂ᵢ; τ̂ᵢ = the density·n largest magnitudes of maskᵢ ⊙ τᵢ",
@@ -21,7 +19,7 @@ package struct WISE: MergeMethod {
     parameters: [
       ParameterDescriptor("weight", .number(.any), "factor of the model's task vector", default: .number(1), isPerModel: true),
       ParameterDescriptor("normalize", .boolean, "divide by the sum of the weights that entered", default: .boolean(true)),
-      .lambda, .density, .ties,
+      .lambda, .densityFromZero, .ties,
     ],
     scopes: [.tensor],
     sideInputs: [
@@ -45,7 +43,7 @@ package struct WISE: MergeMethod {
   package static var cropsToBase: Bool { true }
 
   private let combination: TaskVectorCombination
-  private let initial: MagnitudeSearches
+  package let initial: MagnitudeSearches
   /// Where each model's mask is among the side tensors.
   private let masks: [Int?]
 
@@ -60,10 +58,6 @@ package struct WISE: MergeMethod {
   private var isMasked: Bool { masks.contains { $0 != nil } }
 
   package var demands: Demands { Demands(scratchRows: isMasked ? 1 : 0) }
-
-  package func begin() -> Phase<State> { next(initial) }
-
-  private func next(_ state: State) -> Phase<State> { state.nextRound.map { .gather(state, $0) } ?? .emit(state) }
 
   /// The task vectors of a tile, cut to their masks, in place.
   private func split(_ tile: Tile) {
@@ -85,12 +79,6 @@ package struct WISE: MergeMethod {
 
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? {
     isMasked ? nil : state.gatherStored(tile, statistic)
-  }
-
-  package func settle(_ state: State, _ statistics: Statistics) throws(IngotError) -> Phase<State> {
-    var state = state
-    state.settle(statistics)
-    return next(state)
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {

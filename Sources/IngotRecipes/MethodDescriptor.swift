@@ -14,6 +14,8 @@ package struct ParameterDescriptor: Sendable, Hashable {
   /// One sentence without its full stop.
   package var summary: String
   package var kind: Kind
+  /// What a number may be where it holds for a part of the tensors only: over the layers, or under a filter. Nil: what it may be anywhere.
+  package var partRange: NumberRange?
   /// nil and not required: the method does without.
   package var `default`: ParameterValue?
   /// The default under `preset: paper`, where the published rule differs from mergekit's.
@@ -27,8 +29,9 @@ package struct ParameterDescriptor: Sendable, Hashable {
 
   package init(
     _ name: String, _ kind: Kind, _ summary: String, default: ParameterValue? = nil, paperDefault: ParameterValue? = nil,
-    isRequired: Bool = false, isPerModel: Bool = false, unit: String? = nil
+    isRequired: Bool = false, isPerModel: Bool = false, unit: String? = nil, partRange: NumberRange? = nil
   ) {
+    self.partRange = partRange
     self.name = name
     self.summary = summary
     self.kind = kind
@@ -55,13 +58,14 @@ package struct ParameterDescriptor: Sendable, Hashable {
   /// `value` as this parameter takes it, or the error that says why not.
   ///
   /// As in mergekit a boolean counts as 1 or 0 where a number is expected, a number other than 0 as true where a boolean is, and a text that
-  /// reads as a number as that number. `subject` names the place (`parameters.density`). Throws `.recipe` when there is a position, else
-  /// `.invalidArgument`.
-  package func checked(_ value: ParameterValue, subject: String? = nil, position: SourcePosition? = nil) throws(IngotError)
-    -> ParameterValue
-  {
+  /// reads as a number as that number. `subject` names the place (`parameters.density`), `isPart` says that the value is one over the layers or
+  /// under a filter. Throws `.recipe` when there is a position, else `.invalidArgument`.
+  package func checked(
+    _ value: ParameterValue, isPart: Bool = false, subject: String? = nil, position: SourcePosition? = nil
+  ) throws(IngotError) -> ParameterValue {
     switch kind {
-    case .number(let range):
+    case .number(let whole):
+      let range = isPart ? partRange ?? whole : whole
       if let number = number(in: value), range.contains(number) {
         // Arithmetic is f32: a finite number must not become an infinite weight.
         guard abs(number) <= Double(Float.greatestFiniteMagnitude) else { throw tooLarge(number, subject: subject, position: position) }
@@ -161,6 +165,8 @@ package struct MethodDescriptor: Sendable, Hashable {
   package var hasStepwiseNumerics: Bool
   /// True when the result depends on which layer a tensor is of.
   package var needsLayers: Bool
+  /// True when a slice of one model that is not the base is that model's layers, as in mergekit; one of the base alone is the base's in any case.
+  package var copiesLoneModel: Bool
   /// What happens in degenerate cases (zero norm, one model, parallel vectors) and where mergekit differs, one sentence each.
   package var notes: [String]
   /// A recipe that shows the method at work, without the comment above it; nil has one made of what the descriptor says (`exampleRecipe`).
@@ -169,8 +175,10 @@ package struct MethodDescriptor: Sendable, Hashable {
   package init(
     name: String, title: String, summary: String, formula: String? = nil, reference: Reference? = nil, base: BaseRole,
     models: ClosedRange<Int>, parameters: [ParameterDescriptor], scopes: [Scope], sideInputs: [SideInputDescriptor] = [],
-    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, notes: [String] = [], example: String? = nil
+    hasStepwiseNumerics: Bool = false, needsLayers: Bool = false, copiesLoneModel: Bool = false, notes: [String] = [],
+    example: String? = nil
   ) {
+    self.copiesLoneModel = copiesLoneModel
     self.sideInputs = sideInputs
     self.name = name
     self.title = title

@@ -86,6 +86,8 @@ extension Node {
     }
 
     package private(set) var entries: [Entry] = []
+    /// What was written before under keys that came again: the last one counts, as in PyYAML.
+    package private(set) var superseded: [Entry] = []
     private var index: [String: Int] = [:]
 
     package init() {}
@@ -95,12 +97,16 @@ extension Node {
       return entries[at]
     }
 
-    /// Appends an entry, or returns the one that already has its key and changes nothing.
-    package mutating func insert(_ entry: Entry) -> Entry? {
-      if let at = index[entry.key] { return entries[at] }
-      index[entry.key] = entries.count
-      entries.append(entry)
-      return nil
+    /// Adds an entry as written; one of the same key before it is superseded.
+    package mutating func append(_ entry: Entry) {
+      if let earlier = self[entry.key] { superseded.append(earlier) }
+      set(entry)
+    }
+
+    /// Puts the entries of `written` over those of merge keys.
+    mutating func overlay(_ written: Node.Mapping) {
+      for entry in written.entries { set(entry) }
+      superseded += written.superseded
     }
 
     /// Sets the value of a key whether or not it is there (merge keys: a later one wins).

@@ -17,9 +17,9 @@ package struct RecipeLimits: Sendable {
 extension Node {
   /// Reads one YAML 1.1 document, or JSON, which is nearly YAML's flow style.
   ///
-  /// Anchors, aliases and merge keys (`<<`) are resolved. Throws `.recipe` with a position for text that is not UTF-8 or not YAML, a key given
-  /// twice, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`; `.unsupported` for several documents
-  /// (see `loadAll`).
+  /// Anchors, aliases and merge keys (`<<`) are resolved; of a key given twice the last counts (`Mapping.superseded`). Throws `.recipe` with a
+  /// position for text that is not UTF-8 or not YAML, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`;
+  /// `.unsupported` for several documents (see `loadAll`).
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {
     let documents = try loadAll(text, origin: origin, limits: limits)
     guard let first = documents.first, documents.count == 1 else {
@@ -116,15 +116,76 @@ extension Node {
   }
 }
 
-/// Builds the tree from events. One use per text.
-private struct NodeLoader: ~Copyable {
-  private struct Anchored {
-    var node: Node
-    /// Values in the node with aliases expanded, and levels of nesting.
-    var count: Int
-    var height: Int
+/// A value as it stands, or as its anchor is known.
+private struct Anchored {
+  var node: Node
+  /// Values in the node with aliases expanded, and levels of nesting.
+  var count: Int
+  var height: Int
+}
+
+/// A sequence or mapping whose end has not come yet.
+private struct OpenCollection {
+  let isMapping: Bool
+  let anchor: String?
+  /// Values made before it.
+  let start: Int
+  let position: SourcePosition
+  private(set) var height = 0
+  private var nodes: [Node] = []
+  private var written = Node.Mapping()
+  private var merged = Node.Mapping()
+  /// The key whose value comes next.
+  private var key: (name: Node.Scalar, position: SourcePosition)?
+
+  init(isMapping: Bool, anchor: String?, start: Int, position: SourcePosition) {
+    self.isMapping = isMapping
+    self.anchor = anchor
+    self.start = start
+    self.position = position
   }
 
+  var content: Node.Content {
+    guard isMapping else { return .sequence(nodes) }
+    guard !merged.entries.isEmpty else { return .mapping(written) }
+    var all = merged
+    all.overlay(written)
+    return .mapping(all)
+  }
+
+  /// Adds an element, a key or its value.
+  mutating func take(_ value: Anchored, at position: SourcePosition) throws(IngotError) {
+    guard isMapping else {
+      height = max(height, value.height)
+      nodes.append(value.node)
+      return
+    }
+    guard let (name, keyPosition) = key else {
+      guard let name = value.node.scalar else {
+        throw IngotError(.recipe, "found \(value.node.found) as a key, expected a text", position: position)
+      }
+      key = (name, position)
+      return
+    }
+    key = nil
+    height = max(height, value.height)
+    if name.style == .plain, name.tag == nil, name.text == "<<" { return try merge(value.node) }
+    written.append(Node.Mapping.Entry(key: name.text, keyPosition: keyPosition, value: value.node))
+  }
+
+  /// `<<: mapping` or `<<: [mapping, …]`, where the first of a list wins.
+  private mutating func merge(_ value: Node) throws(IngotError) {
+    for node in (value.sequence ?? [value]).reversed() {
+      guard let mapping = node.mapping else {
+        throw IngotError(.recipe, "found \(node.found), expected a mapping to merge with <<", subject: "<<", position: node.position)
+      }
+      for entry in mapping.entries { merged.set(entry) }
+    }
+  }
+}
+
+/// Builds the tree from events. One use per text.
+private struct NodeLoader: ~Copyable {
   private var events: YAMLEventReader
   private let origin: String
   private let limits: RecipeLimits
@@ -148,7 +209,7 @@ private struct NodeLoader: ~Copyable {
       guard found.count < limits.documents else {
         throw IngotError(.recipe, "more than \(limits.documents) documents", hint: "split the recipe", position: event.position)
       }
-      found.append(try compose(try events.next(), depth: 1).node)
+      found.append(try compose(try events.next()).node)
       _ = try events.next()
       anchors = [:]
     }
@@ -161,76 +222,42 @@ private struct NodeLoader: ~Copyable {
     return present.isEmpty ? [first] : present
   }
 
-  private mutating func compose(_ event: YAMLEvent, depth: Int) throws(IngotError) -> Anchored {
-    switch event.kind {
-    case .alias(let name): return try expand(name, at: event.position, depth: depth)
-    case .scalar(let text, let isPlain, let tag, let anchor):
-      let start = try open(anchor, at: event.position)
-      let scalar = Node.Scalar(
-        text: text, style: isPlain ? .plain : .quoted, tag: tag,
-        value: try value(of: text, isPlain: isPlain, tag: tag, at: event.position))
-      return close(anchor, Node(.scalar(scalar), position: event.position), since: start, height: 0)
-    case .sequenceStart(let tag, let anchor):
-      let start = try open(anchor, at: event.position)
-      try checkCollection(tag, is: "seq", at: event.position, depth: depth)
-      var nodes: [Node] = []
-      var height = 0
-      while true {
-        let next = try events.next()
-        if case .sequenceEnd = next.kind { break }
-        let element = try compose(next, depth: depth + 1)
-        height = max(height, element.height)
-        nodes.append(element.node)
-      }
-      return close(anchor, Node(.sequence(nodes), position: event.position), since: start, height: height + 1)
-    case .mappingStart(let tag, let anchor):
-      let start = try open(anchor, at: event.position)
-      try checkCollection(tag, is: "map", at: event.position, depth: depth)
-      let (mapping, height) = try composeMapping(depth: depth)
-      return close(anchor, Node(.mapping(mapping), position: event.position), since: start, height: height + 1)
-    case .streamStart, .streamEnd, .documentStart, .documentEnd, .sequenceEnd, .mappingEnd:
-      throw IngotError(.internalError, "a YAML event out of order", position: event.position)
-    }
-  }
-
-  private mutating func composeMapping(depth: Int) throws(IngotError) -> (Node.Mapping, height: Int) {
-    var written = Node.Mapping()
-    var merged = Node.Mapping()
-    var height = 0
+  /// The value that begins with `event`. Not by recursion: the text decides how deep values nest, and a host's thread may have little stack.
+  private mutating func compose(_ event: YAMLEvent) throws(IngotError) -> Anchored {
+    var open: [OpenCollection] = []
+    var event = event
     while true {
-      let next = try events.next()
-      if case .mappingEnd = next.kind { break }
-      let key = try compose(next, depth: depth + 1).node
-      guard let name = key.scalar else {
-        throw IngotError(.recipe, "found \(key.found) as a key, expected a text", position: next.position)
-      }
-      let value = try compose(try events.next(), depth: depth + 1)
-      height = max(height, value.height)
-      if name.style == .plain, name.tag == nil, name.text == "<<" {
-        try merge(value.node, into: &merged)
+      var position = event.position
+      let value: Anchored
+      switch event.kind {
+      case .alias(let name): value = try expand(name, at: position, depth: open.count + 1)
+      case .scalar(let text, let isPlain, let tag, let anchor):
+        let start = try self.open(anchor, at: position)
+        let scalar = Node.Scalar(
+          text: text, style: isPlain ? .plain : .quoted, tag: tag, value: try self.value(of: text, isPlain: isPlain, tag: tag, at: position)
+        )
+        value = close(anchor, Node(.scalar(scalar), position: position), since: start, height: 0)
+      case .sequenceStart(let tag, let anchor), .mappingStart(let tag, let anchor):
+        let isMapping = if case .mappingStart = event.kind { true } else { false }
+        let start = try self.open(anchor, at: position)
+        try checkCollection(tag, is: isMapping ? "map" : "seq", at: position, depth: open.count + 1)
+        open.append(OpenCollection(isMapping: isMapping, anchor: anchor, start: start, position: position))
+        event = try events.next()
         continue
+      case .sequenceEnd, .mappingEnd:
+        guard let ended = open.popLast() else { throw misplaced(event) }
+        position = ended.position
+        value = close(ended.anchor, Node(ended.content, position: position), since: ended.start, height: ended.height + 1)
+      case .streamStart, .streamEnd, .documentStart, .documentEnd: throw misplaced(event)
       }
-      let entry = Node.Mapping.Entry(key: name.text, keyPosition: next.position, value: value.node)
-      if let earlier = written.insert(entry) {
-        throw IngotError(
-          .recipe,
-          "the key '\(excerpt(name.text))' is given twice; the first is at line \(earlier.keyPosition.line), column \(earlier.keyPosition.column)",
-          hint: "remove one of the two", subject: excerpt(name.text), position: next.position)
-      }
+      guard !open.isEmpty else { return value }
+      try open[open.count - 1].take(value, at: position)
+      event = try events.next()
     }
-    guard !merged.entries.isEmpty else { return (written, height) }
-    for entry in written.entries { merged.set(entry) }
-    return (merged, height)
   }
 
-  /// `<<: mapping` or `<<: [mapping, …]`, where the first of a list wins.
-  private func merge(_ value: Node, into merged: inout Node.Mapping) throws(IngotError) {
-    for node in (value.sequence ?? [value]).reversed() {
-      guard let mapping = node.mapping else {
-        throw IngotError(.recipe, "found \(node.found), expected a mapping to merge with <<", subject: "<<", position: node.position)
-      }
-      for entry in mapping.entries { merged.set(entry) }
-    }
+  private func misplaced(_ event: YAMLEvent) -> IngotError {
+    IngotError(.internalError, "a YAML event out of order", position: event.position)
   }
 
   /// Counts a value and makes its anchor known as unfinished.

@@ -42,7 +42,7 @@ package struct QuickMerge: Sendable {
   }
 
   /// The same merge as a recipe in mergekit's YAML. Throws `.invalidArgument` for an unknown method, no models, or a weight for a method
-  /// that weighs none; `.recipe` for a value that is not YAML.
+  /// that weighs none, a parameter given twice; `.recipe` for a value that is not YAML.
   package func yaml(catalog: MethodCatalog) throws(IngotError) -> String {
     let descriptor = try catalog.require(method)
     guard !models.isEmpty else {
@@ -66,6 +66,11 @@ package struct QuickMerge: Sendable {
       } else if needsWeight, descriptor.baseIsInput || model.reference != base {
         lines += ["    parameters:", "      weight: 1"]
       }
+    }
+    // In a recipe the last would count; on one line of a terminal the two contradict each other.
+    if let twice = parameters.indices.first(where: { index in parameters[..<index].contains { $0.name == parameters[index].name } }) {
+      let name = excerpt(parameters[twice].name)
+      throw IngotError(.invalidArgument, "the parameter \(name) is given twice", hint: "remove one of the two", subject: name)
     }
     if !parameters.isEmpty { lines.append("parameters:") }
     for parameter in parameters { lines.append("  \(yamlScalar(parameter.name)): \(try flow(parameter.value, of: parameter.name))") }

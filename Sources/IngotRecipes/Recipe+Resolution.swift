@@ -50,7 +50,7 @@ extension Recipe {
     let levels = levels(of: name, input: input, part)
     for level in levels {
       guard let value = level.setting.value(for: tensor, at: t) else { continue }
-      return rule?.method == nil ? value : try parameter.checked(value, position: level.position)
+      return rule?.method == nil ? value : try parameter.checked(value, isPart: true, position: level.position)
     }
     if parameter.isRequired, !(input.map { $0.isBase && !owner.baseIsInput } ?? false) {
       let model = input.map { " for the model \(excerpt(models[$0.model].name))" } ?? ""

@@ -132,6 +132,8 @@ package struct Recipe: Sendable {
     package var position: SourcePosition
     /// Index into `modules`.
     package var module = 0
+    /// True for a slice of one source that leaves the method nothing to merge: its tensors are copied.
+    package var isCopied = false
   }
 
   /// A part of the model and the slices that make it. `models` and `slices` recipes have one, without a name, for the whole model.

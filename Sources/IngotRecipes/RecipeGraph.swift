@@ -55,9 +55,7 @@ struct RecipeGraph {
     guard let output = documents.firstIndex(where: { $0.name == nil }) ?? documents.indices.last else {
       throw IngotError(.internalError, "a recipe without documents")
     }
-    var order: [Int] = []
-    var open: Set<Int> = []
-    try visit(output, &order, &open)
+    let order = try order(from: output)
     var result = documents[output].recipe
     var notices: [Notice] = []
     for (index, document) in documents.enumerated() {
@@ -81,21 +79,29 @@ struct RecipeGraph {
     return result
   }
 
-  /// Depth first: a document after those that it reads.
-  private func visit(_ index: Int, _ order: inout [Int], _ open: inout Set<Int>) throws(IngotError) {
-    open.insert(index)
-    for model in documents[index].recipe.models {
+  /// The documents behind one, itself last: each after those that it reads. Not by recursion: the text decides how long a chain is.
+  private func order(from output: Int) throws(IngotError) -> [Int] {
+    var order: [Int] = []
+    var path: [(document: Int, nextModel: Int)] = [(output, 0)]
+    while let (document, next) = path.last {
+      let models = documents[document].recipe.models
+      guard models.indices.contains(next) else {
+        path.removeLast()
+        order.append(document)
+        continue
+      }
+      path[path.count - 1].nextModel += 1
+      let model = models[next]
       guard let name = model.documentNames.first(where: { places[$0] != nil }), let place = places[name], !order.contains(place) else {
         continue
       }
-      guard !open.contains(place) else {
+      guard !path.contains(where: { $0.document == place }) else {
         throw IngotError(
           .recipe, "the documents need one another in a circle: \(excerpt(name)) is read here, and is itself made from this document",
           hint: "a document can read only results that do not depend on its own", subject: excerpt(name), position: model.position)
       }
-      try visit(place, &order, &open)
+      path.append((place, 0))
     }
-    open.remove(index)
-    order.append(index)
+    return order
   }
 }

@@ -9,6 +9,7 @@ extension RecipeParser {
   mutating func check(
     _ mapping: Node.Mapping, at place: String, valid: [String], immaterial: Set<String> = [], explaining: (String) -> String? = { _ in nil }
   ) throws(IngotError) {
+    try noteSuperseded(mapping, at: place)
     for entry in mapping.entries where !valid.contains(entry.key) {
       let subject = path(place, entry.key)
       let key = excerpt(entry.key)
@@ -24,6 +25,21 @@ extension RecipeParser {
       }
       try ignore(
         "'\(key)' " + (explaining(entry.key) ?? "is not a key of recipes in this place"), subject: subject, position: entry.keyPosition)
+    }
+  }
+
+  /// Warns about keys that are given twice, of which the last counts; throws when strict.
+  mutating func noteSuperseded(_ mapping: Node.Mapping, at place: String) throws(IngotError) {
+    for entry in mapping.superseded {
+      let (key, subject) = (excerpt(entry.key), path(place, entry.key))
+      let later = mapping[entry.key].map { " at line \($0.keyPosition.line)" } ?? ""
+      if strict {
+        throw IngotError(
+          .recipe, "the key '\(key)' is given again\(later)", hint: "remove one of the two", subject: subject, position: entry.keyPosition)
+      }
+      notices.append(
+        Notice(
+          .warning, "'\(key)' is given again\(later); the last one counts, as in mergekit", subject: subject, position: entry.keyPosition))
     }
   }
 

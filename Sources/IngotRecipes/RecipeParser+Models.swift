@@ -68,9 +68,13 @@ extension RecipeParser {
       throw IngotError(
         .recipe, "the slice has no sources", hint: "list at least one", subject: path(place, "sources"), position: list.position)
     }
-    let slice = Recipe.Slice(
+    var slice = Recipe.Slice(
       sources: sources, settings: try settings(fields, at: place, of: method, isPerModel: false), position: position)
     if method.base == .required, base == nil { throw missingBase(method, at: position) }
+    if sources.count == 1, !method.baseIsInput, slice.base != nil || method.copiesLoneModel {
+      slice.isCopied = true
+      return slice
+    }
     if let base, !method.baseIsInput, slice.base == nil {
       throw IngotError(
         .recipe, "the base model \(excerpt(base.name)) is not among the sources of this slice",

@@ -7,6 +7,7 @@ extension RecipeParser {
   ) throws(IngotError) -> ([Recipe.Module], [Recipe.Slice]) {
     let hint = "write the name of each part with its slices or models below it, as 'text_decoder:'"
     let named = try fields(of: entry.value, subject: "modules", hint: hint)
+    try noteSuperseded(named, at: "modules")
     var modules: [Recipe.Module] = []
     var slices: [Recipe.Slice] = []
     for part in named.entries {

@@ -64,7 +64,7 @@ extension RecipeParser {
       try text(of: node, subject: path(subject, "filter"), expected: "a part of a tensor name")
     }
     switch value.content {
-    case .scalar: return Setting.Condition(.constant(try constant(value, of: parameter, subject: inner)), filter: filter)
+    case .scalar: return Setting.Condition(.constant(try constant(value, of: parameter, isPart: true, subject: inner)), filter: filter)
     case .sequence(let nodes) where !nodes.isEmpty:
       return Setting.Condition(.gradient(try gradient(nodes, of: parameter, subject: inner)), filter: filter)
     case .sequence, .mapping:
@@ -87,12 +87,14 @@ extension RecipeParser {
           hint: "a list holds either numbers or entries with value and filter, not both", subject: "\(subject)[\(number)]",
           position: node.position)
       }
-      if let value = try constant(node, of: parameter, subject: "\(subject)[\(number)]").number { values.append(value) }
+      if let value = try constant(node, of: parameter, isPart: true, subject: "\(subject)[\(number)]").number { values.append(value) }
     }
     return values
   }
 
-  private func constant(_ node: Node, of parameter: ParameterDescriptor, subject: String) throws(IngotError) -> ParameterValue {
+  private func constant(
+    _ node: Node, of parameter: ParameterDescriptor, isPart: Bool = false, subject: String
+  ) throws(IngotError) -> ParameterValue {
     guard let scalar = node.scalar else {
       throw IngotError(.recipe, "found \(node.found), expected \(parameter.expectation)", subject: subject, position: node.position)
     }
@@ -108,7 +110,7 @@ extension RecipeParser {
     case (_, .integer(let number)): value = .number(Double(number))
     case (_, .float(let number)): value = .number(number)
     }
-    return try parameter.checked(value, subject: subject, position: node.position)
+    return try parameter.checked(value, isPart: isPart, subject: subject, position: node.position)
   }
 
   /// Every required parameter must be set on some level for every input that needs it; filters may still miss a tensor.
@@ -116,7 +118,7 @@ extension RecipeParser {
     _ slices: [Recipe.Slice], _ modules: [Recipe.Module], _ settings: Settings, of method: MethodDescriptor, at entry: Node.Mapping.Entry
   ) throws(IngotError) {
     for (index, parameter) in method.parameters.enumerated() where parameter.isRequired && settings[index] == nil {
-      for slice in slices where slice.settings[index] == nil && modules[slice.module].settings[index] == nil {
+      for slice in slices where !slice.isCopied && slice.settings[index] == nil && modules[slice.module].settings[index] == nil {
         guard parameter.isPerModel else {
           throw IngotError(
             .recipe, "\(parameter.name) is missing; \(method.name) needs \(parameter.expectation)",

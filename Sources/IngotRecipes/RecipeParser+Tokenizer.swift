@@ -21,16 +21,19 @@ extension RecipeParser {
     var request = TokenizerRequest(source: .union, tokens: [], rowMultiple: 1, position: long.position)
     if let node = optional("source", of: fields) { request.source = try tokenizerSource(node, subject: "tokenizer.source") }
     if let node = optional("pad_to_multiple_of", of: fields) {
-      guard case .integer(let value)? = node.scalar?.value, value >= 1, value <= 1 << 20 else {
+      guard case .integer(let value)? = node.scalar?.value, value >= 1, value <= Limit.paddingRows else {
         throw IngotError(
-          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(1 << 20)", hint: "64 and 128 are usual",
+          .recipe, "pad_to_multiple_of is \(node.found), expected a whole number from 1 to \(Limit.paddingRows)",
+          hint: "64 and 128 are usual",
           subject: "tokenizer.pad_to_multiple_of", position: node.position)
       }
       request.rowMultiple = value
     }
     if let node = optional("tokens", of: fields) {
       let subject = "tokenizer.tokens"
-      for entry in try self.fields(of: node, subject: subject, hint: "write 'TOKEN: {source: MODEL}'").entries {
+      let tokens = try self.fields(of: node, subject: subject, hint: "write 'TOKEN: {source: MODEL}'")
+      try noteSuperseded(tokens, at: subject)
+      for entry in tokens.entries {
         request.tokens.append(try token(entry, at: path(subject, entry.key)))
       }
     }
@@ -41,8 +44,18 @@ extension RecipeParser {
     switch node.scalar?.text {
     case "union": return .union
     case "base": return .base
-    default: return .model(ordinal(of: try reference(node, subject: subject)))
+    default: break
     }
+    var source = try reference(node, subject: subject)
+    // The form of mergekit 0.0.4, which recipes of its time still have.
+    if case .text(let text) = source.location, text.hasPrefix("model:"), text.utf8.count > 6 {
+      source.location = .text(String(text.dropFirst(6)))
+      notices.append(
+        Notice(
+          .info, "\(excerpt(text)) is read as the model \(excerpt(source.name)), as early versions of mergekit did", subject: subject,
+          position: node.position))
+    }
+    return .model(ordinal(of: source))
   }
 
   private mutating func token(_ entry: Node.Mapping.Entry, at place: String) throws(IngotError) -> TokenizerRequest.Token {

@@ -49,6 +49,12 @@ struct RecipeParser {
         .recipe, "the recipe is \(root.found), expected a mapping", hint: "begin with a line such as 'merge_method: linear'",
         position: root.position)
     }
+    if top["merge_method"] == nil, let experts = top["experts"] {
+      throw IngotError(
+        .unsupported, "found experts and no merge_method: a configuration of mergekit-moe, expected a recipe of a merge",
+        hint: "models of experts are not built here; those that exist are merged like others", subject: "experts",
+        position: experts.keyPosition)
+    }
     try check(
       top, at: "", valid: isNamed ? Self.topKeys + ["name"] : Self.topKeys,
       immaterial: isNamed ? Self.immaterialTopKeys : Self.immaterialTopKeys.union(["name"]))

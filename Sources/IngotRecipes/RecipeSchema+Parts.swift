@@ -1,3 +1,4 @@
+internal import IngotErrors
 internal import IngotJSON
 
 /// The parts of a recipe beside models and parameters: tokenizer, chat template, modules, rules for tensors.
@@ -26,7 +27,7 @@ extension Schema {
     let tokens: JSONValue = .object([
       "type": ["object", "null"], "propertyNames": ["minLength": 1], "additionalProperties": ["$ref": "#/$defs/token"],
     ])
-    let rows: JSONValue = anyOf([["type": "null"], integer(1...1 << 20)])
+    let rows: JSONValue = anyOf([["type": "null"], integer(1...Limit.paddingRows)])
     return anyOf([
       absent, object(["source": anyOf([["type": "null"], ["$ref": "#/$defs/reference"]]), "tokens": tokens, "pad_to_multiple_of": rows]),
     ])

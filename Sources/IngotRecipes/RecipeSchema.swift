@@ -179,12 +179,13 @@ enum Schema {
 
   /// A value, values over the layers where it is a number, or either under name filters.
   private static func setting(_ parameter: ParameterDescriptor) -> JSONValue {
-    let one = value(parameter)
-    var plain = [one]
-    if case .number = parameter.kind { plain.append(list(of: one)) }
+    let one = value(parameter, isPart: true)
+    var part = [one]
+    if case .number = parameter.kind { part.append(list(of: one)) }
+    let plain = [value(parameter)] + part.dropFirst()
     let condition: JSONValue = .object([
       "type": "object", "required": ["value"],
-      "properties": .object(["value": .object(["anyOf": .array(plain)]), "filter": ["type": ["string", "null"]]]),
+      "properties": .object(["value": .object(["anyOf": .array(part)]), "filter": ["type": ["string", "null"]]]),
       "additionalProperties": false,
     ])
     var schema = JSONObject()
@@ -195,9 +196,10 @@ enum Schema {
   }
 
   /// One value. Numbers may be written as texts and booleans may stand for 1 and 0, as mergekit takes them.
-  private static func value(_ parameter: ParameterDescriptor) -> JSONValue {
+  private static func value(_ parameter: ParameterDescriptor, isPart: Bool = false) -> JSONValue {
     switch parameter.kind {
-    case .number(let range):
+    case .number(let whole):
+      let range = isPart ? parameter.partRange ?? whole : whole
       var number = JSONObject()
       number["type"] = "number"
       bound(range.lower, "minimum", "exclusiveMinimum", &number)

@@ -1,4 +1,4 @@
-import IngotErrors
+package import IngotErrors
 
 /// What a partial output was made from. A run may only resume one of the same identity.
 package struct RunIdentity: Hashable, Sendable {
@@ -27,7 +27,7 @@ package struct Journal: Sendable {
 
   package var identity: RunIdentity?
   /// Process and host of the last run that wrote here.
-  var writer: String?
+  package var writer: String?
   /// The last digest noted for each tensor.
   package var finished: [Int: Digest128] = [:]
   /// Where the last complete line ends; what follows is torn.
@@ -69,11 +69,11 @@ package struct Journal: Sendable {
   }
 
   package static func header(_ identity: RunIdentity) -> String { "ingot-journal 1 plan \(identity.plan) sources \(identity.sources)\n" }
-  static func writerLine() -> String { "writer \(System.writerName())\n" }
+  package static func writerLine() -> String { "writer \(System.writerName())\n" }
   package static func tensorLine(_ index: Int, _ digest: Digest128) -> String { "tensor \(index) \(digest)\n" }
 
   /// Throws `.stale` if the journal is of another run, saying what changed.
-  func check(_ expected: RunIdentity, subject: String) throws(IngotError) {
+  package func check(_ expected: RunIdentity, subject: String) throws(IngotError) {
     guard let identity else {
       throw IngotError(
         .stale, "the journal's first line is not readable, expected a journal of an interrupted merge",

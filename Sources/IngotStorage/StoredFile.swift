@@ -85,29 +85,6 @@ package final class StoredFile: Sendable {
         hint: "do not change the sources during a merge; run it again", subject: path)
     }
   }
-
-  /// The tensor digest of a range (see `TensorDigest`), read piece by piece.
-  package func tensorDigest(at offset: Int, count: Int) throws(IngotError) -> Digest128 {
-    let digest = try TensorDigest(byteCount: count)
-    var buffer = [UInt8](repeating: 0, count: min(count, TensorDigest.pieceSize))
-    var failure: IngotError?
-    // SAFETY: parts are prefixes of the array's storage, which is this closure's own.
-    unsafe buffer.withUnsafeMutableBytes { buffer in
-      do throws(IngotError) {
-        var done = 0
-        while done < count {
-          let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.prefix(count - done))
-          try unsafe read(into: part, at: offset + done)
-          try unsafe digest.add(UnsafeRawBufferPointer(part), at: done)
-          done += part.count
-        }
-      } catch {
-        failure = error
-      }
-    }
-    if let failure { throw failure }
-    return try digest.finish()
-  }
 }
 
 extension StoredFile {

@@ -15,9 +15,15 @@ package struct Shape: Hashable, Sendable, CustomStringConvertible {
 
   /// The number of elements. Throws `.shape` on a negative extent or when the product does not fit 63 bits.
   package func elementCount() throws(IngotError) -> Int {
+    let product = try span()
+    return dimensions.contains(0) ? 0 : product
+  }
+
+  /// The product of the extents that are not 0: every product of some extents divides it, also of a shape without elements.
+  package func span() throws(IngotError) -> Int {
     var product = 1
-    for extent in dimensions {
-      guard extent >= 0 else { throw IngotError(.shape, "shape \(self) has a negative extent") }
+    for extent in dimensions where extent != 0 {
+      guard extent > 0 else { throw IngotError(.shape, "shape \(self) has a negative extent") }
       let (next, overflow) = product.multipliedReportingOverflow(by: extent)
       guard !overflow else { throw IngotError(.shape, "shape \(self) has more elements than 63 bits can count") }
       product = next

@@ -203,10 +203,14 @@ static void refused_sources(void) {
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
   h.source_size = sizeof(ingot_source) + 1;
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
+  h.source_size = sizeof(ingot_source) + 8; /* the library's struct has no room for that */
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
+  h.source_size = 4096;
+  CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ingot_source", make_plan(&h));
   h.source_size = 0;
   h.source_flags = 8;
   CHECK_ERROR(INGOT_E_UNSUPPORTED, "0x8", make_plan(&h));
-  CHECK(h.released == 0 && h.opened == 3); /* a struct that is refused is not consumed */
+  CHECK(h.released == 0 && h.opened == 5); /* a struct that is refused is not consumed */
   h.opened = 0;
   h.source_flags = 0;
   h.source_size = offsetof(ingot_source, map); /* an older program's: without release */
@@ -353,6 +357,112 @@ static void files_that_shrink(void) {
   free(text);
 }
 
+/* A sink that has room for what it was told of, and no more. */
+typedef struct store {
+  uint64_t room, written;
+  int beyond;
+} store;
+
+static int32_t store_reserve(void *user, const char *file, uint64_t bytes) {
+  if (!strcmp(file, "words.txt")) ((store *)user)->room = bytes;
+  return 0;
+}
+
+static int32_t store_write(void *user, const char *file, uint64_t offset, const void *from, uint64_t bytes) {
+  store *s = user;
+  if (strcmp(file, "words.txt")) return 0;
+  s->beyond |= offset > s->room || bytes > s->room - offset;
+  for (uint64_t i = 0; i < bytes; ++i) s->beyond |= ((const char *)from)[i] != (char)(offset + i);
+  s->written += bytes;
+  return 0;
+}
+
+/* A file that is carried over is copied in pieces, and not at all where it is no longer as long as the plan said. */
+static void side_files_that_grow(void) {
+  enum { SIZE = 5 * 1000 * 1000 };
+  char *words = malloc(SIZE + 1);
+  for (int i = 0; i <= SIZE; ++i) words[i] = (char)i;
+  char *text = linear_recipe(model_a, model_b);
+  ingot_recipe *recipe = parsed(text);
+  ingot_context *context = NULL;
+  CHECK_OK(ingot_context_create(&context, NULL, &error));
+  for (int grown = -1; grown <= 1; ++grown) {
+    write_file(model_a, "words.txt", words, SIZE);
+    ingot_plan *plan = NULL;
+    CHECK_OK(ingot_plan_create(context, recipe, &plan, NULL, &error));
+    if (grown) write_file(model_a, "words.txt", words, SIZE + grown);
+    store s = {0, 0, 0};
+    ingot_sink sink = INGOT_SINK_INIT;
+    sink.user = &s, sink.reserve = store_reserve, sink.write_at = store_write;
+    if (grown) {
+      CHECK_ERROR(INGOT_E_STALE, "words.txt", ingot_plan_run_to_sink(context, plan, &sink, NULL, NULL, &error));
+    } else {
+      CHECK_OK(ingot_plan_run_to_sink(context, plan, &sink, NULL, NULL, &error));
+    }
+    CHECK(s.room == SIZE && !s.beyond && s.written == (grown ? 0 : SIZE));
+    ingot_plan_destroy(plan);
+  }
+  char *path = joined(model_a, "words.txt");
+  CHECK(!unlink(path));
+  free(path);
+  ingot_context_destroy(context);
+  ingot_recipe_destroy(recipe);
+  free(text);
+  free(words);
+}
+
+/* What a text decides the depth or the length of takes no stack: a host's thread may have little. */
+#ifdef UNDER_A_CHECKER
+enum { STACK = 8 << 20, DOCUMENTS = 40 };
+#else
+enum { STACK = 256 << 10, DOCUMENTS = 200 };
+#endif
+
+static void *little_stack(void *user) {
+  const char *root = user;
+  ingot_error *own = NULL;
+  char *text = malloc(1 << 20), *end = text;
+  for (int depth = 63; depth <= 64; ++depth) {
+    end = text + sprintf(text, "{\"merge_method\": \"linear\", \"x\": ");
+    for (int i = 0; i < depth; ++i) end += sprintf(end, i % 2 ? "[" : "{\"a\": ");
+    end += sprintf(end, "1");
+    for (int i = depth; i-- > 0;) *end++ = i % 2 ? ']' : '}';
+    end += sprintf(end, "}");
+    ingot_recipe *recipe = NULL;
+    CHECK(ingot_recipe_parse(text, (uint64_t)(end - text), NULL, &recipe, NULL, &own) == INGOT_E_RECIPE && own);
+    CHECK((depth > 63) == (strstr(ingot_error_message(own), "levels deep") != NULL));
+    ingot_error_destroy(own);
+    own = NULL;
+  }
+  end = text + sprintf(text, "name: d0\nmerge_method: passthrough\nmodels: [{model: %s}]\n", model_a);
+  for (int i = 1; i < DOCUMENTS; ++i) {
+    end += sprintf(end, "---\nname: d%d\nmerge_method: passthrough\nmodels: [{model: d%d, parameters: {scale: 0.5}}]\n", i, i - 1);
+  }
+  ingot_recipe *recipe = parsed(text);
+  ingot_context *context = NULL;
+  ingot_context_options options = INGOT_CONTEXT_OPTIONS_INIT;
+  options.threads = 1;
+  CHECK(ingot_context_create(&context, &options, NULL) == INGOT_OK);
+  ingot_plan *plan = NULL;
+  CHECK(ingot_plan_create(context, recipe, &plan, NULL, NULL) == INGOT_OK);
+  char *out = joined(root, "chain");
+  CHECK(ingot_plan_run_to_directory(context, plan, out, NULL, NULL, NULL) == INGOT_OK);
+  free(out);
+  ingot_plan_destroy(plan);
+  ingot_context_destroy(context);
+  ingot_recipe_destroy(recipe);
+  free(text);
+  return NULL;
+}
+
+static void small_stacks(const char *root) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  CHECK(!pthread_attr_init(&attributes) && !pthread_attr_setstacksize(&attributes, STACK));
+  CHECK(!pthread_create(&thread, &attributes, little_stack, (void *)root) && !pthread_join(thread, NULL));
+  pthread_attr_destroy(&attributes);
+}
+
 typedef struct state {
   cpu_set_t processors;
   sigset_t mask;
@@ -408,6 +518,8 @@ int main(int count, char **arguments) {
   refused_sources();
   several_threads();
   files_that_shrink();
+  side_files_that_grow();
+  small_stacks(arguments[1]);
   stays_as_it_was(NULL);
   pthread_t other;
   CHECK(!pthread_create(&other, NULL, stays_as_it_was, NULL) && !pthread_join(other, NULL));

@@ -168,6 +168,40 @@ static void stores_and_outputs() {
   CHECK(files::alive == 0);
 }
 
+// Refused options are not taken over by the library: what was made for them here must go all the same, and not twice.
+static void refused_options() {
+  ingot::context c;
+  ingot::recipe r(recipe_text);
+  ingot_plan_options bad_size = INGOT_PLAN_OPTIONS_INIT, bad_flags = bad_size, bad_value = bad_size, no_files = bad_size;
+  bad_size.struct_size = 4;
+  bad_flags.flags = 1u << 30;
+  bad_value.numerics = 77;
+  no_files.flags = INGOT_PLAN_NO_FILES;
+  auto refuses = [&](const ingot_plan_options &o, ingot_status status) {
+    CHECK_THROWS(ingot::error, ingot::plan(c, r, {}, o, std::make_shared<files>()), caught.status == status && files::alive == 0);
+    CHECK(files::alive == 0);
+  };
+  refuses(bad_size, INGOT_E_INVALID_ARGUMENT);
+  refuses(bad_flags, INGOT_E_UNSUPPORTED);
+  refuses(bad_value, INGOT_E_INVALID_ARGUMENT); // here the library has taken it over, and given it back
+  refuses(no_files, INGOT_E_NOT_FOUND);
+  ingot::context moved(std::move(c));
+  CHECK_THROWS(ingot::error, ingot::plan(c, r, {}, INGOT_PLAN_OPTIONS_INIT, std::make_shared<files>()),
+               caught.status == INGOT_E_INVALID_ARGUMENT);
+  CHECK(files::alive == 0);
+
+  float a[2] = {1, 2}, b[2] = {5, 6}, out[2];
+  ingot::model ma("a", {{"w", INGOT_DTYPE_F32, {2}, a}}), mb("b", {{"w", INGOT_DTYPE_F32, {2}, b}});
+  ingot::plan p(moved, r, {&ma, &mb});
+  ingot_run_options run = INGOT_RUN_OPTIONS_INIT;
+  run.flags = 1u << 30;
+  outputs unused;
+  CHECK_THROWS(ingot::error, p.run_to(moved, unused, run), caught.status == INGOT_E_UNSUPPORTED && unused.contents.empty());
+  std::vector<ingot::tensor> tensors = p.tensors();
+  tensors[0].data = out;
+  CHECK_THROWS(ingot::error, p.run_to_tensors(moved, tensors, run), caught.status == INGOT_E_UNSUPPORTED);
+}
+
 static void errors() {
   CHECK_THROWS(ingot::error, ingot::recipe("merge_method: linaer\n", "x.yml"),
                caught.status == INGOT_E_RECIPE && caught.line == 1 && caught.column > 0 && caught.origin == "x.yml" &&
@@ -188,6 +222,7 @@ static void errors() {
 int main() {
   memory_models();
   stores_and_outputs();
+  refused_options();
   errors();
   std::printf("exceptions: %d checks, %d failed\n", checks, failures);
   return failures != 0;

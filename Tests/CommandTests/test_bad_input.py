@@ -132,7 +132,7 @@ def test_misspelt_key_gets_a_hint(ingot: Run, recipe: Write, models: Models, tmp
     fails(ingot("merge", recipe(text), "out"), tmp_path, 2, "recipe.yml:4:", "paramaters", "parameters")
 
 
-@pytest.mark.parametrize("density", ["1.5", "-0.1", ".nan", "half"])
+@pytest.mark.parametrize("density", ["1.5", "0", "-0.1", ".nan", "half"])
 def test_value_out_of_range(ingot: Run, recipe: Write, models: Models, tmp_path: Path, density: str) -> None:
     text = f"merge_method: ties\nbase_model: {models['base']}\nmodels:\n  - model: {models['a']}\n"
     text += f"    parameters: {{weight: 1, density: {density}}}\ndtype: float32\n"

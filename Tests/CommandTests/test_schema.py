@@ -68,6 +68,8 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     [
         lambda d: d.update(parameters={"normalize": True, "lambda": 0.5, "int8_mask": True}),
         lambda d: d.update(parameters={"density": [{"filter": "mlp", "value": [0.2, 0.8]}, {"value": 1}]}),
+        lambda d: d.update(parameters={"density": [0, 0.5, 1]}),
+        lambda d: d.update(parameters={"density": [{"filter": "mlp", "value": 0}, {"value": 1}]}),
         lambda d: d.update(parameters={"lambda": "0.5", "rescale": 1}),
         lambda d: d.update(dtype="bfloat16", out_dtype="float16", seed=2**64 - 1, preset="paper"),
         lambda d: d.update(base_model={"model": {"path": "base", "revision": "main"}}),
@@ -116,6 +118,8 @@ def test_good_recipes(change: Callable[[dict[str, Any]], object], validator: Any
         lambda d: d.update(slices=[{"sources": [{"model": "base", "layer_range": [0, 1]}]}]),
         lambda d: d.update(parameters={"densty": 0.5}),
         lambda d: d.update(parameters={"density": 1.5}),
+        lambda d: d.update(parameters={"density": 0}),
+        lambda d: d.update(parameters={"density": [0, -0.5]}),
         lambda d: d.update(parameters={"density": []}),
         lambda d: d.update(parameters={"scope": "layer"}),
         lambda d: d.update(parameters={"t": 0.5}),

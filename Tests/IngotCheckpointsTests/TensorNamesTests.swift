@@ -1,5 +1,6 @@
 import IngotCheckpoints
 import IngotJSON
+import IngotTensors
 import Testing
 
 @Suite("Tensor names")
@@ -65,6 +66,20 @@ struct TensorNamesTests {
     #expect(TensorNames.aliases(of: "lm_head.weight").isEmpty)
     #expect(TensorNames.aliases(of: "transformer.other.weight").isEmpty)
     for name in ["model.norm.weight", "attention.output.weight", "bert.embeddings.position_embeddings.weight", "", "x.lm_head.weight"] {
+      #expect(!TensorNames.isEmbedding(name), "\(name)")
+    }
+  }
+
+  @Test("embeddings of tokens below the prefixes of their families, and none of towers")
+  func embeddingsOfFamilies() {
+    for name in [
+      "deberta.embeddings.word_embeddings.weight", "model.embeddings.tok_embeddings.weight", "text_model.embeddings.token_embedding.weight",
+      "blenderbot.decoder.embed_tokens.weight", "word_embeddings.weight",
+    ] {
+      #expect(TensorNames.isInputEmbedding(name), "\(name)")
+      #expect(TensorNames.vocabularyAxis(name, Shape([7, 4])) == 0)
+    }
+    for name in ["talker.model.embed_tokens.weight", "audio_tower.embed_tokens.weight", "model.embed_tokens_per_layer.weight"] {
       #expect(!TensorNames.isEmbedding(name), "\(name)")
     }
   }

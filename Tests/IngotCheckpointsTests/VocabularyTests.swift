@@ -70,13 +70,25 @@ import Testing
     let text = #"{"added_tokens": \#(added), "model": {"type": "WordLevel", "vocab": \#(vocabulary)}}"#
     var file = try TokenizerFile(Array(text.utf8), origin: "tokenizer.json")
     let before = file.vocabulary
-    file.fillGaps(below: before.extent) { $0 == "<|unused_3|>" }
+    try file.fillGaps(below: before.extent) { $0 == "<|unused_3|>" }
     let again = try TokenizerFile(file.bytes, origin: "again").vocabulary
     #expect(again.tokens.map(\.id) == Array(0..<before.extent))
     #expect(again.modelCount == size)
     #expect(again.added.map(\.id) == numbers)
     #expect(again["<|unused_3|>"] == nil)
     for token in before.tokens { #expect(again[token.text] == token.id) }
+  }
+
+  /// A few bytes must not become millions of tokens.
+  @Test func tooManyGaps() throws {
+    func file(_ last: Int) throws -> TokenizerFile {
+      try TokenizerFile(Array(#"{"model": {"type": "WordLevel", "vocab": {"a": 0, "b": \#(last)}}}"#.utf8), origin: "tokenizer.json")
+    }
+    var wide = try file(Limit.tokenNumber)
+    let error = #expect(throws: IngotError.self) { try wide.fillGaps(below: Limit.tokenNumber + 1) { _ in false } }
+    #expect(error?.status == .unsupported && error?.message.contains("16777214 of the numbers below 16777216") == true)
+    var narrow = try file(1000)
+    try narrow.fillGaps(below: 1001) { _ in false }
   }
 
   // MARK: - SentencePiece

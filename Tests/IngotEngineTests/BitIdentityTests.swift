@@ -81,8 +81,11 @@ import Testing
 
   static let withSides = models.withSides
 
+  /// What the case reads.
+  static func models(of item: MethodCase) -> [String: [TestTensor]] { !item.hasSides && item.omega == nil ? models.models : withSides }
+
   /// A third of worker counts × budgets × instruction sets, with teams and kinds of source: every pair of settings meets. All of them, with both
-  /// teams, where INGOT_TEST_MATRIX is "full".
+  /// teams and every kind of source, where INGOT_TEST_MATRIX is "full".
   struct Setting: CustomStringConvertible {
     var threads: Int
     /// nil: the least that the plan runs with.
@@ -101,8 +104,9 @@ import Testing
         for (b, budget) in [nil, 64 << 20, 256 << 20].enumerated() {
           for (s, set) in InstructionSet.available.enumerated() where isFull || (t + b + s) % 3 == 0 {
             for team in [WorkerTeam.Kind.openMP, .pthread] where isFull || (team == .openMP) == ((t + s) % 2 == 0) {
-              settings.append(
-                Setting(threads: threads, budget: budget, set: set, team: team, source: sources[(2 * t + s) % sources.count]))
+              for source in isFull ? sources : [sources[(2 * t + s) % sources.count]] {
+                settings.append(Setting(threads: threads, budget: budget, set: set, team: team, source: source))
+              }
             }
           }
         }
@@ -113,10 +117,11 @@ import Testing
 
   @Test(arguments: cases) func bytesDependOnNothingElse(_ item: MethodCase) throws {
     let recipe = try Recipe(item.recipe)
-    let memory = try MemoryModels(!item.hasSides && item.omega == nil ? Self.models.models : Self.withSides)
+    let memory = try MemoryModels(Self.models(of: item))
     var plans: [SourceKind: Plan] = [:]
     for kind in SourceKind.allCases { plans[kind] = try Plan.make(recipe, models: TestModels(inner: memory, kind: kind)) }
     var expected: [Int: Digest128]?
+    var compared = 0
     for setting in Setting.all {
       let plan = try #require(plans[setting.source])
       var options = EngineOptions()
@@ -132,16 +137,17 @@ import Testing
       #expect(report.peakMemory <= options.memoryBudget, "\(setting)")
       #expect(report.digests.count == plan.tensors.count)
       if let expected { #expect(report.digests == expected, "\(setting)") } else { expected = report.digests }
+      compared += report.digests.count
     }
     #expect(Setting.all.count >= 12)
+    if Setting.isFull { print("\(item.method): \(compared) digests of \(Setting.all.count) settings") }
     try readAhead(item)
   }
 
   /// From files whose reads are under way before they are needed, past the page cache, however small they are, and from the same files read as usual.
   private func readAhead(_ item: MethodCase) throws {
     let scratch = try Scratch(onDisk: true)
-    let needed = !item.hasSides && item.omega == nil ? Self.models.models : Self.withSides
-    for (name, tensors) in needed { try scratch.model(name, tensors) }
+    for (name, tensors) in Self.models(of: item) { try scratch.model(name, tensors) }
     let plan = try Plan.make(try Recipe(item.recipe), models: DirectoryModels(root: scratch.path))
     var expected: [Int: Digest128]?
     for (threads, reads) in [(1, ReadAhead.Choice.never), (2, .always), (8, .always)] {
@@ -165,9 +171,9 @@ import Testing
       ])
   func filesDependOnNothingElse(_ item: MethodCase) throws {
     let scratch = try Scratch(onDisk: true)
-    let plan = try Plan.make(try Recipe(item.recipe), models: try MemoryModels(Self.models.models))
+    let plan = try Plan.make(try Recipe(item.recipe), models: try MemoryModels(Self.models(of: item)))
     let expected = try Engine().run(plan, into: NullSink()).digests
-    for (index, setting) in Setting.all.enumerated() where Setting.isFull || index % 5 == 0 {
+    for (index, setting) in Setting.all.enumerated() where Setting.isFull ? setting.source == .mapped : index % 5 == 0 {
       var options = EngineOptions()
       options.threads = setting.threads
       options.memoryBudget = setting.budget ?? max(plan.leastMemory, 1 << 20)

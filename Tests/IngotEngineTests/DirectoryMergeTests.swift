@@ -103,6 +103,27 @@ import Testing
     #expect(scratch.output() == scratch.output("whole"))
   }
 
+  /// What is there is hashed before anything is computed; that, too, ends when it is told to.
+  @Test func resumeIsCancelledWhileItChecks() throws {
+    let (scratch, recipe) = try Self.arrange()
+    let plan = try scratch.plan(recipe)
+    try Self.interrupt(scratch, plan)
+    let done = Self.journalled(scratch)
+    let flag = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
+    defer { unsafe flag.deallocate() }
+    unsafe flag.initialize(to: 1)
+    let counter = FaultInjector()
+    var options = DirectoryOptions.quick
+    options.resume = true
+    options.system = System(faults: counter)
+    let error = #expect(throws: IngotError.self) {
+      try Self.engine().merge(plan, to: scratch("OUT"), options: options, watcher: unsafe Watcher(listener: nil, unsafe: flag))
+    }
+    #expect(error?.status == .cancelled && error?.hint?.contains("--resume") == true)
+    #expect(counter.bytes(.read) < plan.tensors[try #require(done.min())].byteCount)
+    #expect(Self.journalled(scratch) == done)
+  }
+
   @Test func resumeOfNothingStartsAfresh() throws {
     let (scratch, recipe) = try Self.arrange()
     var options = DirectoryOptions.quick

@@ -100,11 +100,11 @@ import Testing
   }
 
   /// Address space that the system refuses is the memory error, before anything is written.
-  @Test func refusedMemory() throws {
+  @Test(arguments: [1 << 47, Int.max - 4000, Int.max]) func refusedMemory(_ budget: Int) throws {
     let scratch = try Self.arrange()
     var options = EngineOptions()
     options.threads = 1
-    options.memoryBudget = 1 << 47
+    options.memoryBudget = budget
     let engine = try Engine(options)
     let error = #expect(throws: IngotError.self) { try Self.merge(scratch, engine, resume: false, .live) }
     #expect(error?.status == .memory)

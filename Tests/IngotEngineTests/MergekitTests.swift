@@ -57,6 +57,13 @@ import Testing
       recipe: "{merge_method: linear, base_model: '@half', parameters: {weight: 1}, models: [{model: '@half'}]}"),
     Meeting(check: "random-masks", recipe: vectors("dare_ties", ", density: [1, 0.5]")),
     Meeting(check: "equal-magnitudes", recipe: vectors("ties", ", density: [{value: 0.5, filter: mlp}, {value: 1}]")),
+    Meeting(
+      check: "equal-magnitudes",
+      recipe:
+        "{merge_method: ties, base_model: '@base', dtype: float32, parameters: {weight: 1}, modules: {text_decoder: {parameters: {density: 0.5}, models: [{model: '@a'}]}}}"
+    ),
+    Meeting(
+      check: "equal-magnitudes", recipe: vectors("ties", more: ", tensors: [{match: '*mlp*', parameters: {density: 0.5}}]")),
     Meeting(check: "rows-of-della", recipe: vectors("della_linear", ", density: 0.5"), subjects: ["model.conv.weight"]),
     Meeting(check: "integers", recipe: vectors("task_arithmetic"), subjects: ["model.position_ids"]),
     Meeting(
@@ -65,6 +72,9 @@ import Testing
       subjects: ["w"]),
     Meeting(
       check: "float32-fusion", recipe: "{merge_method: arcee_fusion, base_model: '@base', dtype: bfloat16, models: [{model: '@a'}]}"),
+    Meeting(
+      check: "float32-ramplus",
+      recipe: "{merge_method: ramplus_tl, base_model: '@base', dtype: bfloat16, models: [{model: '@a'}, {model: '@b'}]}"),
     Meeting(
       check: "nothing-selected",
       recipe:
@@ -78,6 +88,11 @@ import Testing
     Meeting(
       check: "zero-rows", recipe: vectors("task_arithmetic", more: ", tokenizer: {source: base, tokens: {x: {source: {kind: zero}}}}"),
       subjects: ["x"]),
+    Meeting(
+      check: "token-without-source",
+      recipe: vectors("task_arithmetic", more: ", tokenizer: {source: base, tokens: {a: {force: true}, b: {source: '@b'}}}"),
+      subjects: ["a"]),
+    Meeting(check: "absent-token", recipe: vectors("task_arithmetic", more: ", tokenizer_source: '@other'"), subjects: ["only"]),
     Meeting(check: "token-beyond-rows", recipe: vectors("task_arithmetic", more: ", tokenizer_source: base"), subjects: ["@a"]),
     Meeting(check: "numbers-by-chance", recipe: vectors("task_arithmetic", more: ", tokenizer_source: union")),
     Meeting(check: "configured-tokens", recipe: vectors("task_arithmetic", more: ", tokenizer_source: '@b'"), subjects: ["@b"]),
@@ -122,6 +137,8 @@ import Testing
     try scratch.write("a/tokenizer.json", tokenizer(#""a": 0, "c": 1, "d": 2, "far": 12"#))
     try scratch.write("b/tokenizer.json", tokenizer(#""b": 0, "a": 1"#))
     try scratch.model("piece", languageModel(layers: 2, value: 1) + more(1), config: languageConfig(layers: 2))
+    try scratch.model("other", languageModel(layers: 2, value: 1) + more(1), config: languageConfig(layers: 2))
+    try scratch.write("other/tokenizer.json", tokenizer(#""a": 0, "only": 1"#))
     // A piece "a", and a trainer's description that says BPE.
     try scratch.write("piece/tokenizer.model", [10, 3, 10, 1, 0x61, 18, 2, 24, 2] as [UInt8])
     let lora = ["A", "B"].map {
@@ -182,6 +199,39 @@ import Testing
     }
   }
 
+  /// What is saved in another type is cast to it there, too.
+  @Test(arguments: ["arcee_fusion", "ramplus_tl"]) func namedOutputTypesAreKept(_ method: String) throws {
+    let scratch = try Scratch()
+    for name in ["base", "a"] {
+      try scratch.model(name, languageModel(layers: 1, value: 1, dtype: .bf16), config: languageConfig(layers: 1))
+    }
+    let known = method == "ramplus_tl" ? "float32-ramplus" : "float32-fusion"
+    func isFound(_ types: String, sawModels: Bool) throws -> Bool {
+      let text = "{merge_method: \(method), base_model: '@base', \(types)models: [{model: '@a'}]}"
+      return try report(scratch, text, sawModels: sawModels).contains { $0.name == known }
+    }
+    for sawModels in [true, false] {
+      #expect(try isFound("dtype: bfloat16, ", sawModels: sawModels))
+      #expect(try !isFound("dtype: float32, ", sawModels: sawModels))
+      #expect(try !isFound("dtype: bfloat16, out_dtype: bfloat16, ", sawModels: sawModels))
+      // Without a dtype it is the models'.
+      #expect(try isFound("", sawModels: sawModels) == sawModels)
+    }
+  }
+
+  /// What lies beside a side file says nothing of it.
+  @Test func sideFilesAreOpenedAsAPlanOpensThem() throws {
+    let scratch = try Scratch()
+    for name in ["m", "n"] {
+      try scratch.model(name, [TestTensor("w", .f32, [2], [1, 2])], config: "{}")
+      try scratch.model(
+        "side-" + name, [TestTensor("w", .f32, [2], [1, 1])], config: #"{"quantization_config": {"quant_method": "other"}}"#)
+    }
+    let text = "{merge_method: fisher, models: [{model: '@m', side: {fisher: '@side-m'}}, {model: '@n', side: {fisher: '@side-n'}}]}"
+    #expect(try report(scratch, text).contains { $0.name == "own-methods" })
+    #expect(throws: IngotError.self) { _ = try LocalModels(environment: [:]).open(named: scratch.path + "/side-m").readable() }
+  }
+
   /// A recipe about which there is nothing to say.
   @Test func saysNothingWithoutReason() throws {
     let scratch = try Scratch()
@@ -215,7 +265,12 @@ import Testing
   @Test func everyCheckIsDocumented() throws {
     let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
     let text = try String(contentsOf: root.appendingPathComponent("docs/mergekit.md"), encoding: .utf8)
-    for check in MergekitReport.checkNames { #expect(text.contains("| `\(check.name)` |"), "docs/mergekit.md lacks \(check.name)") }
+    let named = text.split(separator: "\n").compactMap { $0.wholeMatch(of: /\| `([a-z0-9-]+)` \|.*/).map { String($0.1) } }
+    #expect(Set(named) == Set(MergekitReport.checkNames.map(\.name)))
+    #expect(named.count == Set(named).count)
+    // Differences on purpose stand before the bugs.
+    let bugs = Set(MergekitReport.checkNames.filter { $0.kind == .bug }.map(\.name))
+    #expect(Set(named.suffix(bugs.count)) == bugs)
   }
 
   // MARK: - What Ingot does where mergekit has a bug

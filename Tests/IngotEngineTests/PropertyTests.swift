@@ -118,9 +118,34 @@ import Testing
     #expect(try kept("model") == [1000, 0])
   }
 
+  /// What a statistic is taken over shows in the result, wherever a method has a choice.
+  @Test(arguments: [
+    ("ties", "scope: tensor", "scope: model"), ("breadcrumbs", "scope: tensor", "scope: row"),
+    ("breadcrumbs_ties", "scope: tensor", "scope: row"), ("model_stock", "filter_wise: false", "filter_wise: true"),
+    ("nuslerp", "nuslerp_flatten: true", "nuslerp_flatten: false"),
+    ("nuslerp", "nuslerp_flatten: false", "nuslerp_flatten: false, nuslerp_row_wise: true"),
+    ("dare_linear", "rescale_rule: l1", "rescale_rule: inverse_keep"), ("della", "rescale_rule: l1", "rescale_rule: inverse_keep"),
+    ("sce", "select_topk: 0.3, sce_apply_mask: true", "select_topk: 0.3, sce_apply_mask: false"),
+  ])
+  func choicesMatter(_ method: String, _ one: String, _ other: String) throws {
+    let density = ["nuslerp", "model_stock", "sce"].contains(method) ? "" : "density: 0.5"
+    let outputs = try [one, other].map { global in
+      try merge(recipe: Self.recipe(method, ["a", "b"], extra: density, global: global), models: ReferenceTests.small.models).tensors
+    }
+    for name in ["model.rows.weight", "model.cube.weight"] {
+      #expect(outputs[0][name]?.hasBytes(of: outputs[1][name]) == false, "\(name)")
+    }
+  }
+
   @Test(arguments: ["ties", "dare_linear", "dare_ties", "della"]) func densitiesZeroAndOne(_ method: String) throws {
     let models = ReferenceTests.small.models
-    let none = try merge(recipe: Self.recipe(method, ["a", "b"], extra: "density: 0"), models: models)
+    let nothing = Self.recipe(method, ["a", "b"], extra: "density: 0")
+    if method == "ties" {
+      // As in mergekit, the largest of nothing are refused where that holds for every tensor.
+      let error = #expect(throws: IngotError.self) { _ = try merge(recipe: nothing, models: models) }
+      #expect(error?.status == .recipe && error?.message == "density is 0, expected a number above 0 and at most 1")
+    }
+    let none = try merge(recipe: method == "ties" ? nothing.replacing("density: 0", with: "density: [0, 0]") : nothing, models: models)
     for tensor in models["base"] ?? [] { #expect(tensor.hasBytes(of: none.tensors[tensor.name])) }
     // With everything kept nothing is drawn and nothing rescaled.
     let votes = method != "dare_linear"

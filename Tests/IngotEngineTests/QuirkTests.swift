@@ -149,6 +149,37 @@ import Testing
     #expect(plan.notices.contains { $0.message.contains("both are inputs") })
   }
 
+  /// Some layers merged, others as they are in one of the models.
+  @Test(arguments: ["slerp", "nuslerp", "multislerp", "task_arithmetic", "ties", "sce", "nearswap", "ram", "arcee_fusion"])
+  func slicesOfOneSourceAreCopied(_ method: String) throws {
+    let takesAny = ["slerp", "nuslerp", "multislerp", "arcee_fusion"].contains(method)
+    let base = method == "nuslerp" ? "" : "base_model: @a\n"
+    let settings = ["slerp": "t: 0.5", "nearswap": "t: 0.5", "sce": "", "ram": "", "arcee_fusion": ""][method] ?? "weight: 0.5"
+    let recipe = """
+      merge_method: \(method)
+      \(base)parameters: {\(settings)}
+      slices:
+      - sources: [{model: @a, layer_range: [0, 1]}]
+      - sources: [{model: @a, layer_range: [1, 3]}, {model: @b, layer_range: [1, 3]}]
+      - sources: [{model: @LAST, layer_range: [3, 4]}]
+
+      """
+    let (plan, _) = try scratch.merge(recipe.replacingOccurrences(of: "LAST", with: "a"))
+    #expect(try scratch.value("model.layers.0.mlp.down_proj.weight") == 0)
+    #expect(try scratch.value("model.layers.3.mlp.down_proj.weight") == 0)
+    #expect(try scratch.value("model.layers.1.mlp.down_proj.weight") != 0)
+    #expect(Set(plan.tensors.map(\.name)) == Set(Self.names))
+    let last = recipe.replacingOccurrences(of: "LAST", with: "b")
+    if takesAny {
+      try scratch.merge(last, to: "other")
+      #expect(try scratch.value("model.layers.3.mlp.down_proj.weight", in: "other") == 1)
+      #expect(try scratch.value("lm_head.weight", in: "other") == 1)
+      #expect(try scratch.value("model.embed_tokens.weight", in: "other") == 0)
+    } else {
+      #expect(try scratch.failure(last).message.contains("is not among the sources of this slice"))
+    }
+  }
+
   @Test(arguments: [("[2, 2]", "0 ≤ FIRST < END"), ("[3, 5]", "which has 4 layers"), ("[0]", "two whole numbers")])
   func emptyAndOutlyingRangesAreErrors(_ range: String, _ message: String) throws {
     let error = try scratch.failure("merge_method: passthrough\nslices: [{sources: [{model: @a, layer_range: \(range)}]}]\n")

@@ -161,11 +161,11 @@ struct Reference {
     case "sce": return tensors.map(sce)
     case "arcee_fusion": return tensors.map(arceeFusion)
     case "nuslerp": return tensors.map(nuslerp)
-    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
-      return tensors.map(average)
-    case "model_stock": return tensors.map(modelStock)
     case "multislerp": return tensors.map(multiSlerp)
     case "karcher": return tensors.map(karcher)
+    case "model_stock": return tensors.map(modelStock)
+    case "uniform_soup", "metrics_weighted", "lm_cocktail", "ema", "swa", "lawa", "wma", "layer_swap", "sparse_soup", "merge_chain":
+      return tensors.map(average)
     case "varm": return varm(tensors)
     case "evo_merging": return tensors.map(evoMerging)
     case "magmax": return tensors.map(magmax)

@@ -98,6 +98,13 @@ import Testing
     MethodCase(method: "multislerp", extra: ["normalize_weights": "false"], hasBase: false),
     MethodCase(method: "karcher"),
     MethodCase(method: "karcher", perModel: ["share": ["0.5", "2", "1"]]),
+    MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95], extra: ["gamma": "0.1"]),
+    MethodCase(method: "breadcrumbs_ties", densities: [0.2, 0.5, 0.95]),
+    MethodCase(method: "breadcrumbs_ties", densities: [0.3, 0.5, 0.999], normalize: true, lambda: 0.7, extra: ["gamma": "0.05"]),
+    MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8], rescale: false, rule: "inverse_keep"),
+    MethodCase(method: "multislerp", hasBase: false),
+    MethodCase(method: "multislerp", extra: ["normalize_weights": "false"]),
+    MethodCase(method: "karcher", extra: ["max_iter": "1"]),
   ]
 
   /// Where layers or embeddings count for themselves.
@@ -124,6 +131,15 @@ import Testing
     MethodCase(method: "consensus", extra: ["merge": "ties"]),
     MethodCase(method: "twin", densities: [0.1, 0.3, 0.02]),
   ]
+
+  /// Every method of mergekit is compared with its definition.
+  @Test func noMethodOfMergekitIsLeftOut() {
+    let methods = [
+      "linear", "slerp", "nuslerp", "multislerp", "karcher", "passthrough", "model_stock", "arcee_fusion", "nearswap", "sce", "ram",
+      "ramplus_tl", "task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear",
+    ]
+    #expect(Set(methods).subtracting(Self.cases.map(\.method)).isEmpty)
+  }
 
   @Test(arguments: cases) func equalsTheDefinition(_ item: MethodCase) throws {
     try check(item, Self.small, Self.smallValues)

@@ -68,6 +68,47 @@ import Testing
     expect(.format, [shard], in: scratch)
   }
 
+  /// Tensors of one element that say that they have 2⁴⁷, in a model that says it has hundreds of them, in a recipe that has hundreds of it.
+  @Test func sizesThatNothingHas() throws {
+    let value = unsafe UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
+    defer { unsafe value.deallocate() }
+    func models(_ count: Int, tensors: Int, elements: Int) throws -> [String: [TensorView]] {
+      let views = try (0..<tensors).map {
+        // SAFETY: planning reads no element.
+        try unsafe TensorView(name: "t\($0)", dtype: .f32, shape: Shape([elements]), strides: [0], unsafe: value)
+      }
+      return Dictionary(uniqueKeysWithValues: (0..<count).map { ("m\($0)", views) })
+    }
+    func plan(_ count: Int, tensors: Int, elements: Int) throws -> Plan {
+      let list = (0..<count).map { "{model: m\($0)}" }.joined(separator: ", ")
+      return try Plan.make(
+        try Recipe("merge_method: linear\nmodels: [\(list)]\nparameters: {weight: 1}\n"),
+        models: MemoryModels(models(count, tensors: tensors, elements: elements)))
+    }
+    #expect(try plan(2, tensors: 7, elements: 1 << 45).bytesRead == 2 * 7 << 47)
+    for (count, tensors, elements) in [(1, 9, 1 << 45), (1, 1, 1 << 49), (1, 8, 1 << 57), (80, 8, 1 << 45)] {
+      let error = #expect(throws: IngotError.self) { try plan(count, tensors: tensors, elements: elements) }
+      #expect(error?.status == .shape, "\(String(describing: error))")
+    }
+  }
+
+  /// Tensors without elements whose rows are longer than anything: sizes are computed of them all the same.
+  @Test(arguments: [
+    ("[0, 1152921504606846976]", Status.shape), ("[0, 4503599627370496]", .shape), ("[0, 1099511627776, 1099511627776]", .format),
+  ])
+  func rowsWithoutElements(_ shape: String, _ status: Status) throws {
+    let scratch = try Scratch()
+    let header = #"{"w":{"dtype":"F32","shape":\#(shape),"data_offsets":[0,0]}}"#
+    for name in ["base", "a", "b"] {
+      try scratch.write("\(name)/model.safetensors", [UInt8(header.utf8.count), 0, 0, 0, 0, 0, 0, 0] + Array(header.utf8))
+    }
+    for method in ["della", "breadcrumbs", "linear"] {
+      expect(
+        status, [], "merge_method: \(method)\nbase_model: @base\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: 1}\n", in: scratch
+      )
+    }
+  }
+
   @Test func indexThatLeavesTheDirectory() throws {
     let scratch = try arrange()
     try scratch.remove("b/model.safetensors")

@@ -160,9 +160,22 @@ import Testing
     try scratch.merge("{merge_method: linear, dtype: float32, models: [{model: '@plain+@lora', parameters: {weight: 1}}]}")
     #expect(try scratch.tensors()["m.weight"]?.values == [1, 1, 2, 5, 3, 5, 6, 5])
     #expect(try Engine().reproduce(scratch("OUT")).differences.isEmpty)
+    // As versions wrote it that applied one adapter at most.
+    var record = try JSON.parse(try #require(scratch.read("OUT/ingot.json")), origin: "ingot.json")
+    var model = try #require(record["models"]?.asArray?.first)
+    #expect(model["adapters"]?.asArray?.count == 1)
+    model["adapters"] = nil
+    model["adapter"] = .string(scratch("lora"))
+    record["models"] = .array([model])
+    try scratch.write("OUT/ingot.json", JSON.bytes(record, style: .pretty))
+    #expect(try Engine().reproduce(scratch("OUT")).differences.isEmpty)
     try scratch.remove("lora")
     let error = #expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }
     #expect(error?.status == .notFound && error?.message.contains(scratch("lora")) == true)
+    model["adapter"] = 3
+    record["models"] = .array([model])
+    try scratch.write("OUT/ingot.json", JSON.bytes(record, style: .pretty))
+    #expect(#expect(throws: IngotError.self) { try Engine().reproduce(scratch("OUT")) }?.status == .format)
   }
 
   // MARK: Against a recipe

@@ -132,6 +132,67 @@ extension Scratch {
     #expect(error.status == .shape && error.subject == "model.layers.1.bias")
   }
 
+  /// Libraries of different age save rotary frequencies or leave them out, on either side of a slice.
+  @Test(arguments: [("old", "new"), ("new", "old")]) func buffersThatSomeSourcesLack(_ first: String, _ second: String) throws {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"] + layers("model.layers.", 2)
+    let buffers = layers("model.layers.", 2, "self_attn.rotary_emb.inv_freq")
+    try scratch.model("old", filled(names, 1) + filled(buffers, 7), config: #"{"num_hidden_layers": 2}"#)
+    try scratch.model("new", filled(names, 3), config: #"{"num_hidden_layers": 2}"#)
+    let (plan, _) = try scratch.merge(
+      """
+      merge_method: slerp
+      base_model: @\(first)
+      parameters: {t: 0.5}
+      slices:
+      - sources: [{model: @\(first), layer_range: [0, 2]}, {model: @\(second), layer_range: [0, 2]}]
+      """)
+    #expect(Set(plan.tensors.map(\.name)) == Set(names + (first == "old" ? buffers : [])))
+    // Parallel vectors are interpolated linearly.
+    #expect(try scratch.value("model.layers.1.w") == 2)
+    if first == "old" { #expect(try scratch.value("model.layers.1.self_attn.rotary_emb.inv_freq") == 7) }
+  }
+
+  /// What `missing` allows, in slices too.
+  @Test func tensorsThatSomeSourcesLack() throws {
+    let names = ["model.embed_tokens.weight"] + layers("model.layers.", 2)
+    try scratch.model("a", filled(names + ["model.layers.0.bias"], 1), config: #"{"num_hidden_layers": 2}"#)
+    try scratch.model("b", filled(names + ["model.layers.1.bias"], 2), config: #"{"num_hidden_layers": 2}"#)
+    let recipe =
+      "merge_method: linear\nparameters: {weight: 1}\nslices:\n- sources: [{model: @a, layer_range: [0, 2]}, {model: @b, layer_range: [0, 2]}]\n"
+    let error = try scratch.failure(recipe)
+    #expect(error.subject == "model.layers.0.bias" && error.hint?.contains("missing: intersection or union") == true)
+    let (common, _) = try scratch.merge(recipe + "missing: intersection\n", to: "common")
+    #expect(Set(common.tensors.map(\.name)) == Set(names))
+    #expect(common.notices.contains { $0.subject == "missing" && $0.message.hasPrefix("2 tensors are not in every model") })
+    let (all, _) = try scratch.merge(recipe + "missing: union\n", to: "all")
+    #expect(Set(all.tensors.map(\.name)) == Set(names + ["model.layers.0.bias", "model.layers.1.bias"]))
+    #expect(try scratch.value("model.layers.0.bias", in: "all") == 1)
+    #expect(try scratch.value("model.layers.1.bias", in: "all") == 2)
+    #expect(try scratch.value("model.layers.1.w", in: "all") == 1.5)
+    // Task vectors need the base: what it lacks is copied.
+    let vectors =
+      "merge_method: task_arithmetic\nbase_model: @a\nparameters: {weight: 3}\nmissing: union\nslices:\n"
+      + "- sources: [{model: @b, layer_range: [0, 2]}, {model: @a, layer_range: [0, 2]}]\n"
+    try scratch.merge(vectors, to: "vectors")
+    #expect(try scratch.value("model.layers.0.bias", in: "vectors") == 1)
+    #expect(try scratch.value("model.layers.1.bias", in: "vectors") == 2)
+    #expect(try scratch.value("model.layers.1.w", in: "vectors") == 4)
+  }
+
+  /// What stands outside of the layers comes from the first slice's model; what others have besides is named.
+  @Test func whatOnlyOthersHaveOutsideOfLayers() throws {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"] + layers("model.layers.", 2)
+    try scratch.model("a", filled(names, 0), config: #"{"num_hidden_layers": 2}"#)
+    let more = ["score.bias", "score.weight", "model.layers.2.mtp.w", "model.rotary_emb.inv_freq"]
+    try scratch.model("b", filled(names + more, 1), config: #"{"num_hidden_layers": 2}"#)
+    let slices = ["a", "b"].map { "- sources: [{model: @\($0), layer_range: [0, 2]}]\n" }
+    let plan = try scratch.plan("merge_method: passthrough\nslices:\n" + slices[0] + slices[1])
+    let warnings = plan.notices.filter { $0.severity == .warning }
+    #expect(warnings.count == 1 && warnings.first?.subject?.hasSuffix("/b") == true)
+    #expect(warnings.first?.message.hasSuffix(" and 2 more") == true && warnings.first?.message.contains("inv_freq") == false)
+    #expect(Set(plan.tensors.map(\.name)) == Set(names.prefix(2) + layers("model.layers.", 4)))
+  }
+
   @Test func anUntiedHeadOfTheLastSliceIsWritten() throws {
     try scratch.model("tied", languageModel(layers: 2, value: 1, head: false), config: languageConfig(layers: 2, ties: true))
     try scratch.model("untied", languageModel(layers: 2, value: 2), config: languageConfig(layers: 2))

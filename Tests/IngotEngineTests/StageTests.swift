@@ -174,6 +174,58 @@ import Testing
     #expect(Self.weights(scratch, "OUT") == Self.weights(scratch, "stored"))
   }
 
+  /// Results inside results take stack: of a long chain some are stored.
+  @Test func deepResultsAreStored() throws {
+    let scratch = try Self.arrange()
+    var documents = ["name: d0\n" + Self.firsts[4].text]
+    for number in 1..<40 {
+      documents.append("name: d\(number)\nmerge_method: passthrough\nmodels: [{model: d\(number - 1), parameters: {scale: 1.01}}]\n")
+    }
+    let plan = try Self.plan(scratch, documents.joined(separator: "---\n"))
+    #expect(plan.storedStages.count == 2)
+    _ = try Self.engine().merge(plan, to: scratch("OUT"), options: .quick)
+    _ = try Self.engine().merge(
+      try Self.plan(scratch, documents.joined(separator: "---\n"), .stored), to: scratch("stored"), options: .quick)
+    #expect(Self.weights(scratch, "OUT") == Self.weights(scratch, "stored"))
+  }
+
+  // MARK: Documents that multiply
+
+  /// A few lines that ask for a model of 2⁴⁰ layers.
+  @Test func documentsThatDoubleEachOther() throws {
+    let scratch = try Scratch()
+    try scratch.model("a", languageModel(layers: 2, value: 1), config: languageConfig(layers: 2))
+    var documents: [String] = []
+    for number in 0..<40 {
+      let model = number == 0 ? "@a" : "d\(number - 1)"
+      let slice = "{sources: [{model: \(model), layer_range: [0, \(2 << number)]}]}"
+      documents.append("name: d\(number)\nmerge_method: passthrough\nslices: [\(slice), \(slice)]\n")
+    }
+    let text = documents.joined(separator: "---\n").replacingOccurrences(of: "@", with: scratch.path + "/")
+    var options = PlanOptions()
+    options.mostTensors = 1000
+    let error = #expect(throws: IngotError.self) {
+      try Plan.make(try Recipe(text), options: options, models: LocalModels(environment: [:]))
+    }
+    #expect(error?.status == .recipe && error?.message.contains("more tensors than the") == true, "\(String(describing: error))")
+  }
+
+  /// Two documents that both read the two before them, a hundred times: what identifies them and what they have to say does not double each time.
+  @Test func documentsThatReachTheirSourcesInManyWays() throws {
+    let scratch = try Scratch()
+    for name in ["a", "b"] { try scratch.model(name, [TestTensor("w", .f32, [2], [1, 2])], extra: ["model.py": "x"]) }
+    var documents: [String] = []
+    for number in 0..<100 {
+      let (a, b) = number == 0 ? ("@a", "@b") : ("a\(number - 1)", "b\(number - 1)")
+      for name in ["a", "b"] {
+        documents.append("name: \(name)\(number)\nmerge_method: linear\nmodels: [{model: \(a)}, {model: \(b)}]\nparameters: {weight: 1}\n")
+      }
+    }
+    documents.append("merge_method: linear\nmodels: [{model: a99}, {model: b99}]\nparameters: {weight: 1}\n")
+    let plan = try Self.plan(scratch, documents.joined(separator: "---\n"))
+    #expect(plan.models.count == 2 && plan.models.allSatisfy { $0.shards.count <= 2 } && plan.notices.count < 1000)
+  }
+
   @Test func sideFilesAndCardComeFromTheSources() throws {
     let scratch = try Self.arrange()
     let recipe = Self.graph(

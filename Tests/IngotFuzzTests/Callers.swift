@@ -82,7 +82,9 @@ private func parseRecipe(_ input: inout FuzzInput) throws {
 func tensorView(_ input: inout FuzzInput) -> CallerMemory {
   let view = CallerMemory(struct: MemoryLayout<ingot_tensor_view>.size, &input)
   let choices = input.byte()
-  let name = ["w", "layers.0.w", "\u{e9}"][Int(choices & 3) % 3]
+  let names = ["w", "layers.0.w", "\u{e9}"]
+  // What tensors of side inputs may be called.
+  let name = choices & 0xC == 8 ? ["row_sums", "column_sums", "transposed", "m.weight"][Int(choices & 3)] : names[Int(choices & 3) % 3]
   view.point(at: 8, to: choices & 0xC == 0xC ? nil : CallerMemory(text: Array(name.utf8)))
   let rank = Int(Int32(truncatingIfNeeded: view.get(at: 20, width: 4)))
   func extents() -> CallerMemory { CallerMemory((0..<min(max(rank, 0), 32)).flatMap { _ in littleEndian(extent(&input), 8) }) }
@@ -274,9 +276,12 @@ private func planFromSources(_ input: inout FuzzInput) throws {
 private func sideInput(_ input: inout FuzzInput) -> CallerMemory {
   let side = CallerMemory(struct: MemoryLayout<ingot_side_input>.size, &input)
   let choices = input.byte()
-  let name = ["fisher", "second_moment", "gradients", "x"][Int(choices & 3)]
+  let names = [
+    "fisher", "second_moment", "gradients", "x", "gram", "output_gram", "features", "regularization", "mask", "prior", "votes", "",
+  ]
+  let name = names[Int(choices & 0xF) % names.count]
   side.point(at: 8, to: choices & 0xC == 0xC ? nil : CallerMemory(text: Array(name.utf8)))
-  if choices & 0x10 == 0 { side.put(UInt64(choices >> 5) & 3, at: 16) }
+  if choices & 0x10 == 0 { side.put(choices & 0x60 == 0x60 ? UInt64.max : UInt64(choices >> 5) & 3, at: 16) }
   side.point(at: 24, to: choices & 0x80 == 0 ? tensorView(&input) : nil)
   return side
 }
@@ -304,7 +309,8 @@ private func mergeTensors(_ input: inout FuzzInput) throws {
   let inputs = (0...choices % 3).map { _ in tensorView(&input) }
   let base = choices & 8 == 0 ? nil : tensorView(&input)
   let array = pointers(inputs)
-  let method = CallerMemory(text: Array(["linear", "ties", "slerp", "della", "fisher", "ota", "rcp"][Int(choices >> 4) % 7].utf8))
+  let methods = ["linear", "ties", "slerp", "della", "fisher", "ota", "rcp", "regmean", "mats", "custom_diffusion", "concrete", "magmax"]
+  let method = CallerMemory(text: Array(methods[Int(choices >> 4) % methods.count].utf8))
   let parameters = choices & 4 == 0 ? nil : CallerMemory(text: input.rest)
   let status = try check { error in
     ingot_merge_tensors(

@@ -36,6 +36,8 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case record
   /// The journal of an interrupted merge.
   case journal
+  /// A file rolling.json, adapter_pack.json or adapter_basis.json.
+  case state
   /// Option structs, sources and sinks that a C program fills.
   case options
   /// A DLPack tensor.
@@ -65,6 +67,7 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .model: try mergeFiles(bytes)
       case .record: try readRecord(bytes)
       case .journal: try readJournal(bytes)
+      case .state: try readState(bytes)
       case .options: try fillOptions(bytes)
       case .dlpack: try importDLPack(bytes)
       }

@@ -70,6 +70,25 @@ import Testing
     try check(try matrix(150, 60, values: { values[$0] }, seed: 23), expecting: nil, rank: 60, tolerance: 1e-4)
   }
 
+  /// Two values within the range tolerance, two above it that f32 alone would lose, then a floor under a few strong directions.
+  @Test(arguments: [(96, 96), (100, 96), (96, 120)]) func fewSmallValuesAreFoundOneByOne(_ shape: (Int, Int)) throws {
+    let small = [5e-7, 7e-7, 2.5e-6, 6e-6]
+    let a = try matrix(
+      shape.0, shape.1, values: { $0 < 6 ? 1 - Double($0) / 20 : $0 < 92 ? 1e-2 - 1e-4 * Double($0) : small[95 - $0] }, seed: 25)
+    try check(a, expecting: .halley, rank: 94, tolerance: 1e-5)
+    // A tolerance of the caller's own moves the border.
+    let (p, reference): (Matrix<Float>, Matrix<Float>) = (try workspace.matrix(shape.0, shape.1), try workspace.matrix(shape.0, shape.1))
+    let exact = try algebra.polar(a, into: reference, route: .svd, rangeTolerance: 1e-4, workspace)
+    let report = try algebra.polar(a, into: p, rangeTolerance: 1e-4, workspace)
+    #expect(report.route == .halley && report.rank == 92 && exact.rank == 92)
+    #expect(p.relativeDistance(reference) < 1e-5)
+  }
+
+  @Test func manySmallValuesTakeTheEigenvectors() throws {
+    let a = try matrix(96, 96, values: { $0 < 60 ? 1 : 4e-6 * (1 + Double($0) / 96) }, seed: 26)
+    try check(a, expecting: .eigen, rank: 96, tolerance: 1e-2)
+  }
+
   @Test(arguments: [(60, 60), (90, 40), (40, 90)]) func rankDeficientMatricesGiveAPartialIsometry(_ shape: (Int, Int)) throws {
     let a = try matrix(shape.0, shape.1, values: { $0 < 12 ? 2 - Double($0) / 10 : 0 }, seed: 24)
     try check(a, expecting: .eigen, rank: 12, tolerance: 1e-5)

@@ -48,8 +48,9 @@ import Testing
     }
   }
 
-  /// mergekit has one name for DELLA's half width and RAM's threshold; a method offers the scopes it can have.
-  private static let twofold: Set<String> = ["epsilon", "scope"]
+  /// mergekit has one name for DELLA's half width and RAM's threshold, and takes a density of 0 where it draws, not where it trims; a method offers
+  /// the scopes it can have.
+  private static let twofold: Set<String> = ["epsilon", "scope", "density"]
 
   /// One name means one thing: type and range of a parameter are the same wherever it appears.
   @Test func parametersAgreeBetweenMethods() {

@@ -20,7 +20,7 @@ let catalog = MethodCatalog([
       weight,
       ParameterDescriptor(
         "density", .number(NumberRange(from: .open(0), to: .closed(1))), "Part of each difference that is kept", default: .number(1),
-        isPerModel: true),
+        isPerModel: true, partRange: .fraction),
       ParameterDescriptor("normalize", .boolean, "Divide by the sum of the kept weights", default: .boolean(true)),
       ParameterDescriptor("lambda", .number(.any), "Factor of the merged difference", default: .number(1)),
       ParameterDescriptor(

@@ -73,7 +73,8 @@ import Testing
     #expect(status(QuickMerge(method: "linear", models: [.init("a", weight: "")])) == .recipe)
     #expect(status(QuickMerge(method: "linear", models: [.init("")])) == .recipe)
     #expect(
-      status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "0"), .init("t", "1")])) == .recipe)
+      status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "0"), .init("t", "1")]))
+        == .invalidArgument)
     #expect(status(QuickMerge(method: "slerp", base: "a", models: [.init("b")], parameters: [.init("t", "2")])) == .recipe)
   }
 

@@ -165,6 +165,10 @@ private let documents: [Failure] = [
 
 private let arity: [Failure] = [
   Failure(
+    "base_model: a\ngate_mode: hidden\nexperts:\n  - source_model: b\n",
+    "found experts and no merge_method: a configuration of mergekit-moe",
+    subject: "experts", at: 3, 1, status: .unsupported),
+  Failure(
     "merge_method: ties\nmodels: [{model: a}]\n", "base_model is missing; ties merges differences to a base model",
     hint: "add a line 'base_model: PATH'", subject: "base_model", at: 1, 15),
   Failure("merge_method: ties\nbase_model: ~\nmodels: [{model: a}]\n", "base_model is missing", at: 1, 15),
@@ -220,6 +224,8 @@ private let values: [Failure] = [
     ties + "  density: 1.5\n", "density is 1.5, expected a number above 0 and at most 1", hint: "the default is 1",
     subject: "parameters.density", at: 6, 12),
   Failure(ties + "  density: 0\n", "density is 0, expected a number above 0 and at most 1", at: 6, 12),
+  Failure(ties + "  density: false\n", "density is false, expected a number above 0 and at most 1", at: 6, 12),
+  Failure(ties + "  density: [0, -0.5]\n", "density is -0.5, expected", subject: "parameters.density[1]", at: 6, 16),
   Failure(ties + "  density: abc\n", "density is \"abc\", expected a number", at: 6, 12),
   Failure(ties + "  density: ''\n", "density is \"\", expected a number", at: 6, 12),
   Failure(ties + "  density:\n", "density has no value, expected a number", at: 6, 11),

@@ -168,6 +168,24 @@ import Testing
     #expect(recipe.notices.count == 1)
   }
 
+  @Test func theLastOfKeysGivenTwiceCounts() throws {
+    let text = """
+      merge_method: ties
+      base_model: b
+      models: [{model: a, parameters: {weight: 1, weight: 3}}]
+      parameters: {density: 0.25}
+      parameters: {lambda: 2}
+      """
+    let recipe = try parse(text)
+    #expect(try recipe.value(of: "weight", outputName: "x", source: 0, slice: 0, at: 0) == .number(3))
+    #expect(try recipe.value(of: "density", outputName: "x", source: 0, slice: 0, at: 0) == .number(1))
+    #expect(try recipe.value(of: "lambda", outputName: "x", slice: 0, at: 0) == .number(2))
+    #expect(recipe.notices.map(\.severity) == [.warning, .warning])
+    #expect(recipe.notices.map(\.subject) == ["models[0].parameters.weight", "parameters"])
+    #expect(recipe.notices.last?.message == "'parameters' is given again at line 5; the last one counts, as in mergekit")
+    #expect { try parse(text, strict: true) } throws: { ($0 as? IngotError)?.message == "the key 'parameters' is given again at line 5" }
+  }
+
   /// Key, severity, part of the message. Every one is accepted; the warnings are errors when strict.
   @Test(arguments: [
     ("note: x", Notice.Severity.warning, "'note' is not a key of recipes in this place; it is ignored"),

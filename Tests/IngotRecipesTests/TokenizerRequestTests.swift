@@ -14,6 +14,15 @@ import Testing
     }
   }
 
+  /// As the first versions of mergekit named a model.
+  @Test func theOldNameOfAModel() throws {
+    for source in ["tokenizer_source: 'model:a'", "tokenizer: {source: 'model:a'}"] {
+      let recipe = try parse("{merge_method: passthrough, models: [{model: a}], \(source)}")
+      #expect(recipe.tokenizer?.source == .model(0) && recipe.models.count == 1)
+      #expect(recipe.notices.map(\.severity) == [.info])
+    }
+  }
+
   @Test func anEmptyMappingIsAUnion() throws {
     let recipe = try parse("{merge_method: passthrough, models: [{model: a}], tokenizer: {}}")
     #expect(recipe.tokenizer?.source == .union)

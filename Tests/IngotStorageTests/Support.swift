@@ -37,6 +37,31 @@ final class Scratch {
 /// The bytes that the constants of the digest tests were computed from, in Python: (i*31 + (i>>8)) & 255.
 func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ ($0 >> 8)) } }
 
+extension Trait where Self == ConditionTrait {
+  /// Skips a test where the machine lacks what it needs. Where INGOT_MAY_SKIP is set (see Tests/skips.py) and does not allow `reason`, it runs all
+  /// the same, and fails.
+  static func machine(_ reason: String, _ has: @escaping @Sendable () -> Bool) -> Self {
+    .enabled(Comment(rawValue: reason)) { has() || !maySkip(reason) }
+  }
+}
+
+/// Whether a test may be skipped for this reason.
+private func maySkip(_ reason: String) -> Bool {
+  guard let allowed = ProcessInfo.processInfo.environment["INGOT_MAY_SKIP"] else { return true }
+  guard !allowed.isEmpty, let pattern = try? Regex(allowed) else { return false }
+  return reason.contains(pattern)
+}
+
+/// Runs a command without a word; its exit code, -1 where there is no shell.
+func shell(_ command: String) -> Int32 {
+  let process = Process()
+  process.executableURL = URL(fileURLWithPath: "/bin/sh")
+  process.arguments = ["-c", command + " >/dev/null 2>&1"]
+  do { try process.run() } catch { return -1 }
+  process.waitUntilExit()
+  return process.terminationStatus
+}
+
 /// Runs `body` and returns the error it must throw.
 func failure(
   of body: () throws(IngotError) -> Void, sourceLocation: SourceLocation = #_sourceLocation

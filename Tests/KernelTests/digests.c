@@ -222,6 +222,132 @@ static void deltas(size_t n) {
   add_number(ingotk_masked_absolute_deltas(set, &delta, bits, lanes, lanes + 16, n));
   add(lanes, 32 * 8);
 }
+/* Sizes of the inputs, as weights that are never negative; and shares between 0 and 1. */
+static float sizes[ROWS][N], shares[N];
+static float *const size_rows[] = {sizes[0], sizes[1], sizes[2]};
+static void fill_sizes(void) {
+  for (int row = 0; row < ROWS; ++row) {
+    for (int i = 0; i < N; ++i) sizes[row][i] = fabsf(inputs[row][i]);
+  }
+  for (int i = 0; i < N; ++i) shares[i] = (float)(bytes[i] + 1) / 65;
+}
+
+static void sides(size_t n) {
+  fill_sizes();
+  static const double scale[ROWS] = {1, 0.5, 2}, floor[ROWS] = {1e-9, 0, 1e-3};
+  for (int adds = 0; adds < 2; ++adds) {
+    const ingotk_weighting weighting = {.scale = scale, .floor = floor, .least = 1e-12, .adds = adds};
+    ingotk_weighted_mean(set, rows, size_rows, ROWS, weighting, adds ? inputs[3] : NULL, out, n);
+    add(out, 4 * n);
+  }
+  ingotk_saliency(set, sizes[0], inputs[1], out, n);
+  add(out, 4 * n);
+  ingotk_saliency(set, sizes[0], NULL, out, n);
+  add(out, 4 * n);
+  const ingotk_preconditioner how = {.power = 0.4, .factor = 1.5, .epsilon = 1e-8, .scale = 3};
+  ingotk_precondition(set, inputs[0], inputs[1], how, out, n);
+  add(out, 4 * n);
+  ingotk_precondition(set, sizes[2], NULL, how, out, n);
+  add(out, 4 * n);
+  ingotk_outer_product(set, sizes[0], 68, inputs[1], 61, 13, out, n);
+  add(out, 4 * n);
+  for (int begins = 1; begins >= 0; --begins) {
+    ingotk_vote(set, inputs[begins], inputs[1], inputs[2], sizes[0], 1000, begins, scratch_floats, n);
+    add(scratch_floats, 4 * n);
+  }
+  ingotk_add_voted(set, inputs[0], inputs[1], inputs[2], scratch_floats, out, n);
+  add(out, 4 * n);
+  for (int32_t kind = 0; kind < 4; ++kind) {
+    for (int is_logit = 0; is_logit < 2; ++is_logit) {
+      const ingotk_mask_rule rule = {
+          .kind = kind, .is_logit = is_logit, .multiplies = is_logit, .temperature = 0.7, .seed = 42, .stream = 17};
+      ingotk_soft_mask(set, is_logit ? inputs[0] : shares, rule, 4096, out, n);
+      add(out, 4 * n);
+    }
+  }
+  ingotk_scale_channels(set, inputs[0], inputs[2], 13, 61, inputs[1], out, n);
+  add(out, 4 * n);
+}
+static void tasks(size_t n) {
+  static const float thresholds[ROWS] = {0.4f, 1, 0.1f};
+  ingotk_magmax(set, rows, ROWS, out, n);
+  add(out, 4 * n);
+  for (int given = 0; given < 2; ++given) {
+    const float *merged = given ? inputs[3] : NULL;
+    ingotk_consensus(set, rows, ROWS, merged, thresholds, 2, out, n);
+    add(out, 4 * n);
+    ingotk_localize(set, rows, ROWS, merged, 1, 0.4f, out, n);
+    add(out, 4 * n);
+    ingotk_informed(set, merged, inputs[1], 0.01, 1.5, out, n);
+    add(out, 4 * n);
+    ingotk_varied_mean(set, inputs[3], rows, ROWS, given, out, n);
+    add(out, 4 * n);
+  }
+  ingotk_signs(set, inputs[0], 0.3f, out, n);
+  add(out, 4 * n);
+  for (int32_t part = 0; part < 4; ++part) {
+    ingotk_vote_part(set, inputs[0], part, 0.7f, scratch_floats + part * N, n);
+    add(scratch_floats + part * N, 4 * n);
+  }
+  ingotk_settle_vote(set, scratch_floats, scratch_floats + N, scratch_floats + 2 * N, scratch_floats + 3 * N, out, n);
+  add(out, 4 * n);
+  ingotk_ratio(set, inputs[0], inputs[1], 7, out, n);
+  add(out, 4 * n);
+  memcpy(double_out, doubles, sizeof double_out);
+  ingotk_accumulate_scaled(set, inputs[0], 0.3, double_out, n);
+  add(double_out, 8 * n);
+  ingotk_unify(set, rows, ROWS, out, n);
+  add(out, 4 * n);
+  ingotk_agree(set, inputs[0], inputs[1], out, n);
+  add(out, 4 * n);
+  for (int normalize = 0; normalize < 2; ++normalize) {
+    ingotk_elect_with_slack(set, rows, ROWS, weights, normalize, 0.2f, out, n);
+    add(out, 4 * n);
+  }
+  ingotk_protect(set, inputs[0], 0.5f, inputs[1], out, n);
+  add(out, 4 * n);
+  memset(counts, 0, sizeof counts);
+  ingotk_count_zeros(set, inputs[0], inputs[1], counts, n);
+  add(counts, 16);
+  memset(lanes, 0, sizeof lanes);
+  ingotk_conflict_mass(set, inputs[0], inputs[1], lanes, lanes + 16, lanes + 32, lanes + 48, n);
+  add(lanes, sizeof lanes);
+}
+static void scores(size_t n) {
+  static const float bounds[2 * ROWS] = {0, 0.125f, 1e-6f, 0.1f, 0, 1};
+  static float row_scores[ROWS][N];
+  static float *const score_rows[] = {row_scores[0], row_scores[1], row_scores[2]};
+  for (int pairwise = 0; pairwise < 2; ++pairwise) {
+    for (int32_t part = -1; part <= 1; ++part) {
+      ingotk_competition(set, rows, ROWS, 1, bounds, pairwise, part, out, n);
+      add(out, 4 * n);
+    }
+  }
+  for (size_t row = 0; row < ROWS; ++row) ingotk_competition(set, rows, ROWS, row, bounds, false, 0, row_scores[row], n);
+  static const float limits[5 * ROWS] = {0, 0.125f, 0.01f, 0.1f, 1, 1e-6f, 0.1f, 0.02f, 0.09f, 0.5f, 0, 1, 0.03f, 0.5f, 2};
+  ingotk_balance(set, rows, score_rows, ROWS, limits, out, n);
+  add(out, 4 * n);
+  ingotk_column_sum(set, rows, ROWS, 13, 61, inputs[3], out, n);
+  add(out, 4 * n);
+  static const double cuts[ROWS] = {0.01, 0.1, 0.03};
+  ingotk_significance_sum(set, rows, ROWS, cuts, 0.4, out, n);
+  add(out, 4 * n);
+  for (int32_t ties = INGOTK_TIES_HASH; ties <= INGOTK_TIES_INDEX; ++ties) {
+    memcpy(out, inputs[0], sizeof out);
+    ingotk_trim_row(set, out, 4096, ties, 31, n / 3, keys, n);
+    add(out, 4 * n);
+  }
+  /* The same on every set: keys of a row, counted and sought. */
+  const size_t found = ingotk_collect(set, inputs[0], 11, INGOTK_TIES_HASH, 0, UINT64_MAX, counts, keys, N, n);
+  memset(counts, 0, sizeof counts);
+  ingotk_bin_keys(keys, found, 0x3c00000000000000ull, 52, counts, 64);
+  add(counts, sizeof counts);
+  for (size_t rank = 0; rank < found; rank += 511) {
+    size_t equal = 0, larger = 0;
+    add_number(ingotk_select(keys, found, rank, &equal, &larger));
+    add_number(equal << 32 | larger);
+  }
+}
 
 static const struct {
   const char *name;
@@ -236,7 +362,10 @@ static const struct {
                {"methods", methods},
                {"transcendental", transcendental},
                {"columns", columns},
-               {"deltas", deltas}};
+               {"deltas", deltas},
+               {"sides", sides},
+               {"tasks", tasks},
+               {"scores", scores}};
 
 int main(void) {
   const int32_t scalar = ingotk_set_count() - 1;

@@ -321,7 +321,7 @@ INGOT_API void ingot_model_destroy(ingot_model *INGOT_NULLABLE model);
 
 /* One file of a model, read through the caller's functions. */
 typedef struct ingot_source {
-  uint32_t struct_size; /* set by the library before `open`; lower it to what the caller fills if that is less */
+  uint32_t struct_size; /* set by the library before `open`; lower it to what the caller fills if that is less, never raise it */
   uint32_t flags;       /* none yet */
   void *INGOT_NULLABLE user;
   /* Sets *bytes to the file's size. Once, right after `open`. */
@@ -352,7 +352,8 @@ typedef struct ingot_resolver {
   /* May be NULL: then the library tries the usual names. Calls add(names, FILE) for each file of the model, so that its side files
    * (tokenizer, processor) are carried over. Returns 0, INGOT_E_NOT_FOUND for a model it does not know, or what `add` returned. */
   int32_t (*INGOT_NULLABLE list)(void *INGOT_NULLABLE user, const char *model, ingot_name_fn add, void *names);
-  /* May be NULL. Called exactly once, when the last plan made with it is destroyed, after the release of its sources. */
+  /* May be NULL. Called exactly once, when the last plan made with it is destroyed, after the release of its sources; before
+   * ingot_plan_create returns if that fails. */
   void (*INGOT_NULLABLE release)(void *INGOT_NULLABLE user);
 } ingot_resolver;
 #define INGOT_RESOLVER_INIT {(uint32_t)sizeof(ingot_resolver), 0, NULL, NULL, NULL, NULL}

@@ -42,7 +42,9 @@ typedef void (*ingot_team_body)(void *user, int worker, int team_size);
 ///    runtimes of one family abort the process, so a libgomp, a libiomp5, a libomp of another name, or two runtimes mean a
 ///    team of our own threads (`why` names what was found); and
 ///  - the call does not come from inside a parallel region; and
-///  - as many threads as asked for can be created (libomp aborts the process when it cannot create one).
+///  - as many threads as asked for can be created (libomp aborts the process when it cannot create one); and
+///  - no variable of the environment is one over which libomp aborts the process, such as an empty OMP_NUM_THREADS, and
+///    /dev/shm takes a file (environment.c).
 /// INGOT_TEAM_OPENMP fails with INGOT_TEAM_UNAVAILABLE where AUTO would fall back. A team of one is never OpenMP.
 ///
 /// `why` gets the reason of the choice, also on success. Not safe against another thread's dlopen of an OpenMP runtime at the

@@ -17,43 +17,18 @@ extension Engine {
   ) throws(IngotError) -> AdapterBasisReport {
     let start = Watcher.now()
     let run = try AdapterBasisRun(request, kernels: kernels, algebra: try LinearAlgebra.load())
-    let need = try run.workspaceBytes()
-    guard need.bytes <= self.options.memoryBudget else {
-      throw IngotError(
-        .memory, "the memory budget is \(self.options.memoryBudget) bytes, but one module needs \(need.bytes)",
-        hint: "raise the budget, for example --memory \(need.bytes / (1 << 20) + 1)MiB", subject: need.module)
-    }
-    let writer = try TensorFileWriter(run.tensors)
-    var output = OutputRequest(
-      destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapters")), force: options.force,
-      sync: options.sync,
-      replaceableMarkers: [AdapterBasisRecord.fileName, AdapterBasisRecord.weights], otherBytes: writer.fileSize,
-      system: options.system)
-    output.canResume = false
-    let directory = try OutputDirectory(output)
-    do throws(IngotError) {
-      try directory.writeFile(AdapterBasisRecord.weights) { (file) throws(IngotError) in
-        let workspace = try MatrixWorkspace(capacity: need.bytes)
-        try writer.begin(file)
-        try run.write(to: writer, file, workspace, watcher)
-      }
-      try directory.writeSmallFile(AdapterBasisRecord.fileName, run.record.bytes)
-      try directory.writeSmallFile(MergeRecord.fileName, Array(writer.record(run.identity, file: AdapterBasisRecord.weights).utf8))
-      for adapter in request.adapters { try adapter.requireUnchanged() }
-      let notices = try run.notices + directory.notices + directory.commit()
-      return AdapterBasisReport(
-        output: destination, modules: run.reports, models: run.record.models, bytes: writer.fileSize,
-        storageRatio: run.storageRatio, seconds: Double(Watcher.now() - start) / 1e9, notices: notices)
-    } catch {
-      directory.discard()
-      throw error
-    }
+    let written = try write(run, to: destination, options: options, watcher: watcher, since: start)
+    return AdapterBasisReport(
+      output: destination, modules: run.reports, models: run.record.models, bytes: written.bytes, storageRatio: run.storageRatio,
+      seconds: written.seconds, notices: written.notices)
   }
 }
 
-/// One basis under way. Thread rule: not Sendable; one thread.
-private final class AdapterBasisRun {
+/// One basis under way.
+private final class AdapterBasisRun: FactorDirectory {
+  static let recordName = AdapterBasisRecord.fileName
+  static let weightsName = AdapterBasisRecord.weights
+
   private let request: AdapterBasisRequest
   private let kernels: Kernels
   private let algebra: LinearAlgebra
@@ -151,18 +126,21 @@ private final class AdapterBasisRun {
     return all > 0 ? stored / all : 1
   }
 
-  /// The most that a module needs.
-  func workspaceBytes() throws(IngotError) -> (bytes: Int, module: String) {
-    var (most, name) = (0, "")
-    for module in record.modules {
-      let workspace = MatrixWorkspace.measuring()
-      _ = try factors(module, LowRankAlgebra(algebra, workspace))
-      // The values of the basis in f64, and the vectors of a group.
-      let values = module.rank * (module.inputs + module.outputs)
-      let bytes = workspace.peak + 8 * values * (record.models.count + module.components + 2) + 4096
-      if bytes > most { (most, name) = (bytes, module.name) }
-    }
-    return (most, name)
+  var recordBytes: [UInt8] { record.bytes }
+
+  var moduleNames: [String] { record.modules.map(\.name) }
+
+  func requireUnchanged() throws(IngotError) {
+    for adapter in request.adapters { try adapter.requireUnchanged() }
+  }
+
+  func workspaceBytes(of place: Int) throws(IngotError) -> Int {
+    let module = record.modules[place]
+    let workspace = MatrixWorkspace.measuring()
+    _ = try factors(module, LowRankAlgebra(algebra, workspace))
+    // The values of the basis in f64, and the vectors of a group.
+    let values = module.rank * (module.inputs + module.outputs)
+    return workspace.peak + 8 * values * (record.models.count + module.components + 2) + 4096
   }
 
   /// The factors of every model with the scale in both, all of one rank.
@@ -189,26 +167,16 @@ private final class AdapterBasisRun {
 
   // MARK: Work
 
-  func write(
-    to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace, _ watcher: Watcher
-  ) throws(IngotError) {
-    for (number, module) in record.modules.enumerated() {
-      let all = record.modules.count
-      watcher.look(Progress(bytesDone: number, bytesTotal: all, tensorsDone: number, tensorsTotal: all, tensor: nil))
-      if let stop = watcher.stop { throw stop }
-      do throws(IngotError) {
-        let parts = try workspace.scope { () throws(IngotError) -> [AdapterBasisRecord.Role: [Float]] in
-          let factors = try algebra.withThreads(1) { () throws(IngotError) in try self.factors(module, LowRankAlgebra(algebra, workspace)) }
-          return request.granularity == .position ? byPosition(module, factors) : byModule(module, factors)
-        }
-        for (_, role) in record.tensors(module, dtype) { try writer.write(parts[role] ?? [], to: file, kernels) }
-      } catch {
-        var named = error
-        if named.subject == nil { named.subject = module.name }
-        throw named
-      }
+  func write(_ place: Int, to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace) throws(IngotError) {
+    let module = record.modules[place]
+    let parts = try workspace.scope { () throws(IngotError) -> [AdapterBasisRecord.Role: [Float]] in
+      let factors = try algebra.withThreads(1) { () throws(IngotError) in try self.factors(module, LowRankAlgebra(algebra, workspace)) }
+      return request.granularity == .position ? byPosition(module, factors) : byModule(module, factors)
     }
+    for (_, role) in record.tensors(module, dtype) { try writer.write(parts[role] ?? [], to: file, kernels) }
   }
+
+  func writeRest(to writer: TensorFileWriter, _ file: OutputFile) throws(IngotError) {}
 
   private func byPosition(_ module: AdapterBasisRecord.Module, _ factors: [LowRank]) -> [AdapterBasisRecord.Role: [Float]] {
     let (count, rank, p) = (factors.count, module.rank, module.components)

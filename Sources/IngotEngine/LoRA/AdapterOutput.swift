@@ -73,16 +73,14 @@ extension Engine {
   ) throws(IngotError) -> AdapterReport {
     let start = Watcher.now()
     let algebra = try LinearAlgebra.load()
-    let need = try workspaceBytes(job, algebra)
+    let need = try workspaceBytes(of: job.layout.modules.map(\.name)) { (index) throws(IngotError) in
+      try job.workspaceBytes(of: index, algebra)
+    }
     let largest = try SafetensorsLayout(tensors: job.layout.tensors.map(\.tensor), metadata: Self.adapterMetadata)
     // Throws now for what the config cannot say.
     _ = try job.layout.config(from: job.configs, base: job.base)
-    var request = OutputRequest(
-      destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: job.identity), sources: Digest128(of: "adapter")), force: options.force,
-      sync: options.sync, replaceableMarkers: [Adapter.configName, Self.adapterWeights], otherBytes: Int(clamping: largest.fileSize),
-      system: options.system)
-    request.canResume = false
+    let request = try options.request(
+      destination, identity: job.identity, markers: [Adapter.configName, Self.adapterWeights], bytes: Int(clamping: largest.fileSize))
     let output = try OutputDirectory(request)
     do throws(IngotError) {
       // The header's length is rounded for tensors that follow a page, which small files do not: room for either.
@@ -106,28 +104,6 @@ extension Engine {
   }
 
   private static let adapterMetadata = [MetadataEntry("format", "pt")]
-
-  /// The most that a module needs. Throws `.memory` beyond the budget.
-  private func workspaceBytes(_ job: any AdapterJob, _ algebra: LinearAlgebra) throws(IngotError) -> Int {
-    var most = 0
-    var name = ""
-    for (index, module) in job.layout.modules.enumerated() {
-      do throws(IngotError) {
-        let bytes = try job.workspaceBytes(of: index, algebra)
-        if bytes > most { (most, name) = (bytes, module.name) }
-      } catch {
-        var named = error
-        if named.subject == nil { named.subject = module.name }
-        throw named
-      }
-    }
-    guard most <= options.memoryBudget else {
-      throw IngotError(
-        .memory, "the memory budget is \(options.memoryBudget) bytes, but one module needs \(most)",
-        hint: "raise the budget, for example --memory \(most / (1 << 20) + 1)MiB", subject: name)
-    }
-    return most
-  }
 
   /// Runs the modules: many at once on one thread each, or one at a time on all. Gives the number of threads.
   private func compute(_ run: AdapterRun, _ job: any AdapterJob, _ need: Int) throws(IngotError) -> Int {
@@ -169,31 +145,11 @@ extension Engine {
     report.bytes = Int(clamping: final.fileSize)
     let config = JSON.bytes(try layout.config(from: job.configs, base: job.base), style: .pretty) + [0x0A]
     try output.writeSmallFile(Adapter.configName, config)
-    try output.writeSmallFile(MergeRecord.fileName, Array(record(written, job, report).utf8))
-  }
-
-  /// The text of `ingot.json`, by which `ingot verify` checks the directory.
-  private func record(_ written: [AdapterRun.Written], _ job: any AdapterJob, _ report: AdapterReport) -> String {
-    var document = JSONDocument()
-    document.object { document in
-      document.field("schema", 1)
-      document.field("ingot_version", Version.text)
-      document.field("operation", job.identity)
-      document.field("digest_algorithm", "xxh3-128/1MiB")
-      document.object("tensors") { list in
-        for tensor in written {
-          list.object(tensor.name) { entry in
-            entry.field("file", Self.adapterWeights)
-            entry.field("offset", tensor.offset)
-            entry.field("bytes", tensor.byteCount)
-            entry.field("digest", tensor.digest.description)
-          }
-        }
-      }
+    let record = written.record(job.identity, file: Self.adapterWeights) { document in
       document.list("modules") { list in
         for module in report.modules { list.object { module.write(to: &$0) } }
       }
     }
-    return document.line()
+    try output.writeSmallFile(MergeRecord.fileName, Array(record.utf8))
   }
 }

@@ -20,117 +20,6 @@ package struct AdapterPackRequest: Sendable {
   }
 }
 
-/// The record of a packed adapter, `adapter_pack.json` beside its tensors.
-struct AdapterPackRecord: Sendable {
-  struct Module: Sendable, Hashable {
-    var name: String
-    var isEmbedding: Bool
-    var inputShape: [Int]
-    var outputs: Int
-    /// Of each column that is kept.
-    var bits: [Int]
-
-    var inputs: Int { inputShape.reduce(1, *) }
-    var rank: Int { bits.count }
-  }
-
-  static let fileName = "adapter_pack.json"
-  static let weights = "adapter_pack.safetensors"
-  /// Stands before the names of tensors that are stored as they are.
-  static let wholePrefix = "whole."
-
-  var config: JSONValue
-  var fanInFanOut: Bool
-  var dtype: DType
-  var modules: [Module]
-
-  /// The codes and scales of both factors, and the singular values.
-  static func tensors(_ module: Module) -> [TensorDescription] {
-    let stem = AdapterContents.prefix + module.name
-    func codes(_ name: String, _ positions: Int) -> TensorDescription {
-      let count = module.bits.reduce(0) { $0 + QuantizedColumn.byteCount(positions, bits: $1) }
-      return TensorDescription(name: stem + name, dtype: .u8, shape: Shape([count]))
-    }
-    func numbers(_ name: String) -> TensorDescription { TensorDescription(name: stem + name, dtype: .f32, shape: Shape([module.rank])) }
-    return [
-      numbers(".values"), numbers(".lora_A.scales"), numbers(".lora_B.scales"), codes(".lora_A.codes", module.inputs),
-      codes(".lora_B.codes", module.outputs),
-    ]
-  }
-
-  var bytes: [UInt8] {
-    var object = JSONObject()
-    object["schema"] = .int(1)
-    object["config"] = config
-    object["fan_in_fan_out"] = .bool(fanInFanOut)
-    object["dtype"] = .string(dtype.torchName ?? "float32")
-    object["modules"] = .array(
-      modules.map { module in
-        var entry = JSONObject()
-        entry["name"] = .string(module.name)
-        entry["embedding"] = .bool(module.isEmbedding)
-        entry["input_shape"] = .array(module.inputShape.map { .int($0) })
-        entry["outputs"] = .int(module.outputs)
-        entry["bits"] = .array(module.bits.map { .int($0) })
-        return .object(entry)
-      })
-    return JSON.bytes(.object(object), style: .pretty) + [0x0A]
-  }
-
-  init(config: JSONValue, fanInFanOut: Bool, dtype: DType, modules: [Module]) {
-    self.config = config
-    self.fanInFanOut = fanInFanOut
-    self.dtype = dtype
-    self.modules = modules
-  }
-
-  /// Reads the record of a directory. Throws `.notFound`, `.io`, `.format` (with the place), `.unsupported` (of a later version).
-  init(_ directory: String) throws(IngotError) {
-    let path = directory.hasSuffix("/") ? directory + Self.fileName : "\(directory)/\(Self.fileName)"
-    guard try fileStatus(path) != nil else {
-      throw IngotError(.notFound, "found no \(Self.fileName), expected a directory that 'ingot lora pack' wrote", subject: directory)
-    }
-    let file = try StoredFile(path)
-    let root = try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
-    let type = try (root["dtype"] ?? .null).requireString("dtype", in: path)
-    guard let dtype = DType.allCases.first(where: { $0.torchName == type }), dtype.isOutput else {
-      throw IngotError(.format, "found the type \"\(type.prefix(40))\", expected float32, float16 or bfloat16", subject: path)
-    }
-    var modules: [Module] = []
-    for (index, entry) in try (root["modules"] ?? .null).requireArray("modules", in: path).enumerated() {
-      var (shape, bits): ([Int], [Int]) = ([], [])
-      for axis in try (entry["input_shape"] ?? .null).requireArray("modules[\(index)].input_shape", in: path) {
-        shape.append(try axis.requireInt("modules[\(index)].input_shape", in: path))
-      }
-      for count in try (entry["bits"] ?? .null).requireArray("modules[\(index)].bits", in: path) {
-        bits.append(try count.requireInt("modules[\(index)].bits", in: path))
-      }
-      modules.append(
-        Module(
-          name: try (entry["name"] ?? .null).requireString("modules[\(index)].name", in: path),
-          isEmbedding: entry["embedding"]?.asBool ?? false, inputShape: shape,
-          outputs: try (entry["outputs"] ?? .null).requireInt("modules[\(index)].outputs", in: path), bits: bits))
-    }
-    self.init(
-      config: root["config"] ?? .null, fanInFanOut: root["fan_in_fan_out"]?.asBool ?? false, dtype: dtype, modules: modules)
-    let isSane = modules.allSatisfy { module in
-      let sizes = module.inputShape + [module.outputs]
-      return sizes.allSatisfy { (1...(1 << 31)).contains($0) } && !module.bits.isEmpty && module.bits.allSatisfy { (1...8).contains($0) }
-        && (try? Shape(module.inputShape + [module.rank * 8]).elementCount()) != nil
-    }
-    guard isSane, !modules.isEmpty else {
-      throw IngotError(
-        .format, "the record does not fit itself: its modules are not those of a packed adapter",
-        hint: "the file was changed by hand; make the pack again", subject: path)
-    }
-  }
-}
-
 extension Engine {
   /// Stores an adapter with few bits: of each module the singular values, and the singular vectors as `ColumnBits` says. Whole tensors are copied.
   ///
@@ -140,36 +29,10 @@ extension Engine {
   ) throws(IngotError) -> AdapterReport {
     let start = Watcher.now()
     let run = try AdapterPackRun(request, kernels: kernels, algebra: try LinearAlgebra.load())
-    let need = try run.workspaceBytes()
-    guard need.bytes <= self.options.memoryBudget else {
-      throw IngotError(
-        .memory, "the memory budget is \(self.options.memoryBudget) bytes, but one module needs \(need.bytes)",
-        hint: "raise the budget, for example --memory \(need.bytes / (1 << 20) + 1)MiB", subject: need.module)
-    }
-    let writer = try TensorFileWriter(run.tensors)
-    var output = OutputRequest(
-      destination: try DestinationPath(destination), files: [],
-      identity: RunIdentity(plan: Digest128(of: run.identity), sources: Digest128(of: "adapter")), force: options.force, sync: options.sync,
-      replaceableMarkers: [AdapterPackRecord.fileName, AdapterPackRecord.weights], otherBytes: writer.fileSize, system: options.system)
-    output.canResume = false
-    let directory = try OutputDirectory(output)
-    do throws(IngotError) {
-      try directory.writeFile(AdapterPackRecord.weights) { (file) throws(IngotError) in
-        let workspace = try MatrixWorkspace(capacity: need.bytes)
-        try writer.begin(file)
-        try run.write(to: writer, file, workspace, watcher)
-      }
-      try directory.writeSmallFile(AdapterPackRecord.fileName, run.record.bytes)
-      try directory.writeSmallFile(MergeRecord.fileName, Array(writer.record(run.identity, file: AdapterPackRecord.weights).utf8))
-      try request.adapter.requireUnchanged()
-      let notices = try request.adapter.notices + directory.notices + directory.commit()
-      return AdapterReport(
-        output: destination, modules: run.reports, wholeTensors: request.adapter.contents.whole.count, bytes: writer.fileSize,
-        seconds: Double(Watcher.now() - start) / 1e9, threads: 1, workspaceBytes: need.bytes, notices: notices)
-    } catch {
-      directory.discard()
-      throw error
-    }
+    let written = try write(run, to: destination, options: options, watcher: watcher, since: start)
+    return AdapterReport(
+      output: destination, modules: run.reports, wholeTensors: request.adapter.contents.whole.count, bytes: written.bytes,
+      seconds: written.seconds, threads: 1, workspaceBytes: written.workspaceBytes, notices: written.notices)
   }
 
   /// Makes an adapter in PEFT's layout of what `pack` wrote. Throws `.notFound`, `.format` and what writing throws.
@@ -182,8 +45,11 @@ extension Engine {
   }
 }
 
-/// One pack under way. Thread rule: not Sendable; one thread.
-private final class AdapterPackRun {
+/// One pack under way.
+private final class AdapterPackRun: FactorDirectory {
+  static let recordName = AdapterPackRecord.fileName
+  static let weightsName = AdapterPackRecord.weights
+
   private let request: AdapterPackRequest
   private let kernels: Kernels
   private let algebra: LinearAlgebra
@@ -223,16 +89,20 @@ private final class AdapterPackRun {
     "lora pack \(request.adapter.name) \(request.bits)" + request.rules.map { " \($0.pattern.text)=\($0.bits)" }.joined()
   }
 
-  func workspaceBytes() throws(IngotError) -> (bytes: Int, module: String) {
-    var (most, name) = (0, "")
-    for (place, module) in record.modules.enumerated() {
-      let workspace = MatrixWorkspace.measuring()
-      let low = LowRankAlgebra(algebra, workspace)
-      let (stored, found) = try decomposed(place, low)
-      _ = try distance(stored, found, low)
-      if workspace.peak + 4096 > most { (most, name) = (workspace.peak + 4096, module.name) }
-    }
-    return (most, name)
+  var notices: [Notice] { request.adapter.notices }
+
+  var recordBytes: [UInt8] { record.bytes }
+
+  var moduleNames: [String] { record.modules.map(\.name) }
+
+  func requireUnchanged() throws(IngotError) { try request.adapter.requireUnchanged() }
+
+  func workspaceBytes(of place: Int) throws(IngotError) -> Int {
+    let workspace = MatrixWorkspace.measuring()
+    let low = LowRankAlgebra(algebra, workspace)
+    let (stored, found) = try decomposed(place, low)
+    _ = try distance(stored, found, low)
+    return workspace.peak + 4096
   }
 
   /// The module's change with its scale, and its singular value decomposition with signs that do not depend on how it was stored.
@@ -254,23 +124,13 @@ private final class AdapterPackRun {
     return (max(own, 0).squareRoot(), whole > 0 ? (share < 1e-14 ? 0 : share.squareRoot()) : nil)
   }
 
-  func write(
-    to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace, _ watcher: Watcher
-  ) throws(IngotError) {
-    let all = record.modules.count
-    for (place, module) in record.modules.enumerated() {
-      watcher.look(Progress(bytesDone: place, bytesTotal: all, tensorsDone: place, tensorsTotal: all, tensor: nil))
-      if let stop = watcher.stop { throw stop }
-      do throws(IngotError) {
-        try workspace.scope { () throws(IngotError) in
-          try algebra.withThreads(1) { () throws(IngotError) in try pack(place, module, writer, file, workspace) }
-        }
-      } catch {
-        var named = error
-        if named.subject == nil { named.subject = module.name }
-        throw named
-      }
+  func write(_ place: Int, to writer: TensorFileWriter, _ file: OutputFile, _ workspace: MatrixWorkspace) throws(IngotError) {
+    try workspace.scope { () throws(IngotError) in
+      try algebra.withThreads(1) { () throws(IngotError) in try pack(place, record.modules[place], writer, file, workspace) }
     }
+  }
+
+  func writeRest(to writer: TensorFileWriter, _ file: OutputFile) throws(IngotError) {
     for whole in request.adapter.contents.whole { try writer.copy(try request.adapter.bytes(whole.tensor), to: file) }
   }
 
@@ -317,7 +177,7 @@ struct AdapterUnpacking: AdapterJob {
 
   init(_ directory: String, _ type: String?, _ provider: any ModelProvider) throws(IngotError) {
     let record = try AdapterPackRecord(directory)
-    let path = directory.hasSuffix("/") ? directory + AdapterPackRecord.weights : "\(directory)/\(AdapterPackRecord.weights)"
+    let path = RecordFile.path(of: AdapterPackRecord.weights, in: directory)
     let position = SourcePosition(origin: "command line", line: 1, column: 1)
     stored = try provider.open(IngotRecipes.ModelReference(.fields(path: path, revision: nil), position: position)).readable()
     for expected in record.modules.flatMap({ AdapterPackRecord.tensors($0) }) {

@@ -45,7 +45,7 @@ struct AdapterRestoration: AdapterJob {
     if let dtype, !dtype.isOutput {
       throw IngotError(.dtype, "results cannot be written as \(dtype.safetensorsName)", hint: "use float32, float16 or bfloat16")
     }
-    let path = directory.hasSuffix("/") ? directory + AdapterBasisRecord.weights : "\(directory)/\(AdapterBasisRecord.weights)"
+    let path = RecordFile.path(of: AdapterBasisRecord.weights, in: directory)
     let position = SourcePosition(origin: "command line", line: 1, column: 1)
     stored = try provider.open(IngotRecipes.ModelReference(.fields(path: path, revision: nil), position: position)).readable()
     var type = DType.f32

@@ -25,8 +25,6 @@ final class AdapterRun: @unchecked Sendable {
     var digest: Digest128
   }
 
-  private static let pieceBytes = 1 << 20
-
   private let job: any AdapterJob
   private let file: OutputFile
   private let algebra: LinearAlgebra
@@ -188,11 +186,7 @@ final class AdapterRun: @unchecked Sendable {
           return Computed(module: number, parts: parts, report: report)
         }
       }
-    } catch {
-      var named = error
-      if named.subject == nil { named.subject = module.name }
-      throw named
-    }
+    } catch { throw error.about(module.name) }
   }
 
   /// The elements by rows (by columns where `turned`) in the type that factors are stored in.
@@ -240,18 +234,7 @@ final class AdapterRun: @unchecked Sendable {
     case .a, .b, .bias: return
     }
     let count = try entry.tensor.shape.byteCount(entry.tensor.dtype)
-    let digest = try TensorDigest(byteCount: count)
-    let scratch = ReadScratch(min(count, Self.pieceBytes))
-    var done = 0
-    while done < count {
-      // SAFETY: the scratch lives to the end of this function, and is this worker's alone.
-      let piece = unsafe scratch.bytes(0, min(Self.pieceBytes, count - done))
-      try unsafe source.read(piece, at: done)
-      try unsafe file.write(UnsafeRawBufferPointer(piece), at: end + done)
-      try unsafe digest.add(UnsafeRawBufferPointer(piece), at: done)
-      done += piece.count
-    }
-    written.append(Written(name: entry.tensor.name, offset: end, byteCount: count, digest: try digest.finish()))
+    written.append(Written(name: entry.tensor.name, offset: end, byteCount: count, digest: try source.copy(count, to: file, at: end)))
     end += count
   }
 }

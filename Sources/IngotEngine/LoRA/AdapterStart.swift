@@ -54,9 +54,10 @@ struct AdapterStart: AdapterJob {
 
   init(_ request: AdapterStartRequest) throws(IngotError) {
     self.request = request
-    guard (1...1 << 20).contains(request.rank), (1...1 << 20).contains(request.task) else {
+    guard (1...Limit.adapterRank).contains(request.rank), (1...Limit.adapterRank).contains(request.task) else {
       throw IngotError(
-        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(1 << 20)", subject: "rank"
+        .invalidArgument, "the rank is \(request.rank) and the task \(request.task), expected numbers from 1 to \(Limit.adapterRank)",
+        subject: "rank"
       )
     }
     if let dtype = request.dtype, !dtype.isOutput {

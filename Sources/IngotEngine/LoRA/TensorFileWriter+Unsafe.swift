@@ -8,8 +8,6 @@ internal import IngotTensors
 ///
 /// Thread rule: not Sendable; one thread.
 final class TensorFileWriter {
-  private static let pieceBytes = 1 << 20
-
   private let tensors: [TensorDescription]
   private let layout: SafetensorsLayout
   private var written: [AdapterRun.Written] = []
@@ -79,23 +77,16 @@ final class TensorFileWriter {
   /// The next tensor, from where it is.
   func copy(_ source: any DerivedTensor, to file: OutputFile) throws(IngotError) {
     let (tensor, offset, byteCount) = try next()
-    let digest = try TensorDigest(byteCount: byteCount)
-    let scratch = ReadScratch(min(byteCount, Self.pieceBytes))
-    var done = 0
-    while done < byteCount {
-      // SAFETY: the scratch lives to the end of this function.
-      let piece = unsafe scratch.bytes(0, min(Self.pieceBytes, byteCount - done))
-      try unsafe source.read(piece, at: done)
-      try unsafe file.write(UnsafeRawBufferPointer(piece), at: offset + done)
-      try unsafe digest.add(UnsafeRawBufferPointer(piece), at: done)
-      done += piece.count
-    }
-    written.append(.init(name: tensor.name, offset: offset, byteCount: byteCount, digest: try digest.finish()))
-    withExtendedLifetime(scratch) {}
+    written.append(.init(name: tensor.name, offset: offset, byteCount: byteCount, digest: try source.copy(byteCount, to: file, at: offset)))
   }
 
-  /// The text of `ingot.json`, by which `ingot verify` checks the directory.
-  func record(_ operation: String, file name: String) -> String {
+  /// The text of `ingot.json`.
+  func record(_ operation: String, file name: String) -> String { written.record(operation, file: name) }
+}
+
+extension [AdapterRun.Written] {
+  /// The text of `ingot.json`, by which `ingot verify` checks the directory; `more` adds members at the end.
+  func record(_ operation: String, file name: String, _ more: (inout JSONDocument) -> Void = { _ in }) -> String {
     var document = JSONDocument()
     document.object { document in
       document.field("schema", 1)
@@ -103,7 +94,7 @@ final class TensorFileWriter {
       document.field("operation", operation)
       document.field("digest_algorithm", "xxh3-128/1MiB")
       document.object("tensors") { list in
-        for tensor in written {
+        for tensor in self {
           list.object(tensor.name) { entry in
             entry.field("file", name)
             entry.field("offset", tensor.offset)
@@ -112,8 +103,28 @@ final class TensorFileWriter {
           }
         }
       }
+      more(&document)
     }
     return document.line()
+  }
+}
+
+extension DerivedTensor {
+  /// Writes the tensor's bytes into a file, piece by piece, and gives their digest.
+  func copy(_ byteCount: Int, to file: OutputFile, at offset: Int) throws(IngotError) -> Digest128 {
+    let digest = try TensorDigest(byteCount: byteCount)
+    let scratch = ReadScratch(min(byteCount, TensorDigest.pieceSize))
+    var done = 0
+    while done < byteCount {
+      // SAFETY: the scratch lives to the end of this function, and is this call's alone.
+      let piece = unsafe scratch.bytes(0, min(scratch.count, byteCount - done))
+      try unsafe read(piece, at: done)
+      try unsafe file.write(UnsafeRawBufferPointer(piece), at: offset + done)
+      try unsafe digest.add(UnsafeRawBufferPointer(piece), at: done)
+      done += piece.count
+    }
+    withExtendedLifetime(scratch) {}
+    return try digest.finish()
   }
 }
 

@@ -52,21 +52,20 @@ package struct RollingState: Sendable {
 
   /// Reads the record of the state `directory`; nil where there is no such directory.
   ///
-  /// Throws `.exists` for something else than a state, `.io`, `.format` (not a record, with the place), `.unsupported` (of a later version).
+  /// Throws `.exists` for something else than a state, `.io`, `.format`, `.unsupported`.
   package static func read(_ directory: String) throws(IngotError) -> RollingState? {
     guard let status = try fileStatus(directory) else { return nil }
-    let path = directory.hasSuffix("/") ? directory + fileName : "\(directory)/\(fileName)"
-    guard status.kind == .directory, try fileStatus(path) != nil else {
+    guard status.kind == .directory, let file = try RecordFile(fileName, in: directory, limit: Limit.rollingBytes) else {
       throw IngotError(
         .exists, "found a \(status.kind == .directory ? "directory without \(fileName)" : "file"), expected the state of a rolling merge",
         hint: "name a directory that 'ingot roll' wrote, or one that does not exist yet", subject: directory)
     }
-    let file = try StoredFile(path)
-    return try RollingState(
-      try JSON.parse(try file.readBytes(at: 0, count: file.size, limit: Limit.rollingBytes), origin: path), path: path)
+    return try RollingState(parsing: file.bytes, path: file.path)
   }
 
-  private init(_ root: JSONValue, path: String) throws(IngotError) {
+  /// Reads the bytes of a record, which are said to come from `path`. Throws `.format` (with the place), `.unsupported` (of a later version).
+  package init(parsing bytes: [UInt8], path: String) throws(IngotError) {
+    let root = try JSON.parse(bytes, origin: path)
     let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
     guard schema == 1 else {
       throw IngotError(

@@ -33,6 +33,12 @@ struct EngineArguments: ParsableArguments {
     return options
   }
 
+  /// An engine with these options.
+  func make() throws -> Engine {
+    let options = try self.options()
+    return try caught { () throws(IngotError) in try Engine(options) }
+  }
+
   private static func threadsOfEnvironment() throws -> Int? {
     guard let text = environmentVariable("INGOT_THREADS"), !text.isEmpty else { return nil }
     guard let count = Int(text), count >= 0 else {

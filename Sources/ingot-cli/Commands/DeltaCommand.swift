@@ -76,8 +76,7 @@ struct DeltaPackCommand: ParsableCommand {
       try PackPlan.make(
         method: method, base: base, models: models, parameters: given, provider: LocalModels(environment: modelEnvironment()))
     }
-    let options = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(options) }
+    let engine = try self.engine.make()
     var choice = PackOptions()
     choice.force = force
     choice.sync = sync.storage

@@ -57,7 +57,7 @@ struct DoctorCommand: ParsableCommand {
     let others = InstructionSet.compiled.map(\.name).filter { !available.contains($0) }
     let rest = others.isEmpty ? "" : "; built but not run here: \(others.joined(separator: ", "))"
     return [
-      Finding("processor", "processor", Machine.processorName() ?? "unknown", jsonString(Machine.processorName())),
+      Finding("processor", "processor", Machine.processorName() ?? "unknown", JSONValue.text(Machine.processorName())),
       Finding(
         "instruction sets", "instruction_sets", "\(available.joined(separator: ", "))\(rest)", .array(available.map { .string($0) })),
       Finding("used", "instruction_set", engine.instructionSet.name),
@@ -125,7 +125,7 @@ struct DoctorCommand: ParsableCommand {
       Finding(
         "cold files", "io_uring",
         refusal.map { "read through the page cache: io_uring: \($0)" } ?? "read by io_uring, past the page cache where the file system can",
-        .object(["available": .bool(refusal == nil), "reason": jsonString(refusal)]))
+        .object(["available": .bool(refusal == nil), "reason": JSONValue.text(refusal)]))
     ]
   }
 

@@ -39,19 +39,7 @@ struct MergeCommand: ParsableCommand {
   @Flag(help: "Print the recipe of a merge given on the command line, and stop.")
   var printRecipe = false
 
-  @Option(
-    help: ArgumentHelp("Most bytes of tensors in one output file, for example 2GiB; 0 writes one file. Default: 5GB.", valueName: "size"),
-    transform: { try parsedSize($0) })
-  var shardSize: ByteCount?
-
-  @Flag(help: "Go on with OUT.partial of an interrupted run of the same merge.")
-  var resume = false
-
-  @Flag(help: "Replace OUT, in one step once the new one is complete, and discard OUT.partial.")
-  var force = false
-
-  @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none).", valueName: "what"))
-  var sync: Sync = .all
+  @OptionGroup var out: DirectoryArguments
 
   @Flag(help: "Write through the page cache, so that what reads the output next finds it in memory.")
   var cachedWrites = false
@@ -87,11 +75,9 @@ struct MergeCommand: ParsableCommand {
         String(decoding: text.bytes, as: UTF8.self),
         json: JSON.text(document([("recipe", .string(String(decoding: text.bytes, as: UTF8.self)))])) + "\n")
     }
-    let plan = try text.plan(shardSize: shardSize, recipe)
+    let plan = try text.plan(shardSize: out.shardSize, recipe)
     var merge = MergeRun(destination: destination, talk: talk, isVerbose: verbose, drawsProgress: !noProgress)
-    merge.directory.resume = resume
-    merge.directory.force = force
-    merge.directory.sync = sync.storage
+    out.apply(to: &merge.directory)
     merge.directory.isDirect = !cachedWrites
     if cachedReads { merge.directory.run.reads = .never }
     merge.directory.run.allowsNonfinite = allowNonfinite

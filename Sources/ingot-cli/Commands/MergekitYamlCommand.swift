@@ -45,9 +45,6 @@ struct MergekitYamlCommand: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Write README.md and mergekit_config.yml.")
     var writeModelCard = true
 
-    @Flag(inversion: .prefixedNo, help: "Write safetensors, the only format there is here.")
-    var safeSerialization = true
-
     @Flag(name: [.customShort("v"), .long], help: "Say what is used and how it went.")
     var verbose: Int
 
@@ -93,10 +90,6 @@ struct MergekitYamlCommand: ParsableCommand {
   }
 
   private func planOptions() throws -> PlanOptions {
-    guard effective.safeSerialization else {
-      throw Failure(
-        IngotError(.unsupported, "--no-safe-serialization asks for PyTorch files, expected safetensors", hint: "remove it"))
-    }
     var options = PlanOptions()
     if let text = effective.outShardSize {
       options.shardSize = try caught { () throws(IngotError) in
@@ -121,7 +114,7 @@ struct MergekitYamlCommand: ParsableCommand {
   }
 }
 
-/// Options of mergekit that change nothing here, each with the reason. Nil, false or 0 is what mergekit has without them.
+/// Options of mergekit that change nothing here, each with the reason. Nil, false or 0 is what mergekit has without them, but for `safeSerialization`.
 struct InertOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Tensors that do not go together are an error in any case.")
   var allowCrimes = false
@@ -151,6 +144,8 @@ struct InertOptions: ParsableArguments {
   var asyncWrite = false
   @Option(help: ArgumentHelp("Every worker writes.", valueName: "count"))
   var writeThreads: Int?
+  @Flag(inversion: .prefixedNo, help: "Safetensors is the only format that is written.")
+  var safeSerialization = true
 
   /// One notice for each option that was given.
   var notices: [Notice] {
@@ -167,6 +162,7 @@ struct InertOptions: ParsableArguments {
       (lazyUnpickle, "--lazy-unpickle", "weights are read piece by piece in any case"),
       (asyncWrite, "--async-write", "workers write while others compute in any case"),
       (writeThreads != nil, "--write-threads", "every worker writes"),
+      (!safeSerialization, "--no-safe-serialization", "weights are written as safetensors"),
     ]
     return given.filter(\.0).map { Notice(.info, "\($0.1) has no effect: \($0.2)") }
   }

@@ -26,8 +26,7 @@ struct ReproduceCommand: ParsableCommand {
 
   mutating func run() throws {
     let places = try places()
-    let options = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(options) }
+    let engine = try self.engine.make()
     let directory = directory
     let found = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.reproduce(directory, places: places, watcher: watcher)

@@ -104,8 +104,7 @@ struct RollCommand: ParsableCommand {
   }
 
   mutating func run() throws {
-    let options = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(options) }
+    let engine = try self.engine.make()
     let provider = LocalModels(environment: modelEnvironment())
     if let finish {
       let (state, lambda, dtype, force) = (state, lambda, dtype, force)

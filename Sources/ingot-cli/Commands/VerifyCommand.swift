@@ -58,8 +58,7 @@ struct VerifyCommand: ParsableCommand {
     options.missing = record.missing
     let plan = try recipe.plan(options, environment: modelEnvironment())
     let share = (sample ?? 5) / 100
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     return try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.recompute(directory, against: plan, share: share, allowsNonfinite: record.allowsNonfinite, watcher: watcher)
     }

@@ -14,12 +14,6 @@ func jsonObject(_ fields: [(String, JSONValue)]) -> JSONValue {
   return .object(object)
 }
 
-func jsonString(_ text: String?) -> JSONValue { text.map { .string($0) } ?? .null }
-
-func jsonPosition(_ position: SourcePosition?) -> JSONValue {
-  position.map { .object(["origin": .string($0.origin), "line": .int($0.line), "column": .int($0.column)]) } ?? .null
-}
-
 /// `1234567` as `1,234,567`.
 func grouped(_ number: Int) -> String {
   var digits = String(number.magnitude)

@@ -29,31 +29,6 @@ extension Status {
     case .callback, .busy, .stale, .output, .internalError: 1
     }
   }
-
-  /// The constant's name in the C header.
-  var name: String {
-    switch self {
-    case .ok: "INGOT_OK"
-    case .invalidArgument: "INGOT_E_INVALID_ARGUMENT"
-    case .recipe: "INGOT_E_RECIPE"
-    case .notFound: "INGOT_E_NOT_FOUND"
-    case .io: "INGOT_E_IO"
-    case .format: "INGOT_E_FORMAT"
-    case .shape: "INGOT_E_SHAPE"
-    case .dtype: "INGOT_E_DTYPE"
-    case .memory: "INGOT_E_MEMORY"
-    case .cancelled: "INGOT_E_CANCELLED"
-    case .callback: "INGOT_E_CALLBACK"
-    case .unsupported: "INGOT_E_UNSUPPORTED"
-    case .exists: "INGOT_E_EXISTS"
-    case .noSpace: "INGOT_E_NO_SPACE"
-    case .nonFinite: "INGOT_E_NONFINITE"
-    case .busy: "INGOT_E_BUSY"
-    case .stale: "INGOT_E_STALE"
-    case .output: "INGOT_E_OUTPUT"
-    case .internalError: "INGOT_E_INTERNAL"
-    }
-  }
 }
 
 extension Failure {
@@ -72,9 +47,10 @@ extension Failure {
   /// For programs: one JSON document on one line.
   var json: String {
     var fields: [(String, JSONValue)] = [
-      ("status", .string(error.status.name)), ("code", .int(error.status.rawValue)), ("exit_code", .int(error.status.exitCode)),
-      ("message", .string(error.message)), ("hint", jsonString(error.hint)), ("subject", jsonString(error.subject)),
-      ("position", jsonPosition(error.position)), ("user_code", .int(error.userCode)),
+      ("status", .string("\(error.status.constantName)")), ("code", .int(error.status.rawValue)),
+      ("exit_code", .int(error.status.exitCode)),
+      ("message", .string(error.message)), ("hint", JSONValue.text(error.hint)), ("subject", JSONValue.text(error.subject)),
+      ("position", JSONValue.position(error.position)), ("user_code", .int(error.userCode)),
     ]
     if let resume { fields.append(("resume", .string(resume))) }
     return JSON.text(document([("error", jsonObject(fields))])) + "\n"
@@ -104,12 +80,5 @@ extension Notice {
     let place = position.map { terminal.styled(printable($0.description) + ":", .strong) + " " } ?? ""
     let label = severity == .warning ? terminal.styled("warning:", .warning) : terminal.styled("note:", .note)
     return place + label + " " + printable(message) + (subject.map { " (\(printable($0)))" } ?? "") + "\n"
-  }
-
-  var json: JSONValue {
-    .object([
-      "severity": .string(severity == .warning ? "warning" : "info"), "message": .string(message), "subject": jsonString(subject),
-      "position": jsonPosition(position),
-    ])
   }
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-from ctypes import POINTER, byref, c_char_p, sizeof
+from ctypes import POINTER, byref, c_char_p
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def merge_through_c(text: bytes, out: Path) -> None:
     library = _library.library
     context, parsed, plan = POINTER(_ffi.ingot_context)(), POINTER(_ffi.ingot_recipe)(), POINTER(_ffi.ingot_plan)()
     error, report = POINTER(_ffi.ingot_error)(), c_char_p()
-    options = _ffi.ingot_run_options(struct_size=sizeof(_ffi.ingot_run_options), sync=_ffi.INGOT_SYNC_NONE)
+    options = _ffi.ingot_run_options(sync=_ffi.INGOT_SYNC_NONE)
     for status in (
         library.ingot_context_create(byref(context), None, byref(error)),
         library.ingot_recipe_parse(text, len(text), b"recipe.yml", byref(parsed), None, byref(error)),

@@ -1,4 +1,4 @@
-"""_ffi.py against include/ingot/ingot.h: every function, structure, function type, constant."""
+"""_ffi.py and _prototypes.py against include/ingot/ingot.h: every function, structure, function type, constant."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import ingot
 import pytest
 from ingot import _ffi
+from ingot._prototypes import PROTOTYPES
 from support import REPOSITORY
 
 HEADER = REPOSITORY / "include" / "ingot" / "ingot.h"
@@ -69,15 +70,15 @@ def split(parameters: str) -> list[str]:
 def test_every_function_is_declared() -> None:
     names = set(re.findall(r"\b(ingot_\w+)\([^()]*\) ?;", TEXT)) - {"ingot_log_fn"}
     assert len(names) > 40
-    assert set(_ffi.PROTOTYPES) == names
+    assert set(PROTOTYPES) == names
 
 
-@pytest.mark.parametrize("name", list(_ffi.PROTOTYPES))
+@pytest.mark.parametrize("name", list(PROTOTYPES))
 def test_prototype(name: str) -> None:
     match = re.search(rf"((?:const )?\w+[ *]*?) ?\b{name}\(([^()]*)\) ?;", TEXT)
     assert match is not None, f"{name} is not in the header"
     expected = (ctype(match[1]), [ctype(parameter) for parameter in split(match[2])])
-    assert _ffi.PROTOTYPES[name] == expected
+    assert PROTOTYPES[name] == expected
 
 
 STRUCTS = {name: body for body, name in re.findall(r"typedef struct ingot_\w+ \{(.*?)\} (ingot_\w+);", TEXT)}
@@ -98,17 +99,27 @@ def test_every_structure_is_there() -> None:
     declared = {
         name
         for name, kind in vars(_ffi).items()
-        if isinstance(kind, type) and issubclass(kind, ctypes.Structure) and hasattr(kind, "_fields_")
+        if isinstance(kind, type) and issubclass(kind, ctypes.Structure) and hasattr(kind, "_fields_") and not name.startswith("_")
     }
     assert declared == set(STRUCTS)
 
 
 @pytest.mark.parametrize("name", list(STRUCTS))
 def test_structure(name: str) -> None:
-    declared = [(member, kind) for member, kind, *_ in getattr(_ffi, name)._fields_]
+    bases = [kind for kind in reversed(getattr(_ffi, name).__mro__) if "_fields_" in vars(kind)]
+    declared = [(member, kind) for base in bases for member, kind, *_ in base._fields_]
     assert [member for member, _ in declared] == [member for member, _ in members(STRUCTS[name])]
     for (member, found), (_, expected) in zip(declared, members(STRUCTS[name])):
         assert same(found, expected), f"{name}.{member}: {found} is not {expected}"
+
+
+def test_structures_know_their_size() -> None:
+    for name, body in STRUCTS.items():
+        kind = getattr(_ffi, name)
+        size = ctypes.sizeof(kind)
+        assert size >= sum(ctypes.sizeof(member) for _, member in members(body))
+        assert kind().struct_size == size
+        assert kind(struct_size=8, flags=1).struct_size == 8
 
 
 def same(found: Any, expected: Any) -> bool:

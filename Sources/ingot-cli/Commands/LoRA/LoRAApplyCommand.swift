@@ -24,19 +24,7 @@ struct LoRAApplyCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Element type of the output (mergekit's dtype). Default: that of the base.", valueName: "type"))
   var dtype: String?
 
-  @Option(
-    help: ArgumentHelp("Most bytes of tensors in one output file, for example 2GiB; 0 writes one file. Default: 5GB.", valueName: "size"),
-    transform: { try parsedSize($0) })
-  var shardSize: ByteCount?
-
-  @Flag(help: "Go on with OUT.partial of an interrupted run of the same merge.")
-  var resume = false
-
-  @Flag(help: "Replace OUT, in one step once the new one is complete, and discard OUT.partial.")
-  var force = false
-
-  @Option(help: ArgumentHelp("Wait until the output is on the disk (all) or leave that to the system (none).", valueName: "what"))
-  var sync: MergeCommand.Sync = .all
+  @OptionGroup var out: DirectoryArguments
 
   @Flag(help: "Print the recipe and stop.")
   var printRecipe = false
@@ -56,12 +44,10 @@ struct LoRAApplyCommand: ParsableCommand {
     let text = try RecipeText(Array(recipe.utf8), origin: "command line", strict: false)
     if printRecipe { return try talk.print(recipe, json: JSON.text(document([("recipe", .string(recipe))])) + "\n") }
     var options = PlanOptions()
-    if let shardSize { options.shardSize = shardSize.bytes }
+    if let shardSize = out.shardSize { options.shardSize = shardSize.bytes }
     let plan = try text.plan(options, environment: modelEnvironment())
     var merge = MergeRun(destination: output, talk: talk, isVerbose: verbose, drawsProgress: !noProgress)
-    merge.directory.resume = resume
-    merge.directory.force = force
-    merge.directory.sync = sync.storage
+    out.apply(to: &merge.directory)
     try merge.perform(plan, of: text, with: try engine.options())
   }
 

@@ -49,8 +49,7 @@ struct LoRABasisCommand: ParsableCommand {
     request.granularity = granularity
     request.isBalanced = !storedFactors
     request.dtype = try out.elementType()
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (destination, output, wanted) = (out.output, out.options, request)
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.basis(of: wanted, to: destination, options: output, watcher: watcher)
@@ -94,8 +93,7 @@ struct LoRARestoreCommand: ParsableCommand {
   var noProgress = false
 
   mutating func run() throws {
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (name, directory, destination, output, dtype) = (adapter, basis, out.output, out.options, try out.elementType())
     let models = LocalModels(environment: modelEnvironment())
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in

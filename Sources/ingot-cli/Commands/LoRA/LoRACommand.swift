@@ -75,7 +75,7 @@ struct RankArguments: ParsableArguments {
     let given = [("--rank", rank != nil), ("--energy", energy != nil), ("--norm-fraction", normFraction != nil)].filter(\.1).map(\.0)
     guard given.count <= 1 else { throw Self.usage("\(given.joined(separator: " and ")) are given, expected one of them") }
     if let rank {
-      guard rank >= 1, rank <= 1 << 20 else { throw Self.usage("the rank is \(rank), expected at least 1") }
+      guard (1...Limit.adapterRank).contains(rank) else { throw Self.usage("the rank is \(rank), expected 1 to \(Limit.adapterRank)") }
       return .fixed(rank)
     }
     if let energy {

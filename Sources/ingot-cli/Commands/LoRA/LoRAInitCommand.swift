@@ -64,8 +64,7 @@ struct LoRAInitCommand: ParsableCommand {
     request.task = task
     request.seed = seed
     request.dtype = try out.elementType()
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (destination, output, wanted) = (out.output, out.options, request)
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.start(wanted, to: destination, options: output, watcher: watcher)

@@ -86,8 +86,7 @@ struct LoRAMergeCommand: ParsableCommand {
     request.seed = seed
     request.wholeTensors = modulesToSave
     request.dtype = try out.elementType()
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (destination, output) = (out.output, out.options)
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.merge(request, to: destination, options: output, watcher: watcher)

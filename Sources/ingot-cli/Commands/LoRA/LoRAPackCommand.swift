@@ -58,8 +58,7 @@ struct LoRAPackCommand: ParsableCommand {
       AdapterPackRequest(adapter: try LocalModels(environment: modelEnvironment()).openAdapter(named: name), bits: try ColumnBits(text))
     }
     request.rules = patterns
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     var options = AdapterOutputOptions()
     options.force = force
     options.sync = sync.storage
@@ -92,8 +91,7 @@ struct LoRAUnpackCommand: ParsableCommand {
   var noProgress = false
 
   mutating func run() throws {
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (directory, destination, output, dtype) = (pack, out.output, out.options, out.dtype)
     let models = LocalModels(environment: modelEnvironment())
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in

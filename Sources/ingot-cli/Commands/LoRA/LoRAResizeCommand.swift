@@ -32,8 +32,7 @@ struct LoRAResizeCommand: ParsableCommand {
     let adapter = try caught { () throws(IngotError) in
       try LocalModels(environment: modelEnvironment()).openAdapter(named: name)
     }
-    let engineOptions = try engine.options()
-    let engine = try caught { () throws(IngotError) in try Engine(engineOptions) }
+    let engine = try self.engine.make()
     let (destination, output, dtype) = (out.output, out.options, try out.elementType())
     let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
       try engine.resize(adapter, rule: rule, dtype: dtype, to: destination, options: output, watcher: watcher)

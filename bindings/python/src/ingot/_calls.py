@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from ctypes import byref, c_int32, pointer, sizeof
+from ctypes import byref, c_int32, pointer
 from types import FrameType
 from typing import Any
 
@@ -55,7 +55,7 @@ class Call:
 
     def options(self, flags: int = 0, sync: int = _ffi.INGOT_SYNC_ALL) -> Any:
         """ingot_run_options with this call's progress function and cancel flag."""
-        options = _ffi.ingot_run_options(struct_size=sizeof(_ffi.ingot_run_options), flags=flags, sync=sync, cancel=pointer(self._flag))
+        options = _ffi.ingot_run_options(flags=flags, sync=sync, cancel=pointer(self._flag))
         # On the main thread also without a listener: it is where handlers of signals get to run.
         if self._listener is not None or self in _calls:
             options.progress = self._function

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from ctypes import POINTER, byref, c_char_p, sizeof
+from ctypes import POINTER, byref, c_char_p
 from typing import Any, Literal
 
 from . import _ffi
@@ -76,7 +76,6 @@ class Context:
         team: Team = "pthread",
     ) -> None:
         self._options = _ffi.ingot_context_options(
-            struct_size=sizeof(_ffi.ingot_context_options),
             threads=0 if threads is None else whole(threads, 1, 4096, "threads"),
             team=choice(team, _TEAMS, "team"),
             memory_budget_bytes=0 if memory is None else byte_count(memory, "memory"),

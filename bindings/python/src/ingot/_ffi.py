@@ -1,4 +1,5 @@
-"""include/ingot/ingot.h in ctypes, name by name, and nothing else. A test parses the header and compares.
+"""The constants, structures and function types of include/ingot/ingot.h in ctypes, name by name, and nothing else. A test parses
+the header and compares. Its functions are in _prototypes.
 
 Structures and function types bear their C names. Handles are pointers to structures without fields, so that ctypes
 refuses one kind in place of another.
@@ -6,7 +7,6 @@ refuses one kind in place of another.
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -18,6 +18,7 @@ from ctypes import (
     c_uint32,
     c_uint64,
     c_void_p,
+    sizeof,
 )
 from typing import Any
 
@@ -105,6 +106,18 @@ INGOT_AIM_OMEGA = 1
 INGOT_MERGE_ALLOW_NONFINITE = 1
 
 
+class _Extensible(Structure):
+    """What every extensible structure begins with. One that is made here has the size it has here."""
+
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+    ]
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**{"struct_size": sizeof(self), **fields})
+
+
 class ingot_error(Structure):
     pass
 
@@ -138,10 +151,8 @@ ingot_error_out = POINTER(POINTER(ingot_error))
 ingot_log_fn = CFUNCTYPE(None, c_void_p, c_int32, c_char_p, c_char_p)
 
 
-class ingot_context_options(Structure):
+class ingot_context_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("threads", c_int32),
         ("team", c_int32),
         ("memory_budget_bytes", c_uint64),
@@ -153,10 +164,8 @@ class ingot_context_options(Structure):
     ]
 
 
-class ingot_tensor_view(Structure):
+class ingot_tensor_view(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("name", c_char_p),
         ("dtype", c_int32),
         ("rank", c_int32),
@@ -167,18 +176,14 @@ class ingot_tensor_view(Structure):
     ]
 
 
-class ingot_model_options(Structure):
+class ingot_model_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("config_json", c_char_p),
     ]
 
 
-class ingot_source(Structure):
+class ingot_source(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("user", c_void_p),
         ("size", CFUNCTYPE(c_int32, c_void_p, POINTER(c_uint64))),
         ("read_at", CFUNCTYPE(c_int32, c_void_p, c_uint64, c_void_p, c_uint64)),
@@ -190,10 +195,8 @@ class ingot_source(Structure):
 ingot_name_fn = CFUNCTYPE(c_int32, c_void_p, c_char_p)
 
 
-class ingot_resolver(Structure):
+class ingot_resolver(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("user", c_void_p),
         ("open", CFUNCTYPE(c_int32, c_void_p, c_char_p, c_char_p, POINTER(ingot_source))),
         ("list", CFUNCTYPE(c_int32, c_void_p, c_char_p, ingot_name_fn, c_void_p)),
@@ -201,17 +204,12 @@ class ingot_resolver(Structure):
     ]
 
 
-class ingot_recipe_options(Structure):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
-    ]
+class ingot_recipe_options(_Extensible):
+    _fields_ = []
 
 
-class ingot_plan_options(Structure):
+class ingot_plan_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("shard_size_bytes", c_uint64),
         ("seed", c_uint64),
         ("models", POINTER(POINTER(ingot_model))),
@@ -222,10 +220,8 @@ class ingot_plan_options(Structure):
     ]
 
 
-class ingot_progress(Structure):
+class ingot_progress(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("bytes_done", c_uint64),
         ("bytes_total", c_uint64),
         ("tensors_done", c_uint64),
@@ -238,10 +234,8 @@ class ingot_progress(Structure):
 ingot_progress_fn = CFUNCTYPE(c_int32, c_void_p, POINTER(ingot_progress))
 
 
-class ingot_run_options(Structure):
+class ingot_run_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("progress", ingot_progress_fn),
         ("progress_user", c_void_p),
         ("progress_interval_ms", c_uint32),
@@ -250,10 +244,8 @@ class ingot_run_options(Structure):
     ]
 
 
-class ingot_sink(Structure):
+class ingot_sink(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("user", c_void_p),
         ("reserve", CFUNCTYPE(c_int32, c_void_p, c_char_p, c_uint64)),
         ("write_at", CFUNCTYPE(c_int32, c_void_p, c_char_p, c_uint64, c_void_p, c_uint64)),
@@ -262,30 +254,24 @@ class ingot_sink(Structure):
     ]
 
 
-class ingot_side_input(Structure):
+class ingot_side_input(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("name", c_char_p),
         ("input", c_uint64),
         ("tensor", POINTER(ingot_tensor_view)),
     ]
 
 
-class ingot_aim(Structure):
+class ingot_aim(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("norms", POINTER(ingot_tensor_view)),
         ("base", POINTER(ingot_tensor_view)),
         ("omega", c_double),
     ]
 
 
-class ingot_merge_options(Structure):
+class ingot_merge_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("seed", c_uint64),
         ("cancel", POINTER(c_int32)),
         ("sides", POINTER(POINTER(ingot_side_input))),
@@ -294,176 +280,9 @@ class ingot_merge_options(Structure):
     ]
 
 
-class ingot_delta_options(Structure):
+class ingot_delta_options(_Extensible):
     _fields_ = [
-        ("struct_size", c_uint32),
-        ("flags", c_uint32),
         ("task", c_char_p),
         ("scale", c_double),
         ("shard_size_bytes", c_uint64),
     ]
-
-
-_views = POINTER(POINTER(ingot_tensor_view))
-_delta_plan: list[Any] = [
-    POINTER(ingot_context),
-    c_char_p,
-    c_char_p,
-    POINTER(POINTER(ingot_plan)),
-    POINTER(ingot_delta_options),
-    ingot_error_out,
-]
-
-# Name → result, parameters; `char *` that the caller releases is c_char_p like `const char *`: the pointer stays in it.
-PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
-    "ingot_version_number": (c_uint32, []),
-    "ingot_version_string": (c_char_p, []),
-    "ingot_abi_version": (c_uint32, []),
-    "ingot_build_info_json": (c_char_p, []),
-    "ingot_status_name": (c_char_p, [c_int32]),
-    "ingot_error_status": (c_int32, [POINTER(ingot_error)]),
-    "ingot_error_message": (c_char_p, [POINTER(ingot_error)]),
-    "ingot_error_hint": (c_char_p, [POINTER(ingot_error)]),
-    "ingot_error_subject": (c_char_p, [POINTER(ingot_error)]),
-    "ingot_error_origin": (c_char_p, [POINTER(ingot_error)]),
-    "ingot_error_position": (c_int32, [POINTER(ingot_error), POINTER(c_int32), POINTER(c_int32)]),
-    "ingot_error_user_code": (c_int32, [POINTER(ingot_error)]),
-    "ingot_error_json": (c_char_p, [POINTER(ingot_error)]),
-    "ingot_error_destroy": (None, [POINTER(ingot_error)]),
-    "ingot_string_destroy": (None, [c_char_p]),
-    "ingot_isa_count": (c_uint32, []),
-    "ingot_isa_name": (c_char_p, [c_uint32]),
-    "ingot_methods_json": (c_char_p, []),
-    "ingot_context_create": (c_int32, [POINTER(POINTER(ingot_context)), POINTER(ingot_context_options), ingot_error_out]),
-    "ingot_context_json": (c_char_p, [POINTER(ingot_context)]),
-    "ingot_context_destroy": (None, [POINTER(ingot_context)]),
-    "ingot_dtype_name": (c_char_p, [c_int32]),
-    "ingot_dtype_bits": (c_uint32, [c_int32]),
-    "ingot_tensor_view_from_dlpack": (c_int32, [POINTER(DLManagedTensor), POINTER(ingot_tensor_view), ingot_error_out]),
-    "ingot_tensor_view_from_dlpack_versioned": (
-        c_int32,
-        [POINTER(DLManagedTensorVersioned), POINTER(ingot_tensor_view), ingot_error_out],
-    ),
-    "ingot_model_create": (
-        c_int32,
-        [c_char_p, _views, c_uint64, POINTER(POINTER(ingot_model)), POINTER(ingot_model_options), ingot_error_out],
-    ),
-    "ingot_model_name": (c_char_p, [POINTER(ingot_model)]),
-    "ingot_model_destroy": (None, [POINTER(ingot_model)]),
-    "ingot_recipe_parse": (
-        c_int32,
-        [c_char_p, c_uint64, c_char_p, POINTER(POINTER(ingot_recipe)), POINTER(ingot_recipe_options), ingot_error_out],
-    ),
-    "ingot_recipe_notices_json": (c_char_p, [POINTER(ingot_recipe)]),
-    "ingot_recipe_method": (c_char_p, [POINTER(ingot_recipe)]),
-    "ingot_recipe_model_count": (c_uint64, [POINTER(ingot_recipe)]),
-    "ingot_recipe_model": (c_char_p, [POINTER(ingot_recipe), c_uint64]),
-    "ingot_recipe_destroy": (None, [POINTER(ingot_recipe)]),
-    "ingot_plan_create": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            POINTER(ingot_recipe),
-            POINTER(POINTER(ingot_plan)),
-            POINTER(ingot_plan_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_plan_json": (c_char_p, [POINTER(ingot_plan)]),
-    "ingot_plan_table": (c_char_p, [POINTER(ingot_plan)]),
-    "ingot_plan_digest": (c_char_p, [POINTER(ingot_plan)]),
-    "ingot_plan_tensor_count": (c_uint64, [POINTER(ingot_plan)]),
-    "ingot_plan_tensor": (c_int32, [POINTER(ingot_plan), c_uint64, POINTER(ingot_tensor_view), ingot_error_out]),
-    "ingot_plan_destroy": (None, [POINTER(ingot_plan)]),
-    "ingot_plan_run_to_directory": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            POINTER(ingot_plan),
-            c_char_p,
-            POINTER(c_char_p),
-            POINTER(ingot_run_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_plan_run_to_sink": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            POINTER(ingot_plan),
-            POINTER(ingot_sink),
-            POINTER(c_char_p),
-            POINTER(ingot_run_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_plan_run_to_tensors": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            POINTER(ingot_plan),
-            _views,
-            c_uint64,
-            POINTER(c_char_p),
-            POINTER(ingot_run_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_merge_tensors": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            c_char_p,
-            c_char_p,
-            POINTER(ingot_tensor_view),
-            _views,
-            c_uint64,
-            POINTER(ingot_tensor_view),
-            POINTER(ingot_merge_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_checkpoint_inspect": (c_int32, [c_char_p, POINTER(c_char_p), ingot_error_out]),
-    "ingot_checkpoint_compare": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            c_char_p,
-            c_char_p,
-            c_char_p,
-            POINTER(c_char_p),
-            POINTER(ingot_run_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_delta_pack": (
-        c_int32,
-        [
-            POINTER(ingot_context),
-            c_char_p,
-            c_char_p,
-            c_char_p,
-            POINTER(c_char_p),
-            c_uint64,
-            c_char_p,
-            POINTER(c_char_p),
-            POINTER(ingot_run_options),
-            ingot_error_out,
-        ],
-    ),
-    "ingot_delta_inspect": (c_int32, [c_char_p, POINTER(c_char_p), ingot_error_out]),
-    "ingot_delta_plan_apply": (c_int32, _delta_plan),
-    "ingot_delta_plan_unpack": (c_int32, _delta_plan),
-    "ingot_directory_verify": (
-        c_int32,
-        [POINTER(ingot_context), c_char_p, POINTER(c_char_p), POINTER(ingot_run_options), ingot_error_out],
-    ),
-}
-
-
-def declare(library: ctypes.CDLL) -> None:
-    """Sets result and parameter types of every function; AttributeError names one that the library lacks."""
-    for name, (result, parameters) in PROTOTYPES.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = parameters

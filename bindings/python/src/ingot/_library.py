@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _ffi
+from ._prototypes import declare
 
 _PACKAGE = Path(__file__).resolve().parent
 NATIVE = _PACKAGE / "_native"
@@ -56,7 +57,7 @@ def _check(library: ctypes.CDLL, path: str) -> None:
             path=path,
         )
     try:
-        _ffi.declare(library)
+        declare(library)
     except AttributeError as error:
         raise ImportError(f"{path} is libingot {_version(number)}, but lacks a function: {error}", name="ingot", path=path) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, sizeof
+from ctypes import POINTER, byref
 from typing import Any
 
 from . import _ffi
@@ -20,9 +20,7 @@ class Model:
     """A model made of tensors in memory. Its loan must outlive every plan that is made with it."""
 
     def __init__(self, name: str, tensors: Loan, config: str | None = None) -> None:
-        options = _ffi.ingot_model_options(
-            struct_size=sizeof(_ffi.ingot_model_options), config_json=None if config is None else config.encode()
-        )
+        options = _ffi.ingot_model_options(config_json=None if config is None else config.encode())
         pointer = POINTER(_ffi.ingot_model)()
         check(
             library.ingot_model_create,
@@ -86,7 +84,7 @@ class Plan:
     def outputs(self) -> list[tuple[str, DType, tuple[int, ...]]]:
         """Name, type and shape of every tensor it gives, without the detour through JSON."""
         found = []
-        view = _ffi.ingot_tensor_view(struct_size=sizeof(_ffi.ingot_tensor_view))
+        view = _ffi.ingot_tensor_view()
         for index in range(library.ingot_plan_tensor_count(self.pointer)):
             check(library.ingot_plan_tensor, self.pointer, index, byref(view))
             name = view.name.decode("utf-8", "surrogateescape")

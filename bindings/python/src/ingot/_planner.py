@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, sizeof
+from ctypes import POINTER, byref
 from typing import Any, Literal
 
 from . import _ffi
@@ -70,7 +70,7 @@ class Planner(Context):
         missing: Missing | None = None,
         files: bool = True,
     ) -> Plan:
-        options = _ffi.ingot_plan_options(struct_size=sizeof(_ffi.ingot_plan_options))
+        options = _ffi.ingot_plan_options()
         if seed is not None:
             options.flags |= _ffi.INGOT_PLAN_SEED
             options.seed = whole(seed, 0, 2**64 - 1, "seed")
@@ -101,7 +101,6 @@ class Planner(Context):
         shard_size: int | str | None,
     ) -> Plan:
         options = _ffi.ingot_delta_options(
-            struct_size=sizeof(_ffi.ingot_delta_options),
             task=None if task is None else str(task).encode(),
             scale=scale,
             shard_size_bytes=_shard_size(shard_size),

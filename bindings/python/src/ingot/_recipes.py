@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, sizeof
+from ctypes import POINTER, byref
 from typing import Any, TypeAlias, Union
 
 from . import _ffi
@@ -28,7 +28,7 @@ class Recipe(Handle):
 
     def __init__(self, source: RecipeSource, *, strict: bool = False) -> None:
         text, origin = _text(source)
-        options = _ffi.ingot_recipe_options(struct_size=sizeof(_ffi.ingot_recipe_options), flags=_ffi.INGOT_RECIPE_STRICT if strict else 0)
+        options = _ffi.ingot_recipe_options(flags=_ffi.INGOT_RECIPE_STRICT if strict else 0)
         pointer = POINTER(_ffi.ingot_recipe)()
         check(library.ingot_recipe_parse, text, len(text), origin, byref(pointer), byref(options))
         super().__init__(pointer, library.ingot_recipe_destroy)

@@ -11,7 +11,7 @@ import math
 import sys
 from array import array
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_int64, c_void_p, cast, pointer, sizeof
+from ctypes import POINTER, byref, c_int64, c_void_p, cast, pointer
 from typing import Any, Protocol
 
 from . import _ffi
@@ -171,7 +171,7 @@ class _Exchange:
                 f"the tensor is on {_DLPACK_DEVICES.get(device, f'DLPack device type {device}')}, expected memory of the CPU",
                 hint="copy it to the CPU first",
             )
-        view = _ffi.ingot_tensor_view(struct_size=sizeof(_ffi.ingot_tensor_view))
+        view = _ffi.ingot_tensor_view()
         if _capsule_is_valid(capsule, b"dltensor_versioned"):
             versioned = cast(_capsule_pointer(capsule, b"dltensor_versioned"), POINTER(_ffi.DLManagedTensorVersioned))
             check(library.ingot_tensor_view_from_dlpack_versioned, versioned, byref(view))
@@ -351,7 +351,6 @@ class Loan:
         text = _c_text(name)
         self.views.append(
             _ffi.ingot_tensor_view(
-                struct_size=sizeof(_ffi.ingot_tensor_view),
                 flags=_ffi.INGOT_TENSOR_READ_ONLY if described.read_only else 0,
                 name=text,
                 dtype=described.dtype.code,
