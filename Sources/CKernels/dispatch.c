@@ -216,8 +216,8 @@ void ingotk_elect_largest(int32_t set, ingotk_rows deltas, size_t rows, const fl
 void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n) {
   enter(set)->protect(x, share, merged, out, n);
 }
-void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part, float least,
-                        float *out, size_t n) {
+void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
+                        float least, float *out, size_t n) {
   enter(set)->competition(deltas, rows, row, bounds, pairwise, part, least, out, n);
 }
 void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n) {

@@ -22,8 +22,8 @@ package struct Karcher: MergeMethod {
       ParameterDescriptor("max_iter", .integer(0...10_000), "steps at most", default: .number(10)),
       ParameterDescriptor("tol", .number(.init(from: .closed(0))), "step length that ends the iteration", default: .number(1e-5)),
       ParameterDescriptor(
-        "share", .number(.init(from: .closed(0))), "how much the model counts beside the others; mergekit has all alike", default: .number(1),
-        isPerModel: true),
+        "share", .number(.init(from: .closed(0))), "how much the model counts beside the others; mergekit has all alike",
+        default: .number(1), isPerModel: true),
     ],
     scopes: [.tensor], notes: ["a tensor of norm zero lowers the scale and has no direction"])
 

@@ -6,7 +6,8 @@ extension MethodCatalog {
       "Written by `ingot methods --markdown` from the descriptors of the methods, which recipe checking, `ingot methods NAME`, the JSON schema and",
       "the Python signatures follow too. θ₀ is the base model, θᵢ the i-th of N models, τᵢ = θᵢ − θ₀ its task vector, wᵢ its `weight`, λ `lambda`;",
       "products are taken element by element. Every example is a file of `examples/recipes`, and a test runs it.",
-      "What a method keeps of four experts on real data stands under it: see [digits.md](digits.md), which `scripts/digits --update` measures anew.", "",
+      "What a method keeps of four experts on real data stands under it: see [digits.md](digits.md), which `scripts/digits --update` measures anew.",
+      "",
       "| method | what it does | base model | models |", "|---|---|---|---|",
     ]
     for method in methods {

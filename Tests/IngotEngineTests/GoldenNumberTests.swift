@@ -75,7 +75,9 @@ import Testing
     // What does not count is not there.
     let alone = try run("karcher", [("x", "share: 2"), ("y", "share: 0")], base: nil, models: plane).values
     #expect(agree(alone, [3, 0]))
-    let none = #expect(throws: IngotError.self) { _ = try run("karcher", [("x", "share: 0"), ("y", "share: 0")], base: nil, models: plane) }
+    let none = #expect(throws: IngotError.self) {
+      _ = try run("karcher", [("x", "share: 0"), ("y", "share: 0")], base: nil, models: plane)
+    }
     #expect(none?.status == .recipe && none?.message.contains("share") == true)
   }
 

@@ -86,7 +86,8 @@ import Testing
     MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.95]),
     MethodCase(method: "breadcrumbs", densities: [0.2, 0.5, 0.995], normalize: true, rescale: true, extra: ["gamma": "0.1"]),
     MethodCase(method: "breadcrumbs_ties", densities: [0.2, 0.5, 0.95], lambda: 0.9),
-    MethodCase(method: "breadcrumbs_ties", densities: [0.2, 0.5, 0.95], normalize: true, scope: "row", rescale: true, extra: ["gamma": "0.05"]),
+    MethodCase(
+      method: "breadcrumbs_ties", densities: [0.2, 0.5, 0.95], normalize: true, scope: "row", rescale: true, extra: ["gamma": "0.05"]),
     MethodCase(method: "della_linear", densities: [0.5, 0.3, 0.8]),
     MethodCase(method: "della_linear", densities: [0.5, 0.3, 1], normalize: true, rule: "inverse_keep"),
     MethodCase(method: "ties", densities: [0.5, 0.3, 0.9], extra: ["reducer": "max"]),

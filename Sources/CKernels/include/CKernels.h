@@ -217,8 +217,8 @@ void ingotk_elect_largest(int32_t set, ingotk_rows deltas, size_t rows, const fl
 void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n);
 /* PCB's scores of row `row` (< rows). `bounds`: lowest and highest magnitude of each row. `part`: 0 all, 1 the positive, -1 the negative ones;
  * a `least` above 0 takes its place: the scores from it on. */
-void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part, float least,
-                        float *out, size_t n);
+void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
+                        float least, float *out, size_t n);
 /* PCB's weighted mean. `limits`: low, high, cut, top and factor of each row. */
 void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n);
 /* The sum of the rows, each value times its row's weight for its column; `weights` has `columns` for each row. */

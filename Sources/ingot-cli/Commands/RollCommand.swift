@@ -33,12 +33,14 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic, magmax, ties, ties_model, ota and opcm. Needed for the first step.", valueName: "model"),
+    help: ArgumentHelp(
+      "Base model of task_arithmetic, magmax, ties, ties_model, ota and opcm. Needed for the first step.", valueName: "model"),
     completion: .directory)
   var base: String?
 
   @Option(
-    help: ArgumentHelp("Factor of the models, for weighted_mean, task_arithmetic, ties, ties_model, fisher and ota. Default: 1.", valueName: "number"))
+    help: ArgumentHelp(
+      "Factor of the models, for weighted_mean, task_arithmetic, ties, ties_model, fisher and ota. Default: 1.", valueName: "number"))
   var weight: Double?
 
   @Option(help: ArgumentHelp("Share of the average so far at each step of ema. Default: 0.9.", valueName: "number"))
