@@ -187,7 +187,7 @@ import Testing
     ("merge_method: linear\nmodels: [{model: @a}, {model: @b}]\n", ["weight"]),
     (
       "merge_method: ties\nbase_model: @a\nmodels: [{model: @b, parameters: {weight: 1, density: 1.5}}]\n",
-      ["density", "1.5", "from 0 to 1", ":3:"]
+      ["density", "1.5", "above 0 and at most 1", ":3:"]
     ),
     ("merge_method: ties\nmodels: [{model: @b, parameters: {weight: 1}}]\n", ["base_model"]),
     ("merge_method: slerp\nbase_model: @a\nmodels: [{model: @b}]\n", ["t"]),
