@@ -70,7 +70,7 @@ import Testing
 
   /// Tensors of one element that say that they have 2⁴⁷, in a model that says it has hundreds of them, in a recipe that has hundreds of it.
   @Test func sizesThatNothingHas() throws {
-    let value = unsafe UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
+    let value = UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
     defer { unsafe value.deallocate() }
     func models(_ count: Int, tensors: Int, elements: Int) throws -> [String: [TensorView]] {
       let views = try (0..<tensors).map {
