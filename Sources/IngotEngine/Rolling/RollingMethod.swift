@@ -1,3 +1,4 @@
+internal import IngotMethods
 package import IngotRecipes
 
 /// What a rolling merge computes: one or more running objects that every model is folded into, one model at a time.
@@ -16,8 +17,12 @@ package enum RollingMethod: String, Sendable, CaseIterable {
   case magmax
   /// TIES: of each θₜ − θ₀ the density·n largest magnitudes; at the end the mean of the side of zero with the larger sum, times λ.
   case ties
+  /// The same with n the elements of the whole model, as in the paper.
+  case tiesModel = "ties_model"
   /// Σ wₜ Fₜ θₜ / Σ wₜ Fₜ, Fₜ the diagonal Fisher information of each model, divided by its norm.
   case fisher
+  /// Σ wₜ Pₜ θₜ / Σ wₜ Pₜ, Pₜ the roots of Adam's second moments where their saliency is among the largest, θ₀ where nothing is.
+  case ota
   /// D₁ = τ₁, Dₜ = Dₜ₋₁ + τₜ without what it says along the singular directions of Dₜ₋₁; at the end times λ and the mean of ‖τₜ‖ over ‖D‖, added to θ₀.
   case opcm
 
@@ -40,7 +45,7 @@ struct RollingPlane: Sendable {
     var count: Int
   }
 
-  /// What stands behind the tensor's name and a #; the first one has the tensor's own name.
+  /// What stands behind the tensor's name and a # (`RollingName`); the first one has the tensor's own name.
   var name = ""
   /// The plane that the step reads in the place of this one.
   var source: String?
@@ -68,8 +73,6 @@ struct RollingRules: Sendable {
   var rule = "sum"
   var isMean = false
 
-  /// The suffix of a plane's tensors.
-  static func suffix(_ plane: String) -> String { plane.isEmpty ? "" : "#" + plane }
 }
 
 extension RollingMethod {
@@ -104,13 +107,15 @@ extension RollingMethod {
         step: "rolling_opcm", planes: [RollingPlane(parameters: { [("projection_alpha", "\($0.setting)")] })], needsBase: true,
         setting: ParameterDescriptor(
           "alpha", .number(.fraction), "share of the singular values whose directions are closed to further models", default: .number(0.5)))
-    case .ties:
+    case .ties, .tiesModel:
       RollingRules(
         step: "rolling_vote",
         planes: ["positive", "negative", "positive_weight", "negative_weight"].enumerated().map { number, part in
           RollingPlane(
             name: number == 0 ? "" : part,
-            parameters: { [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)")] })
+            parameters: {
+              [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)"), ("scope", self == .ties ? "tensor" : "model")]
+            })
         },
         needsBase: true, weight: .positive,
         setting: ParameterDescriptor("density", .number(.fraction), "share of a task vector that is kept", default: .number(1)),
@@ -125,6 +130,17 @@ extension RollingMethod {
             parameters: { [("part", part), ("weight", "\($0.weight)"), ("fisher_floor", $0.count == 0 ? "0.000001" : "0")] })
         },
         weight: .positive, side: "fisher", rule: "ratio")
+    case .ota:
+      RollingRules(
+        step: "rolling_ota",
+        planes: ["weighted", "weights"].enumerated().map { number, part in
+          RollingPlane(
+            name: number == 0 ? "" : part,
+            parameters: { [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)")] })
+        },
+        needsBase: true, weight: .positive,
+        setting: ParameterDescriptor("density", .number(.fraction), "share of a task vector that is kept", default: .number(1)),
+        side: "second_moment", rule: "grafted")
     }
   }
 
@@ -137,7 +153,7 @@ extension RollingMethod {
       if values.allSatisfy({ $0 == parameter.value }) { return parameter }
       // The first condition whose filter is a part of the name holds, so longer ones go before.
       let named = zip(planes, values).dropFirst().sorted { $0.0.name.utf8.count > $1.0.name.utf8.count }
-      let others = named.map { "{filter: \"\(RollingRules.suffix($0.0.name))\", value: \($0.1)}" }
+      let others = named.map { "{filter: \"\(RollingName.name("", object: $0.0.name))\", value: \($0.1)}" }
       return (parameter.name, "[" + (others + ["{value: \(parameter.value)}"]).joined(separator: ", ") + "]")
     }
   }
