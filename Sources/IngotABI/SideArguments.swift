@@ -34,7 +34,7 @@ struct SideArguments {
       let side = try unsafe Self.side(index, of: options)
       let name = try unsafe text(side.name, "name of sides[\(index)]")
       let form = method.sideInputs.first { $0.name == name }?.form
-      isOfModule = isOfModule || form == .channels || form == .gram
+      isOfModule = isOfModule || form?.isOfModules == true
     }
     weight = given ?? (isOfModule ? "tensor.weight" : "tensor")
     guard !isOfModule || weight.hasSuffix(".weight") else {
@@ -77,15 +77,15 @@ struct SideArguments {
     let parts: [String] =
       switch descriptor?.form {
       case .tensorOrSums: ["row_sums", "column_sums"]
-      case .gram: ["transposed"]
-      case .tensor, .optionalTensor, .channels, .outputGram, .rows, nil: []
+      case .gram, .outputGram: ["transposed"]
+      case .tensor, .optionalTensor, .channels, .rows, nil: []
       }
     guard part.map(parts.contains) ?? true else {
       throw IngotError(
         .invalidArgument,
         "the tensor of \(parameter) is called \(part ?? ""), expected no name" + parts.map { " or \($0)" }.joined(), subject: parameter)
     }
-    let owned = [.channels, .gram, .outputGram, .rows].contains(descriptor?.form) ? String(weight.dropLast(7)) : weight
+    let owned = descriptor?.form.isOfModules == true ? String(weight.dropLast(7)) : weight
     let called = owned + (part.map { "." + $0 } ?? "")
     let tensor = try unsafe CheckedTensor(view, "tensor of \(parameter)", name: called)
     memory.append(tensor.memory)

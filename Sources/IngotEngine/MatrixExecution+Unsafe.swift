@@ -45,7 +45,8 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
     let writer =
       isStreamed
       ? StreamedOutput(
-        segment, output: output, context: context, worker: worker, held: try workspace.matrix(1, StreamedOutput.held(columns: shape[1])))
+        0..<output.itemCount, of: output, [segment], tensor: segment.tensor.name, context: context, worker: worker,
+        held: try workspace.matrix(1, StreamedOutput.held(columns: shape[1])))
       : nil
     let job = try MatrixJob(
       name: segment.tensor.name, inputs: segment.modelCount, rows: shape[0], columns: shape[1], algebra: algebra, kernels: context.kernels,
@@ -58,51 +59,61 @@ final class MatrixExecution: JobRun, @unchecked Sendable {
       }
     } catch { throw error.about(segment.tensor.name) }
     if !isStreamed {
-      try Self.requireFinite(job.output, segment)
+      try Self.requireFinite(job.output, segment.tensor.name)
       for number in 0..<output.itemCount { try output.store(job.output.floats, from: 0, item: number, [segment], context, worker) }
     }
     context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
   }
-  static func requireFinite(_ matrix: Matrix<Float>, _ segment: JobSegment) throws(IngotError) {
+
+  static func requireFinite(_ matrix: Matrix<Float>, _ tensor: String) throws(IngotError) {
     if matrix.isFinite { return }
     throw IngotError(
-      .nonFinite, "tensor \(segment.tensor.name): the merged matrix has values that are NaN or infinite",
-      hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: segment.tensor.name)
+      .nonFinite, "tensor \(tensor): the merged matrix has values that are NaN or infinite",
+      hint: "look for extreme values in the inputs, or merge the tensor by another method", subject: tensor)
   }
 }
 
 /// Cuts the panels of a streamed matrix job into the output's work items, which end inside rows.
 final class StreamedOutput: MatrixWriter {
-  private let segment: JobSegment
+  private let segments: [JobSegment]
+  private let tensor: String
   private let output: OutputRun
+  private let items: Range<Int>
   private let context: JobContext
   private let worker: Worker
   /// Elements that no whole item has yet, `count` of them from element `start` of the tensor on.
   private let held: Matrix<Float>
   private var start = 0
   private var count = 0
-  private var item = 0
+  private var item: Int
 
   /// Elements that are held at most: a panel, and less than an item of the narrowest type.
   static func held(columns: Int) -> Int { MatrixJob.streamedRows * columns + Blocking.pieceBytes }
 
-  init(_ segment: JobSegment, output: OutputRun, context: JobContext, worker: Worker, held: Matrix<Float>) {
-    self.segment = segment
+  /// - Parameters: `items` are those of one tensor of the output's `segments`.
+  init(
+    _ items: Range<Int>, of output: OutputRun, _ segments: [JobSegment], tensor: String, context: JobContext, worker: Worker,
+    held: Matrix<Float>
+  ) {
+    self.items = items
+    self.segments = segments
+    self.tensor = tensor
     self.output = output
+    item = items.lowerBound
     self.context = context
     self.worker = worker
     self.held = held
   }
 
   func write(_ panel: Matrix<Float>, rows: Range<Int>) throws(IngotError) {
-    try MatrixExecution.requireFinite(panel, segment)
+    try MatrixExecution.requireFinite(panel, tensor)
     guard rows.lowerBound * panel.columns == start + count, count + panel.count <= held.count else {
-      throw IngotError(.internalError, "a panel of rows \(rows) after element \(start + count) of \(segment.tensor.name)")
+      throw IngotError(.internalError, "a panel of rows \(rows) after element \(start + count) of \(tensor)")
     }
     held.columns(count..<count + panel.count).copy(panel.reshaped(1, panel.count))
     count += panel.count
-    while item < output.itemCount, output.item(item).elements.upperBound <= start + count {
-      try output.store(held.columns(0..<count).floats, from: start, item: item, [segment], context, worker)
+    while items.contains(item), output.item(item).elements.upperBound <= start + count {
+      try output.store(held.columns(0..<count).floats, from: start, item: item, segments, context, worker)
       let taken = output.item(item).elements.upperBound - start
       // Downwards over itself, element by element in rising order.
       held.columns(0..<count - taken).copy(held.columns(taken..<count))

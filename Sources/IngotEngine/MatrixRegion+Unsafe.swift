@@ -35,7 +35,9 @@ package struct MatrixNeed: Sendable, Hashable {
         continue
       }
       let shape = tensor.shape.dimensions
-      let exact = try method.memory(tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isMatrix: true)
+      let exact = try method.memory(
+        tensor.inputs.count, rows: shape.first ?? 0, columns: shape.last ?? 0, isMatrix: true,
+        held: StreamedOutput.held(columns: shape.last ?? 0))
       bytes = max(bytes, Self.pages(exact))
       rank = max(rank, shape.min() ?? 0)
     }

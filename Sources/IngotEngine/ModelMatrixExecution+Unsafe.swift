@@ -110,10 +110,17 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
     let algebra = try LinearAlgebra.load()
     let shape = segment.tensor.shape.dimensions
     let reader = SegmentReader(segment, first: item.elements.lowerBound, context: context, worker: worker)
+    let isStreamed = item.isMatrix && method.streams(rows: shape[0], columns: shape[1])
+    let writer =
+      isStreamed
+      ? StreamedOutput(
+        item.outputs, of: output, segments, tensor: segment.tensor.name, context: context, worker: worker,
+        held: try workspace.matrix(1, StreamedOutput.held(columns: shape[1])))
+      : nil
     let job = try MatrixJob(
       name: segment.tensor.name, inputs: segment.modelCount, rows: item.isMatrix ? shape[0] : 1,
       columns: item.isMatrix ? shape[1] : item.elements.count, algebra: algebra, kernels: context.kernels, workspace: workspace,
-      reader: reader)
+      reader: reader, isStreamed: isStreamed, writer: writer)
     if let size = counterCount { return try count(job, size) }
     let bytes = item.elements.count * 4
     if let scale, let piece = kept[number] {
@@ -123,6 +130,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
       return
     }
     let threads = !item.isMatrix || need.rank <= MatrixNeed.smallRank ? 1 : context.workerCount
+    if isStreamed, let scale { return try algebra.withThreads(threads) { () throws(IngotError) in try method.emit(job, scale: scale) } }
     let found = try algebra.withThreads(threads) { () throws(IngotError) in try method.delta(job, isMatrix: item.isMatrix, counted: passes)
     }
     guard found.allSatisfy({ $0.isFinite }) else {
@@ -133,7 +141,8 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
     if let scale { return try write(item, scale, job, worker) }
     sums[number] = found
     context.report.add(job.findings, tensor: segment.tensor.name, of: context.plan)
-    guard item.isMatrix, !item.outputs.isEmpty, let piece = context.memory.allocate(upTo: bytes, unit: bytes, share: 0.5) else { return }
+    guard item.isMatrix, !isStreamed, !item.outputs.isEmpty, let piece = context.memory.allocate(upTo: bytes, unit: bytes, share: 0.5)
+    else { return }
     kept[number] = piece
     // SAFETY: as above.
     unsafe Matrix<Float>(unsafe: piece.address.assumingMemoryBound(to: Float.self), rows: job.rows, columns: job.columns).copy(job.output)
@@ -149,6 +158,7 @@ final class ModelMatrixExecution: JobRun, @unchecked Sendable {
 
   private func write(_ item: Item, _ scale: Double, _ job: MatrixJob, _ worker: Worker) throws(IngotError) {
     try method.finish(job, scale: scale)
+    try MatrixExecution.requireFinite(job.output, job.name)
     for number in item.outputs {
       try output.store(job.output.floats, from: item.elements.lowerBound, item: number, segments, context, worker)
     }

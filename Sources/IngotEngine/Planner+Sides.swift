@@ -122,29 +122,28 @@ struct SideFinder {
         } else if input.form != .optionalTensor {
           throw missing(names[0], input, in: file, at: side.position)
         }
-      case .channels, .outputGram, .rows:
+      case .channels, .rows:
         guard let modules = modules(names), shape.rank > 0, let tensor = files.tensor(modules, in: file, of: models[file].checkpoint)
         else { continue }
-        switch input.form {
-        case .outputGram:
-          let m = shape.dimensions[0]
-          sides.append(try planned(tensor, .outputGram, [[m, m], [m.multipliedReportingOverflow(by: m + 1).partialValue / 2]]))
-        case .rows:
-          // Any number of rows above 0.
-          let count = tensor.shape.rank == 2 ? max(tensor.shape.dimensions[0], 1) : 1
-          sides.append(try planned(tensor, .rows, [[count, shape.rowLength]]))
-        default: sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+        guard input.form == .rows else {
+          sides.append(try planned(tensor, .channels, [[shape.rowLength]]))
+          continue
         }
-      case .gram:
+        // Any number of rows above 0.
+        let count = tensor.shape.rank == 2 ? max(tensor.shape.dimensions[0], 1) : 1
+        sides.append(try planned(tensor, .rows, [[count, shape.rowLength]]))
+      case .gram, .outputGram:
         guard let modules = modules(names), shape.rank > 0 else { continue }
         func gram(_ tensor: CheckpointTensor, _ part: SideTensor.Part, _ n: Int) throws(IngotError) -> PlannedSide {
           try planned(tensor, part, [[n, n], [n.multipliedReportingOverflow(by: n + 1).partialValue / 2]])
         }
+        let isOfInputs = input.form == .gram
         let turned = modules.map { $0 + "." + SideTensor.Part.gramOfRows.rawValue }
         if let tensor = files.tensor(modules, in: file, of: models[file].checkpoint) {
-          sides.append(try gram(tensor, .gram, shape.rowLength))
+          sides.append(try gram(tensor, isOfInputs ? .gram : .outputGram, isOfInputs ? shape.rowLength : shape.dimensions[0]))
         } else if shape.rank == 2, let tensor = files.tensor(turned, in: file, of: models[file].checkpoint) {
-          sides.append(try gram(tensor, .gramOfRows, shape.dimensions[0]))
+          sides.append(
+            try gram(tensor, isOfInputs ? .gramOfRows : .outputGramOfColumns, isOfInputs ? shape.dimensions[0] : shape.rowLength))
         }
       }
     }

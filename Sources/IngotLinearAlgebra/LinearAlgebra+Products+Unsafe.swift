@@ -38,7 +38,7 @@ extension LinearAlgebra {
       "a product of \(m) × \(inner) and \(other) × \(n) was asked for in \(c.rows) × \(c.columns)")
     guard let x = unsafe a.base, let y = unsafe b.base, let z = unsafe c.base, m > 0, n > 0 else { return }
     if inner == 0 {
-      c.scale(by: beta)
+      if beta == 0 { c.fill(0) } else { c.scale(by: beta) }
       return
     }
     unsafe Element.gemm(
@@ -94,7 +94,7 @@ extension LinearAlgebra {
     try require(c.rows == n && c.columns == n, "a Gram matrix of \(n) × \(n) was asked for in \(c.rows) × \(c.columns)")
     guard let x = unsafe a.base, let z = unsafe c.base, n > 0 else { return }
     if k == 0 {
-      c.scale(by: beta)
+      if beta == 0 { c.fill(0) } else { c.scale(by: beta) }
       return
     }
     unsafe Element.syrk(

@@ -285,8 +285,12 @@ extension Matrix where Element == Float {
   /// The sum of the magnitudes that lie more than `sigma` standard deviations above their row's mean magnitude, and the share of the elements
   /// whose magnitude is at least `least` times the root mean square of all.
   package func outliers(sigma: Double, least: Double) -> (outliers: Double, density: Double) {
+    outliers(sigma: sigma, floor: least * norm / Double(Swift.max(count, 1)).squareRoot())
+  }
+
+  /// The same, with the magnitude from which an element counts for the share.
+  package func outliers(sigma: Double, floor: Double) -> (outliers: Double, density: Double) {
     var (total, dense) = (0.0, 0)
-    let floor = least * norm / Double(Swift.max(count, 1)).squareRoot()
     unsafe forEachRow { _, row in
       var (sum, squares) = (0.0, 0.0)
       // SAFETY: a row has `columns` elements.

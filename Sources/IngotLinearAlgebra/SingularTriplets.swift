@@ -49,8 +49,8 @@ extension LinearAlgebra {
   ///
   /// `left` is count × m, `values` count, `right` count × n. Values up to `rangeTolerance` · σ₁ count as zero: their value and both vectors become 0.
   /// Where the spectrum is flat enough for it the Gram matrix and its eigenvectors are in f32 (`singleTriplets`), else in f64. The vectors of the
-  /// longer side are A times those of the shorter, divided by the values: in f32 those of values above 1e-3 σ₁, in f64 the others, so that those of
-  /// the least values are good to about 1e-16 (σ₁ / σ)², or f32's 6e-8. A is not changed.
+  /// longer side are A times those of the shorter, divided by the values: in f32 those of values above 1e-3 σ₁ (0.1 σ₁ where `isExact` also rules out
+  /// the f32 eigensolver), in f64 the others, so that those of the least values are good to about 1e-16 (σ₁ / σ)², or f32's 6e-8. A is not changed.
   @discardableResult package func singularTriplets(
     _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double = 1e-6, isExact: Bool = false,
     _ workspace: MatrixWorkspace
@@ -64,12 +64,12 @@ extension LinearAlgebra {
     if !isExact, let report = try singleTriplets(a, into: triplets, rangeTolerance: rangeTolerance, workspace), !a.isMeasured {
       return report
     }
-    try doubleTriplets(a, into: triplets, rangeTolerance: rangeTolerance, workspace)
+    try doubleTriplets(a, into: triplets, rangeTolerance: rangeTolerance, weakShare: isExact ? 0.1 : 1e-3, workspace)
     return TripletReport(route: .double, residual: 0)
   }
 
   private func doubleTriplets(
-    _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double, _ workspace: MatrixWorkspace
+    _ a: Matrix<Float>, into triplets: SingularTriplets, rangeTolerance: Double, weakShare: Double, _ workspace: MatrixWorkspace
   ) throws(IngotError) {
     let size = a.rank
     let count = triplets.left.rows
@@ -101,7 +101,7 @@ extension LinearAlgebra {
         let isKept = value > rangeTolerance * largest && value > 0
         values[j] = isKept ? value : 0
         if !isKept { near.rows(j..<j + 1).fill(0) }
-        if value < 1e-3 * largest { small = j + 1 }
+        if value < weakShare * largest { small = j + 1 }
       }
       // The vectors of the longer side: V Aᵀ of a tall matrix, Uᵀ A of a wide one, divided by the values.
       if small > 0 {

@@ -44,6 +44,7 @@ package struct Concrete: MergeMethod {
     notes: [
       "tensors that no file has a mask of are merged without one",
       "one merged model with lambda: 1 is the last step of defence-aware merging",
+      "as a document of its own for each model, with lambda: 1, it masks task vectors before any other method, TSV-M for instance",
     ],
     example: """
       merge_method: concrete

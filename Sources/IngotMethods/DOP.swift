@@ -83,11 +83,14 @@ package struct DOP: MatrixMethod {
       try job.checkStop()
       try job.loadTaskMatrix(task + 1, into: next)
       next.scale(by: tasks.weights[task])
-      try job.workspace.scope { () throws(IngotError) in
-        if let descent { try descent.combine(merged, next, subspaces, job) } else { try combine(merged, next, job) }
-      }
+      try job.workspace.scope { () throws(IngotError) in try add(next, to: merged, job) }
     }
     try job.finish(delta: merged, scale: tasks.scale)
+  }
+
+  /// merged ← the minimum for it and the next one, or where the iteration ends.
+  func add(_ next: Matrix<Float>, to merged: Matrix<Float>, _ job: MatrixJob) throws(IngotError) {
+    if let descent { try descent.combine(merged, next, subspaces, job) } else { try combine(merged, next, job) }
   }
 
   /// merged ← the minimum for these two.

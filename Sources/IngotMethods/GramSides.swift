@@ -10,22 +10,31 @@ struct GramSides: Sendable {
   }
 
   private let places: [Place]
+  /// True for a weight that is stored as [in, out].
+  let isTurned: Bool
 
   var isEmpty: Bool { places.isEmpty }
 
-  /// Empty when no model has one. Throws `.shape` when only some have.
-  init(_ input: String, _ part: SideTensor.Part, _ request: MethodRequest, _ segment: MethodRequest.Segment) throws(IngotError) {
+  /// Of the part that the weight's file has as it is stored, or of the `turned` one. Empty when no model has one. Throws `.shape` when only some have, or
+  /// some of either.
+  init(
+    _ input: String, _ part: SideTensor.Part, turned: SideTensor.Part, _ request: MethodRequest, _ segment: MethodRequest.Segment
+  ) throws(IngotError) {
     let models = request.inputs.indices.filter { !request.inputs[$0].isBase }
     var places: [Place] = []
+    var turnedCount = 0
     for model in models {
-      if segment.side(input, model: model, part: .gramOfRows) != nil {
-        throw IngotError(
-          .unsupported, "\(segment.name) is stored as [inputs, outputs], for which only regmean solves",
-          hint: "merge the tensor by a rule with another method", subject: segment.name)
-      }
-      guard let side = segment.side(input, model: model, part: part) else { continue }
+      let own = segment.side(input, model: model, part: turned)
+      guard let side = own ?? segment.side(input, model: model, part: part) else { continue }
       places.append(Place(side: side, isPacked: segment.sides[side].shape.rank == 1))
+      turnedCount += own == nil ? 0 : 1
     }
+    guard turnedCount == 0 || turnedCount == places.count else {
+      throw IngotError(
+        .shape, "the \(input) of \(turnedCount) of \(places.count) models is of \(segment.name) stored as [in, out]",
+        hint: "collect it for all models alike", subject: segment.name)
+    }
+    isTurned = turnedCount > 0
     guard places.isEmpty || places.count == models.count else {
       throw IngotError(
         .shape, "\(places.count) of \(models.count) models have a \(input) of \(segment.name)",

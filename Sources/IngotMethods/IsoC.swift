@@ -7,8 +7,8 @@ package import IngotRecipes
 /// With S = Σ wᵢ τᵢ = U Σ Vᵀ (m × n, r = min(m, n)): W = W₀ + α · σ̄ · U Vᵀ, σ̄ = ‖S‖_* / r. U Vᵀ is the polar factor of S over its range, computed
 /// without singular vectors where the condition allows. One m × n accumulator for any number of models. Degenerate: S = 0 gives W₀; directions
 /// below `range_tolerance` · σ₁ stay out of U Vᵀ while σ̄ still divides by r. Bytes: each input once, the base twice. Tall matrices of 2²⁵ elements
-/// or more, embeddings that is, are read and written in panels of rows, with memory for n × n alone: U Vᵀ by `InverseRoot`; bytes:
-/// each input twice, the base three times.
+/// or more, embeddings that is, are read and written in panels of rows, with memory for n × n alone: U Vᵀ = S (SᵀS)^(−1/2), by eigenvectors up to
+/// n = 4096 and by `InverseRoot` beyond; bytes: each input twice, the base three times.
 /// Source: Marczak et al., No Task Left Behind, arXiv 2502.04959.
 package struct IsoC: MatrixMethod {
   package typealias State = Void
@@ -19,36 +19,34 @@ package struct IsoC: MatrixMethod {
     reference: .init("No Task Left Behind: Isotropic Model Merging, arXiv 2502.04959", url: "https://arxiv.org/abs/2502.04959"),
     base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskMatrices() + [
-      .rangeTolerance, .polarRoute,
-      ParameterDescriptor(
-        "panels", .choice(["auto", "always", "never"]),
-        "whether a tall matrix is read and written in panels of rows, with memory for its shorter side alone; auto: from 2^25 elements on",
-        default: .text("auto")),
+      .rangeTolerance, .polarRoute, .panels,
     ], scopes: [.tensor],
     notes: ["a task sum of zero keeps the base", "directions below range_tolerance are left out, which the reference fills arbitrarily"])
 
   private let tasks: TaskMatrices
   private let tolerance: Double
   private let route: PolarRoute
-  private let panels: String
+  private let panels: PanelRule
 
   package init(_ request: MethodRequest) throws(IngotError) {
     tasks = try TaskMatrices(request)
     tolerance = tasks.segment.number("range_tolerance") ?? 1e-6
     route = tasks.segment.text("route").flatMap { PolarRoute(rawValue: $0) } ?? .automatic
-    panels = tasks.segment.text("panels") ?? "auto"
+    panels = PanelRule(tasks.segment, ratio: 2)
+    if panels.isForced && route == .svd {
+      throw IngotError(
+        .recipe, "the SVD needs the whole matrix, and 'panels: always' keeps none", hint: "use 'route: eigen', or remove 'panels'",
+        subject: tasks.segment.name)
+    }
   }
 
   package var isMatrix: Bool { tasks.isMatrix }
   package var rest: RestRule { tasks.rest }
 
-  package func streams(rows: Int, columns: Int) -> Bool {
-    switch panels {
-    case "always": rows >= columns
-    case "never": false
-    default: route == .automatic && rows >= 2 * columns && rows * columns >= 1 << 25
-    }
-  }
+  package func streams(rows: Int, columns: Int) -> Bool { route != .svd && panels.streams(rows: rows, columns: columns) }
+
+  /// Up to this side the inverse root is taken by eigenvectors: exact also for a rank-deficient sum, for twice the memory.
+  private static let eigenColumns = 4096
 
   package func merge(_ job: MatrixJob) throws(IngotError) {
     if job.isStreamed { return try mergePanels(job) }
@@ -62,6 +60,15 @@ package struct IsoC: MatrixMethod {
   private func mergePanels(_ job: MatrixJob) throws(IngotError) {
     let (algebra, workspace, n) = (job.algebra, job.workspace, job.columns)
     let gram: Matrix<Double> = try workspace.matrix(n, n)
+    if route == .eigen || route == .automatic && n <= Self.eigenColumns {
+      let sum = TallMatrix.tasks(tasks.terms)
+      try sum.gram(into: gram, job)
+      let found = try job.factorInverseRoot(of: gram, tolerance: tolerance)
+      job.report(found)
+      let root: Matrix<Double> = try workspace.matrix(n, n)
+      try algebra.gram(gram, into: root)
+      return try TallMatrix.product(sum, root).emit(scale: tasks.scale * found.nuclearNorm / Double(max(job.rank, 1)), job)
+    }
     let narrow: Matrix<Float> = try workspace.matrix(n, n)
     let panel: Matrix<Float> = try workspace.matrix(job.output.rows, n)
     gram.fill(0)
@@ -86,7 +93,7 @@ extension ParameterDescriptor {
     default: .number(1e-6))
 
   static let polarRoute = ParameterDescriptor(
-    "route", .choice(["auto", "eigen", "svd"]),
-    "how the polar factor is computed: by conditioning, by eigenvectors of the Gram matrix, or by the SVD",
+    "route", .choice(["auto", "halley", "eigen", "svd"]),
+    "how the polar factor is computed: by size and conditioning, by Halley's iteration where that converges, by eigenvectors of the Gram matrix, or by the SVD",
     default: .text("auto"))
 }

@@ -20,9 +20,10 @@ struct KroneckerSum {
   var models: [Int] { weights.indices.filter { weights[$0] > 0 } }
 
   init(
-    _ inputs: GramSides, _ outputs: GramSides, weights: [Double], ratio: Double, ridge: Double, _ job: MatrixJob
+    _ inputs: GramSides, _ outputs: GramSides, _ rows: Int, _ columns: Int, weights: [Double], ratio: Double, ridge: Double,
+    _ job: MatrixJob
   ) throws(IngotError) {
-    let (workspace, m, n) = (job.workspace, outputs.isEmpty ? 0 : job.rows, job.columns)
+    let (workspace, m, n) = (job.workspace, outputs.isEmpty ? 0 : rows, columns)
     self.weights = weights
     self.inputs = inputs
     self.outputs = outputs
@@ -30,7 +31,7 @@ struct KroneckerSum {
     input = try workspace.matrix(n, n)
     output = try workspace.matrix(m, m)
     stored = (try workspace.matrix(n, n), try workspace.matrix(m, m))
-    half = try workspace.matrix(outputs.isEmpty ? 0 : job.rows, job.columns)
+    half = try workspace.matrix(m, n)
     guard ridge > 0, !job.isMeasuring else {
       shift = 0
       return
@@ -114,7 +115,7 @@ struct ConjugateGradients {
   /// live until `solve` is done.
   mutating func begin(_ x: Matrix<Double>, _ residual: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
     let workspace = job.workspace
-    let (m, n) = (equations.hasOutputs ? job.rows : 0, job.columns)
+    let (m, n) = (equations.hasOutputs ? x.rows : 0, x.columns)
     if job.isMeasuring || equations.hasOutputs && equations.models.count == 2 {
       firstNorm = residual.norm
       let isSolved = try workspace.scope { () throws(IngotError) -> Bool in try diagonalise(x, residual, job) }
@@ -141,7 +142,7 @@ struct ConjugateGradients {
   /// The solution for two models, where the second one's factors (or else the first one's) are well conditioned: with Pᵀ O₂ P = 1, Pᵀ O₁ P = diag a,
   /// Qᵀ I₂ Q = 1 and Qᵀ I₁ Q = diag b it is P [(Pᵀ R Q)_jk / (w₁ a_j b_k + w₂)] Qᵀ. Puts what is left into `residual`.
   private func diagonalise(_ x: Matrix<Double>, _ residual: Matrix<Double>, _ job: MatrixJob) throws(IngotError) -> Bool {
-    let (workspace, algebra, m, n) = (job.workspace, job.algebra, job.rows, job.columns)
+    let (workspace, algebra, m, n) = (job.workspace, job.algebra, x.rows, x.columns)
     let (q, p): (Matrix<Double>, Matrix<Double>) = (try workspace.matrix(n, n), try workspace.matrix(m, m))
     let (i, o): (Matrix<Double>, Matrix<Double>) = (try workspace.matrix(n, n), try workspace.matrix(m, m))
     let (b, a): (Matrix<Double>, Matrix<Double>) = (try workspace.vector(n), try workspace.vector(m))
@@ -197,10 +198,10 @@ struct ConjugateGradients {
   /// x ← the solution, given x and the residual that it leaves, which becomes that of the new x.
   func solve(_ x: Matrix<Double>, _ r: Matrix<Double>, _ job: MatrixJob) throws(IngotError) {
     let workspace = job.workspace
-    let z: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
-    let p: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
-    let image: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
-    let turned: Matrix<Double> = try workspace.matrix(job.columns, equations.hasOutputs ? job.rows : 0)
+    let z: Matrix<Double> = try workspace.matrix(x.rows, x.columns)
+    let p: Matrix<Double> = try workspace.matrix(x.rows, x.columns)
+    let image: Matrix<Double> = try workspace.matrix(x.rows, x.columns)
+    let turned: Matrix<Double> = try workspace.matrix(x.columns, equations.hasOutputs ? x.rows : 0)
     let scale = firstNorm ?? r.norm
     try precondition(r, into: z, turned, job)
     p.copy(z)

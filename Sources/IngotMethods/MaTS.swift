@@ -11,7 +11,7 @@ internal import IngotTensors
 /// `tolerance` of the first one; stopping early regularises towards the start. `exact` goes on to the solution: two models by simultaneous
 /// diagonalisation, others with the preconditioner (Σ Oᵢ) ⊗ (Σ Iᵢ) where that is well conditioned, and the result is polished by the same
 /// iteration. `ridge` adds ε (W − start) with ε = ridge · the mean diagonal of Σ wᵢ Oᵢ ⊗ Iᵢ; directions that no model sees keep the start.
-/// All in f64, the Gram matrices read again in every step: memory does not grow with the models. Weights without Gram matrices take the mean.
+/// A weight that is stored as [in, out] is solved for as its transpose. All in f64, the Gram matrices read again in every step: memory does not grow with the models. Weights without Gram matrices take the mean.
 /// Source: Tam et al., Merging by Matching Models in Task Subspaces, arXiv 2312.04339.
 package struct MaTS: MatrixMethod {
   package typealias State = Void
@@ -110,11 +110,16 @@ package struct MaTS: MatrixMethod {
     tolerance = segment.number("tolerance") ?? 1e-6
     ridge = segment.number("ridge") ?? 0
     rest = hasBase ? RestRule("average", weights: weights, scale: 1) : RestRule(mean: weights)
-    inputs = try GramSides("gram", .gram, request, segment)
-    outputs = try GramSides("output_gram", .outputGram, request, segment)
+    inputs = try GramSides("gram", .gram, turned: .gramOfRows, request, segment)
+    outputs = try GramSides("output_gram", .outputGram, turned: .outputGramOfColumns, request, segment)
     if inputs.isEmpty && !outputs.isEmpty {
       throw IngotError(
         .shape, "\(segment.name) has an output_gram and no gram", hint: "collect both for the same modules", subject: segment.name)
+    }
+    if !outputs.isEmpty && inputs.isTurned != outputs.isTurned {
+      throw IngotError(
+        .shape, "of gram and output_gram of \(segment.name) one is of a weight stored as [in, out] and the other is not",
+        hint: "collect both of the same model", subject: segment.name)
     }
     isMatrix = !inputs.isEmpty && segment.shape.rank == 2 && segment.shape.dimensions.allSatisfy { $0 > 0 }
     if isMatrix { _ = try LinearAlgebra.load() }
@@ -124,19 +129,20 @@ package struct MaTS: MatrixMethod {
     let workspace = job.workspace
     let panel: Matrix<Float> = try workspace.matrix(job.rows, job.columns)
     try makeStart(job, panel)
-    let equations = try KroneckerSum(inputs, outputs, weights: weights.map(Double.init), ratio: ratio, ridge: ridge, job)
-    // Everything is the difference from the start.
-    let residual: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
-    let change: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
+    let (m, n) = inputs.isTurned ? (job.columns, job.rows) : (job.rows, job.columns)
+    let equations = try KroneckerSum(inputs, outputs, m, n, weights: weights.map(Double.init), ratio: ratio, ridge: ridge, job)
+    // Everything is the difference from the start, as [out, in].
+    let residual: Matrix<Double> = try workspace.matrix(m, n)
+    let change: Matrix<Double> = try workspace.matrix(m, n)
     residual.fill(0)
     change.fill(0)
     try workspace.scope { () throws(IngotError) in
-      let difference: Matrix<Double> = try workspace.matrix(job.rows, job.columns)
+      let difference: Matrix<Double> = try workspace.matrix(m, n)
       for (model, weight) in weights.enumerated() where weight > 0 || job.isMeasuring {
         try job.checkStop()
         try job.load(hasBase ? model + 1 : model, into: panel)
         panel.add(job.output, times: -1)
-        difference.copy(panel)
+        if inputs.isTurned { difference.copyTransposed(panel) } else { difference.copy(panel) }
         try equations.apply(model, to: difference, into: residual, job)
       }
     }
@@ -146,7 +152,9 @@ package struct MaTS: MatrixMethod {
       try solver.solve(change, residual, job)
     }
     job.report("ridge", equations.shift)
-    job.output.add(change)
+    guard inputs.isTurned else { return job.output.add(change) }
+    panel.copyTransposed(change)
+    job.output.add(panel)
   }
 
   /// The start, into `job.output`.

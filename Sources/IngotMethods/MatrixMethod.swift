@@ -200,12 +200,7 @@ package final class MatrixJob {
 
   /// Input − base, whole. Input 0 is the base.
   package func loadTaskMatrix(_ input: Int, into matrix: Matrix<Float>) throws(IngotError) {
-    try forEachPanel { (range) throws(IngotError) in
-      let (target, base) = (matrix.rows(range), panels.1.rows(0..<range.count))
-      try reader?.read(input, rows: range, into: target)
-      try reader?.read(0, rows: range, into: base)
-      kernels.subtract(target.floats, base.floats, into: target.floats)
-    }
+    try forEachPanel { (range) throws(IngotError) in try loadTaskRows(input - 1, range, into: matrix.rows(range)) }
   }
 
   /// Σ wᵢ τᵢ in one accumulator, with weights for the inputs 1...; one panel of an input at a time is in memory beside it.
@@ -223,19 +218,75 @@ package final class MatrixJob {
       kernels.subtract(part.floats, base.floats, into: part.floats)
       target.add(part, times: weight)
     }
+    try requireFinite(target)
+  }
+
+  /// Throws `.nonFinite` where differences or sums of finite values have left f32: no factorisation may meet such.
+  private func requireFinite<Element: MatrixElement>(_ rows: Matrix<Element>) throws(IngotError) {
+    if rows.dot(rows).isFinite { return }
+    throw IngotError(
+      .nonFinite, "tensor \(name): the difference to the base is beyond the numbers of float32",
+      hint: "look for extreme values in the inputs", subject: name)
   }
 
   /// The panels of Σ wᵢ τᵢ of a streamed job, from the first rows to the last, in `panel`. Runs once, on a whole panel, when measuring.
   package func forEachTaskSum(
     weights: [Float], in panel: Matrix<Float>, _ body: (_ rows: Range<Int>, _ sum: Matrix<Float>) throws(IngotError) -> Void
   ) throws(IngotError) {
-    if isMeasuring { return try body(0..<panel.rows, panel) }
-    try forEachPanel { (range) throws(IngotError) in
-      try checkStop()
+    try forEachStreamedPanel { (range) throws(IngotError) in
       let part = panel.rows(0..<range.count)
-      try sumTaskRows(range, weights: weights, into: part)
+      if !isMeasuring { try sumTaskRows(range, weights: weights, into: part) }
       try body(range, part)
     }
+  }
+
+  /// The rows `range` of an input.
+  package func load(_ input: Int, rows range: Range<Int>, into panel: Matrix<Float>) throws(IngotError) {
+    try reader?.read(input, rows: range, into: panel)
+  }
+
+  /// The panels of one task matrix of a streamed job, in `panel`.
+  package func forEachTask(
+    _ task: Int, in panel: Matrix<Float>, _ body: (_ rows: Range<Int>, _ tau: Matrix<Float>) throws(IngotError) -> Void
+  ) throws(IngotError) {
+    try forEachStreamedPanel { (range) throws(IngotError) in
+      let part = panel.rows(0..<range.count)
+      try loadTaskRows(task, range, into: part)
+      try body(range, part)
+    }
+  }
+
+  private func loadTaskRows(_ task: Int, _ range: Range<Int>, into target: Matrix<Float>) throws(IngotError) {
+    let base = panels.1.rows(0..<range.count)
+    try reader?.read(task + 1, rows: range, into: target)
+    try reader?.read(0, rows: range, into: base)
+    kernels.subtract(target.floats, base.floats, into: target.floats)
+    try requireFinite(target)
+  }
+
+  /// The panels of rows of a streamed job, from the first to the last. Runs once, for a whole panel, when measuring.
+  package func forEachStreamedPanel(_ body: (_ rows: Range<Int>) throws(IngotError) -> Void) throws(IngotError) {
+    if isMeasuring { return try body(0..<output.rows) }
+    try forEachPanel { (range) throws(IngotError) in
+      try checkStop()
+      try body(range)
+    }
+  }
+
+  /// target = the rows `range` of Σ wᵢ τᵢ over these tasks, in f64. Other inputs are not read.
+  package func sumTaskRows(
+    _ range: Range<Int>, _ terms: [(task: Int, weight: Double)], into target: Matrix<Double>
+  ) throws(IngotError) {
+    let (part, base) = (panels.0.rows(0..<range.count), panels.1.rows(0..<range.count))
+    target.fill(0)
+    guard let reader else { return }
+    try reader.read(0, rows: range, into: base)
+    for (task, weight) in terms {
+      try reader.read(task + 1, rows: range, into: part)
+      kernels.subtract(part.floats, base.floats, into: part.floats)
+      target.add(part, times: weight)
+    }
+    try requireFinite(target)
   }
 
   /// Hands on the rows `range` of the output, which lie in the first rows of `output`.

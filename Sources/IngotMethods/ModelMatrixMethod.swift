@@ -22,6 +22,13 @@ package protocol ModelMatrixMethod: MergeMethod where State == Void {
   /// the counters of all passes. Also runs with a measuring workspace and no counters, as `MatrixMethod.merge` does.
   func delta(_ job: MatrixJob, isMatrix: Bool, counted passes: [[UInt64]]) throws(IngotError) -> [Double]
 
+  /// True when a matrix of this shape is merged in panels of rows (`job.isStreamed`): `delta` then returns the sums and leaves no delta, and `emit`
+  /// computes it again and hands on the output.
+  func streams(rows: Int, columns: Int) -> Bool
+
+  /// Hands on base + scale · delta of a streamed job.
+  func emit(_ job: MatrixJob, scale: Double) throws(IngotError)
+
   /// Makes the output, in place of the delta in `job.output`: base + scale · delta unless the method says otherwise.
   func finish(_ job: MatrixJob, scale: Double) throws(IngotError)
 
@@ -39,17 +46,25 @@ extension ModelMatrixMethod {
 
   package func counters(after passes: [[UInt64]]) -> Int? { nil }
   package func count(_ job: MatrixJob, after passes: [[UInt64]], into counters: inout [UInt64]) throws(IngotError) {}
+  package func streams(rows: Int, columns: Int) -> Bool { false }
+  package func emit(_ job: MatrixJob, scale: Double) throws(IngotError) {
+    throw IngotError(.internalError, "a method without panels was asked for some", subject: job.name)
+  }
   package func finish(_ job: MatrixJob, scale: Double) throws(IngotError) { try job.finish(delta: job.output, scale: scale) }
 
   /// The base: the engine computes the output of such methods from whole matrices and calls this for none.
   package func emit(_ state: Void, _ tile: Tile, into output: Floats) { tile.kernels.scale(tile.inputs[0], by: 1, into: output) }
 
-  /// The bytes that `delta` and the output step need for a matrix (or piece) of this shape.
-  package func memory(_ inputs: Int, rows: Int, columns: Int, isMatrix: Bool) throws(IngotError) -> Int {
+  /// The bytes that `delta` and the output step need for a matrix (or piece) of this shape, and `held` elements for the writer where it is streamed.
+  package func memory(_ inputs: Int, rows: Int, columns: Int, isMatrix: Bool, held: Int = 0) throws(IngotError) -> Int {
     let workspace = MatrixWorkspace.measuring()
     let job = try MatrixJob(
       name: "", inputs: inputs, rows: rows, columns: columns, algebra: try LinearAlgebra.load(), kernels: Kernels(.best),
-      workspace: workspace, reader: nil)
+      workspace: workspace, reader: nil, isStreamed: isMatrix && streams(rows: rows, columns: columns))
+    if job.isStreamed {
+      _ = try workspace.matrix(1, held, of: Float.self)
+      try workspace.scope { () throws(IngotError) in try emit(job, scale: 1) }
+    }
     _ = try delta(job, isMatrix: isMatrix, counted: [])
     return workspace.peak
   }

@@ -8,7 +8,8 @@ package import IngotRecipes
 /// before their running share exceeds `projection_alpha`, E = U_qᵀ τ V_q without its diagonal: D ← D + τ − U diag(d) Vᵀ − U_q E V_qᵀ. Tensors that are
 /// no matrices add τ whole. At the end W = W₀ + D · N̄ / ‖D‖, N̄ the mean of the models' ‖τ‖, norms over all merged tensors. (The paper
 /// scales after every model; as it takes the scale back before the next, only the last one counts.) Degenerate: ‖D‖ = 0 gives W₀; equal σ leave
-/// their directions, and so d, undetermined. Source: Tang et al., Merging Models on the Fly Without Retraining, arXiv 2501.09522.
+/// their directions, and so d, undetermined. Of tall matrices that stream in panels (`panels`) D is never whole: D Zₜ + τₜ with an n × n matrix Zₜ for each
+/// further model. Source: Tang et al., Merging Models on the Fly Without Retraining, arXiv 2501.09522.
 package struct OPCM: ModelMatrixMethod {
   package typealias State = Void
 
@@ -25,7 +26,7 @@ package struct OPCM: ModelMatrixMethod {
         "embeddings", .choice(["rest", "matrix"]),
         "whether embeddings and output heads follow the rest rule, or are matrices like others (costly, and their spectra follow token frequency)",
         default: .text("rest")),
-      .rangeTolerance,
+      .rangeTolerance, .panels,
     ], scopes: [.model],
     notes: ["the result depends on the order of the models", "tensors that are no matrices add up without a projection"])
 
@@ -33,6 +34,7 @@ package struct OPCM: ModelMatrixMethod {
   private let count: Int
   private let threshold: Double
   private let tolerance: Double
+  private let panels: PanelRule
 
   package init(_ request: MethodRequest) throws(IngotError) {
     let first = try request.onlySegment()
@@ -45,12 +47,18 @@ package struct OPCM: ModelMatrixMethod {
     count = request.modelCount
     threshold = first.number("projection_alpha") ?? 0.5
     tolerance = first.number("range_tolerance") ?? 1e-6
+    panels = PanelRule(first)
   }
 
   package func isMatrix(_ segment: Int) -> Bool { matrices.indices.contains(segment) && matrices[segment] }
+  package func streams(rows: Int, columns: Int) -> Bool { panels.streams(rows: rows, columns: columns) }
 
   /// ‖D‖², then ‖τ‖² of every model.
   package func delta(_ job: MatrixJob, isMatrix: Bool, counted passes: [[UInt64]]) throws(IngotError) -> [Double] {
+    if job.isStreamed {
+      let (merged, squares) = try streamed(job)
+      return [try merged.squaredNorm(job)] + squares
+    }
     let merged = job.output
     var sums = [0.0]
     try job.loadTaskMatrix(1, into: merged)
@@ -92,6 +100,48 @@ package struct OPCM: ModelMatrixMethod {
     }
     try algebra.multiply(block, triplets.right.rows(top), into: removed.rows(top), beta: 1)
     try algebra.multiply(triplets.left, .transposed, removed, into: tau, alpha: -1, beta: 1)
+  }
+
+  package func emit(_ job: MatrixJob, scale: Double) throws(IngotError) { try streamed(job).merged.emit(scale: scale, job) }
+
+  /// D of a streamed job, which lives as long as the job's memory, and ‖τ‖² of every model.
+  private func streamed(_ job: MatrixJob) throws(IngotError) -> (merged: TallMatrix, squares: [Double]) {
+    let n = job.columns
+    var merged = TallMatrix.tasks([(0, 1)])
+    var squares = [try merged.squaredNorm(job)]
+    for model in 1..<max(count, 1) {
+      let tau = TallMatrix.tasks([(model, 1)])
+      squares.append(try tau.squaredNorm(job))
+      let kept: Matrix<Double> = try job.workspace.matrix(n, n)
+      try job.workspace.scope { () throws(IngotError) in try project(tau, merged, into: kept, job, model) }
+      merged = .sum(.product(merged, kept), tau, times: 1)
+    }
+    return (merged, squares)
+  }
+
+  /// kept = Z with D Z = D − U diag(d) Vᵀ − U_q E V_qᵀ: I − Vᵀ Σ⁻¹ F V, rows V, F = Uᵀ τ V on its diagonal and leading block.
+  private func project(
+    _ tau: TallMatrix, _ merged: TallMatrix, into kept: Matrix<Double>, _ job: MatrixJob, _ model: Int
+  ) throws(IngotError) {
+    let (algebra, workspace, n) = (job.algebra, job.workspace, job.columns)
+    let found = try TallMatrix.RightVectors(count: n, columns: n, workspace)
+    try merged.rightVectors(into: found, tolerance: tolerance, job)
+    job.report("merged_route", 1, model: model)
+    let top = n - (job.isMeasuring ? n : leading(found.values))
+    let half: Matrix<Double> = try workspace.matrix(n, n)
+    let seen: Matrix<Double> = try workspace.matrix(n, n)
+    try merged.cross(tau, into: seen, job)
+    try algebra.multiply(found.vectors, seen, into: half)
+    half.scaleRows(by: found.inverses)
+    try algebra.multiply(half, found.vectors, .transposed, into: seen)
+    for i in 0..<(job.isMeasuring ? 0 : n) {
+      for j in 0..<n where i != j && (i < top || j < top) { seen[i, j] = 0 }
+    }
+    seen.scaleRows(by: found.inverses)
+    try algebra.multiply(seen, found.vectors, into: half)
+    kept.fill(0)
+    kept.addToDiagonal(1)
+    try algebra.multiply(found.vectors, .transposed, half, into: kept, alpha: -1, beta: 1)
   }
 
   /// How many leading values stand before the one with which their running share exceeds the threshold; none when none does.

@@ -31,11 +31,12 @@ package struct RTSVM: MatrixMethod {
         "sparsity_eps", .number(NumberRange(from: .closed(0))), "share of the rms below which an element counts as zero",
         default: .number(0.1)),
       ParameterDescriptor("sparsity_factor", .number(.any), "exponent with which density decides the rank", default: .number(1)),
-      .rangeTolerance,
+      .rangeTolerance, .panels,
     ], scopes: [.tensor], notes: ["the formulas are a reconstruction: the paper names the statistics and not how they enter"])
 
   private let tasks: TaskMatrices
   private let tolerance: Double
+  private let panels: PanelRule
   private let mode: String
   private let sigma: Double
   private let least: Double
@@ -45,6 +46,7 @@ package struct RTSVM: MatrixMethod {
     tasks = try TaskMatrices(request)
     let segment = tasks.segment
     tolerance = segment.number("range_tolerance") ?? 1e-6
+    panels = PanelRule(segment)
     mode = segment.text("outlier_mode") ?? "emphasize"
     sigma = segment.number("outlier_sigma") ?? 3
     least = segment.number("sparsity_eps") ?? 0.1
@@ -53,13 +55,13 @@ package struct RTSVM: MatrixMethod {
 
   package var isMatrix: Bool { tasks.isMatrix }
   package var rest: RestRule { tasks.rest }
+  package func streams(rows: Int, columns: Int) -> Bool { panels.streams(rows: rows, columns: columns) }
 
   package func merge(_ job: MatrixJob) throws(IngotError) {
     var outliers: [Double] = []
     var densities: [Double] = []
     for task in 0..<tasks.taskCount {
-      try job.loadTaskMatrix(task + 1, into: job.output)
-      let found = job.isMeasuring ? (outliers: 1.0, density: 1.0) : job.output.outliers(sigma: sigma, least: least)
+      let found = try statistics(task, job)
       outliers.append(found.outliers)
       densities.append(found.density)
     }
@@ -70,8 +72,30 @@ package struct RTSVM: MatrixMethod {
       job.report("weight", Double(weights[task]), model: task)
     }
     // Ranks depend on data; measured is the most that they can be together.
-    try TSVM.merge(job, weights: weights, ranks: job.isMeasuring ? Self.most(job.rank, tasks.taskCount) : ranks, tolerance: tolerance)
+    let chosen = job.isMeasuring ? Self.most(job.rank, tasks.taskCount) : ranks
+    if job.isStreamed {
+      return try TSVM.stream(job, weights: weights.map(Double.init), ranks: chosen, tolerance: tolerance, scale: tasks.scale)
+    }
+    try TSVM.merge(job, weights: weights, ranks: chosen, tolerance: tolerance)
     try job.finish(delta: job.output, scale: tasks.scale)
+  }
+
+  /// The sum of a task matrix's outliers, and the share of its elements that are not small.
+  private func statistics(_ task: Int, _ job: MatrixJob) throws(IngotError) -> (outliers: Double, density: Double) {
+    guard job.isStreamed else {
+      try job.loadTaskMatrix(task + 1, into: job.output)
+      return job.isMeasuring ? (1, 1) : job.output.outliers(sigma: sigma, least: least)
+    }
+    // Rows are whole in a panel; the root mean square is of all of them.
+    var (square, outliers, dense) = (0.0, 0.0, 0.0)
+    try job.forEachTask(task, in: job.output) { (_, panel) in square += panel.dot(panel) }
+    let rms = (square / Double(max(job.rows * job.columns, 1))).squareRoot()
+    try job.forEachTask(task, in: job.output) { (_, panel) in
+      let found = panel.outliers(sigma: sigma, floor: least * rms)
+      outliers += found.outliers
+      dense += found.density * Double(panel.count)
+    }
+    return job.isMeasuring ? (1, 1) : (outliers, dense / Double(max(job.rows * job.columns, 1)))
   }
 
   private static func most(_ rank: Int, _ tasks: Int) -> [Int] {

@@ -7,8 +7,9 @@ internal import IngotTensors
 ///
 /// With Gᵢ = XᵢᵀXᵢ (n × n) of the inputs Xᵢ of model i's layer and G̃ᵢ = wᵢ (α Gᵢ + (1 − α) diag Gᵢ): W = W̄ + (Σ (Wᵢ − W̄) G̃ᵢ) S⁻¹, S = Σ G̃ᵢ + ε I, where W̄
 /// is the weighted mean and ε = `ridge` · trace(S) / n. Solved by Cholesky in f64; where S is not positive definite by its eigenvectors, components
-/// below 1e-10 of the largest keep W̄. A weight that is stored as [in, out] is solved for as its transpose. Weights without a Gram matrix take the mean. RegMean++ is the same solve with Gram matrices collected
-/// behind already merged layers (arXiv 2508.03121). Memory: S and one Gᵢ in f64, the right side in f64. Identical models return themselves.
+/// below 1e-10 of the largest keep W̄. A weight that is stored as [in, out] is solved for as its transpose. Weights without a Gram matrix take the mean.
+/// RegMean++ is the same solve with Gram matrices collected behind already merged layers (arXiv 2508.03121). Memory: S and one Gᵢ in f64, the right side in
+/// f64. Rows of W are independent, so tall weights may stream in panels (`panels`), with every G̃ᵢ S⁻¹ in f64 instead. Identical models return themselves.
 /// Source: Jin et al., Dataless Knowledge Fusion, arXiv 2212.09849.
 package struct RegMean: MatrixMethod {
   package typealias State = Void
@@ -25,6 +26,7 @@ package struct RegMean: MatrixMethod {
         "reduce_non_diagonal_ratio", .number(.fraction), "factor of the Gram matrices' elements off the diagonal", default: .number(0.9)),
       ParameterDescriptor(
         "ridge", .number(NumberRange(from: .closed(0))), "added to the diagonal of the sum, times its mean", default: .number(1e-6)),
+      .panels,
     ], scopes: [.tensor],
     sideInputs: [
       SideInputDescriptor("gram", .gram, "mean of x xᵀ over the inputs x of each linear layer, n × n or its packed upper triangle")
@@ -53,6 +55,7 @@ package struct RegMean: MatrixMethod {
   private let grams: [(side: Int, isPacked: Bool)]
   /// True for a weight whose rows are its inputs.
   private let isTurned: Bool
+  private let panels: PanelRule
   package let rest: RestRule
 
   package var isMatrix: Bool { !grams.isEmpty }
@@ -70,6 +73,7 @@ package struct RegMean: MatrixMethod {
     }
     ratio = segment.number("reduce_non_diagonal_ratio") ?? 0.9
     ridge = segment.number("ridge") ?? 1e-6
+    panels = PanelRule(segment)
     rest = RestRule(mean: weights)
     var found: [(side: Int, isPacked: Bool)] = []
     var turned = 0
@@ -95,7 +99,10 @@ package struct RegMean: MatrixMethod {
     grams = isMatrix ? found : []
   }
 
+  package func streams(rows: Int, columns: Int) -> Bool { !isTurned && panels.streams(rows: rows, columns: columns) }
+
   package func merge(_ job: MatrixJob) throws(IngotError) {
+    if job.isStreamed { return try stream(job) }
     let (algebra, workspace) = (job.algebra, job.workspace)
     let (n, outputs) = isTurned ? (job.rows, job.columns) : (job.columns, job.rows)
     let mean = job.output
@@ -133,6 +140,50 @@ package struct RegMean: MatrixMethod {
     guard isTurned else { return mean.add(right) }
     panel.copyTransposed(right)
     mean.add(panel)
+  }
+
+  /// The same of a weight of many rows, handed on panel by panel: W = W̄ + Σ (Wᵢ − W̄) G̃ᵢ S⁻¹.
+  private func stream(_ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace, n) = (job.algebra, job.workspace, job.columns)
+    let models = weights.indices.filter { weights[$0] > 0 || job.isMeasuring }
+    let total = weights.reduce(0.0) { $0 + Double($1) }
+    // The models' G̃ below each other.
+    let factors: Matrix<Double> = try workspace.matrix(models.count * n, n)
+    try workspace.scope { () throws(IngotError) in
+      let sum: Matrix<Double> = try workspace.matrix(n, n)
+      sum.fill(0)
+      try workspace.scope { () throws(IngotError) in
+        let stored: Matrix<Float> = try workspace.matrix(n, n)
+        for (place, model) in models.enumerated() {
+          try job.checkStop()
+          try job.loadGram(grams[model].side, isPacked: grams[model].isPacked, into: stored)
+          try check(stored, model, job)
+          factors.rows(place * n..<(place + 1) * n).fill(shrunk: stored, factor: Double(weights[model]), ratio: ratio, addingTo: sum)
+        }
+      }
+      try solve(sum, factors, job)
+    }
+    let mean: Matrix<Double> = try workspace.matrix(job.output.rows, n)
+    let part: Matrix<Double> = try workspace.matrix(job.output.rows, n)
+    let merged: Matrix<Double> = try workspace.matrix(job.output.rows, n)
+    try job.forEachStreamedPanel { (range) throws(IngotError) in
+      let rows = 0..<range.count
+      let (read, mean, part, merged) = (job.output.rows(rows), mean.rows(rows), part.rows(rows), merged.rows(rows))
+      mean.fill(0)
+      for model in models {
+        try job.load(model, rows: range, into: read)
+        mean.add(read, times: Double(weights[model]) / total)
+      }
+      merged.copy(mean)
+      for (place, model) in models.enumerated() {
+        try job.load(model, rows: range, into: read)
+        part.copy(read)
+        part.add(mean, times: -1)
+        try algebra.multiply(part, factors.rows(place * n..<(place + 1) * n), into: merged, beta: 1)
+      }
+      read.copy(merged)
+      try job.emit(range)
+    }
   }
 
   /// Enough rows for a product to pack the square matrix seldom.

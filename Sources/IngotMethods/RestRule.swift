@@ -81,6 +81,9 @@ package struct TaskMatrices: Sendable {
   }
 
   package var taskCount: Int { weights.count }
+
+  /// Every task with its weight.
+  var terms: [(task: Int, weight: Double)] { weights.enumerated().map { ($0.offset, Double($0.element)) } }
 }
 
 extension ParameterDescriptor {

@@ -8,7 +8,7 @@ package import IngotRecipes
 /// models after it are then the tasks. With the rows a = Uᵀ M and aᵢ = Uᵀ τᵢ, s_ij = ⟨a_j, a_ij⟩ / ‖a_ij‖² says how many times task i's own part
 /// the merge has along u_j: γ_j = T / Σᵢ max(α, s_ij), and M′ = U diag(γ) Uᵀ M. Only U is needed: from the Gram matrix, else the SVD. Directions below
 /// `range_tolerance` keep γ = 1, a part a_ij of zero counts with α. Task vectors enter s without their weights. Degenerate: M = 0 gives W₀; equal
-/// singular values leave their directions, and so γ, undetermined. Source: When Shared Knowledge Hurts, arXiv 2602.05536.
+/// singular values leave their directions, and so γ, undetermined. Tall matrices may stream in panels (`panels`). Source: When Shared Knowledge Hurts, arXiv 2602.05536.
 package struct SVC: MatrixMethod {
   package typealias State = Void
 
@@ -24,7 +24,7 @@ package struct SVC: MatrixMethod {
         "what is calibrated: the weighted sum of the task vectors, or the first model, a merge of those after it", default: .text("sum")),
       ParameterDescriptor(
         "svc_alpha", .number(NumberRange(from: .open(0))), "the least that a task counts for in a direction", default: .number(1)),
-      .rangeTolerance,
+      .rangeTolerance, .panels,
     ], scopes: [.tensor],
     notes: [
       "with calibrate: first, tensors that are no matrices are the first model's, whatever rest says",
@@ -45,6 +45,7 @@ package struct SVC: MatrixMethod {
   private let isGiven: Bool
   private let alpha: Double
   private let tolerance: Double
+  private let panels: PanelRule
   package let rest: RestRule
 
   package init(_ request: MethodRequest) throws(IngotError) {
@@ -52,6 +53,7 @@ package struct SVC: MatrixMethod {
     isGiven = tasks.segment.text("calibrate") == "first"
     alpha = tasks.segment.number("svc_alpha") ?? 1
     tolerance = tasks.segment.number("range_tolerance") ?? 1e-6
+    panels = PanelRule(tasks.segment)
     guard isGiven else {
       rest = tasks.rest
       return
@@ -66,8 +68,10 @@ package struct SVC: MatrixMethod {
   }
 
   package var isMatrix: Bool { tasks.isMatrix }
+  package func streams(rows: Int, columns: Int) -> Bool { panels.streams(rows: rows, columns: columns) }
 
   package func merge(_ job: MatrixJob) throws(IngotError) {
+    if job.isStreamed { return try stream(job) }
     let (algebra, workspace, r) = (job.algebra, job.workspace, job.rank)
     let merged = job.output
     if isGiven {
@@ -89,26 +93,65 @@ package struct SVC: MatrixMethod {
         try job.checkStop()
         try job.loadTaskMatrix(task + 1, into: tau)
         try algebra.multiply(left, tau, into: seen)
-        for j in 0..<(job.isMeasuring ? 0 : r) {
-          let part = seen.rows(j..<j + 1)
-          let square = part.dot(part)
-          counts[j] += square > 0 ? max(alpha, own.rows(j..<j + 1).dot(part) / square) : alpha
-        }
+        count(seen, own, into: &counts)
       }
-      var (least, most) = (Double.infinity, 0.0)
-      for j in 0..<(job.isMeasuring ? 0 : r) {
-        let factor = Double(tasks.taskCount - first) / counts[j]
-        own.rows(j..<j + 1).scale(by: Float(factor - 1))
-        let vector = left.rows(j..<j + 1)
-        if vector.dot(vector) > 0 { (least, most) = (min(least, factor), max(most, factor)) }
-      }
-      if most > 0 {
-        job.report("least_factor", least)
-        job.report("largest_factor", most)
-      }
+      let factors = factors(counts, job) { left.rows($0..<$0 + 1).norm > 0 }
+      for j in factors.indices { own.rows(j..<j + 1).scale(by: Float(factors[j] - 1)) }
       // M + U diag(γ − 1) Uᵀ M: what lies outside the kept directions stays.
       try algebra.multiply(left, .transposed, own, into: merged, beta: 1)
     }
     try job.finish(delta: merged, scale: tasks.scale)
+  }
+
+  /// Adds max(α, ⟨own part, task's part⟩ / ‖task's part‖²) in every direction.
+  private func count<Element: MatrixElement>(_ seen: Matrix<Element>, _ own: Matrix<Element>, into counts: inout [Double]) {
+    for j in 0..<(seen.isMeasured ? 0 : seen.rows) {
+      let part = seen.rows(j..<j + 1)
+      let square = part.dot(part)
+      counts[j] += square > 0 ? max(alpha, own.rows(j..<j + 1).dot(part) / square) : alpha
+    }
+  }
+
+  /// γ of every direction; the report has the least and the largest of those that are there.
+  private func factors(_ counts: [Double], _ job: MatrixJob, isKept: (Int) -> Bool) -> [Double] {
+    if job.isMeasuring { return [] }
+    let factors = counts.map { Double(tasks.taskCount - (isGiven ? 1 : 0)) / $0 }
+    let kept = factors.indices.filter(isKept).map { factors[$0] }
+    if let least = kept.min(), let most = kept.max() {
+      job.report("least_factor", least)
+      job.report("largest_factor", most)
+    }
+    return factors
+  }
+
+  /// The same of a tall matrix, handed on panel by panel: M′ = M (I + Vᵀ diag(γ − 1) V), and of Uᵀ τᵢ = Σ⁻¹ V Mᵀ τᵢ only the short side is needed.
+  private func stream(_ job: MatrixJob) throws(IngotError) {
+    let (algebra, workspace, n) = (job.algebra, job.workspace, job.columns)
+    let merged = TallMatrix.tasks(isGiven ? [tasks.terms[0]] : tasks.terms)
+    let kept: Matrix<Double> = try workspace.matrix(n, n)
+    try workspace.scope { () throws(IngotError) in
+      let found = try TallMatrix.RightVectors(count: n, columns: n, workspace)
+      try merged.rightVectors(into: found, tolerance: tolerance, job)
+      job.report("route", 1)
+      let own: Matrix<Double> = try workspace.matrix(n, n)
+      let seen: Matrix<Double> = try workspace.matrix(n, n)
+      own.copy(found.vectors)
+      own.scaleRows(by: found.values)
+      var counts = [Double](repeating: 0, count: n)
+      for task in (isGiven ? 1 : 0)..<tasks.taskCount {
+        // The place of the end's coefficients is free until then.
+        try merged.cross(.tasks([(task, 1)]), into: kept, job)
+        try algebra.multiply(found.vectors, kept, into: seen)
+        seen.scaleRows(by: found.inverses)
+        count(seen, own, into: &counts)
+      }
+      let factors = factors(counts, job) { found.values[$0] > 0 }
+      own.copy(found.vectors)
+      for j in factors.indices { own.rows(j..<j + 1).scale(by: factors[j] - 1) }
+      kept.fill(0)
+      kept.addToDiagonal(1)
+      try algebra.multiply(found.vectors, .transposed, own, into: kept, beta: 1)
+    }
+    try TallMatrix.product(merged, kept).emit(scale: tasks.scale, job)
   }
 }

@@ -19,6 +19,8 @@ package struct SideTensor: Sendable, Hashable {
     case rows
     /// The same for n rows: of a weight that is stored as [in, out].
     case gramOfRows = "transposed"
+    /// m × m values for the m columns of such a weight.
+    case outputGramOfColumns = "transposed_output_gram"
   }
 
   /// The descriptor's name of the side input.

@@ -18,7 +18,7 @@ package struct SideInputDescriptor: Sendable, Hashable {
     /// The n × n Gram matrix of the inputs of an m × n weight, whole or as its packed upper triangle of n (n + 1) / 2 values; named as `channels`. Of a
     /// weight that is stored as n × m it has `.transposed` behind its name.
     case gram
-    /// The m × m Gram matrix of the gradients at the outputs of an m × n weight, in the same two layouts; named as `channels`.
+    /// The m × m Gram matrix of the gradients at the outputs of an m × n weight, in the same two layouts and named alike.
     case outputGram = "output_gram"
     /// One row or more of n values for an m × n weight; named as `channels`.
     case rows

@@ -247,6 +247,44 @@ import Testing
     }
   }
 
+  /// A mask of `concrete` on every task matrix, by documents that are computed while TSV-M reads them.
+  @Test(arguments: ["tsv_m", "iso_c", "opcm"]) func masksBeforeMatrixMethods(_ method: String) throws {
+    let mask: [[Double]] = [[1, 0.5, 0, 1], [0.25, 1, 1, 0], [1, 1, 0.5, 0.5], [0, 1, 0.25, 1]]
+    let mean = mask.joined().reduce(0, +) / 16
+    func masked(_ rows: [[Double]]) -> [[Double]] { zip(rows, mask).map { zip($0, $1).map { $0 * $1 / mean } } }
+    let documents = ["a", "b"].map {
+      "name: \($0)_masked\nmerge_method: concrete\nbase_model: base\nside: {mask: mask}\nmodels: [{model: \($0)}]\n"
+        + "parameters: {lambda: 1, mask_values: shares}\ndtype: float32\n---\n"
+    }
+    let result = try merge(
+      recipe: documents.joined() + "merge_method: \(method)\nbase_model: base\nmodels: [{model: a_masked}, {model: b_masked}]\n",
+      models: [
+        "base": [Self.tensor(mask.map { $0.map { _ in 0 } })], "a": [Self.tensor(Self.t1)], "b": [Self.tensor(Self.t2)],
+        "mask": [Self.tensor(mask)],
+      ])
+    #expect(result.plan.stages.count == 2 && result.plan.storedStages.isEmpty)
+    let expected = try Self.run(method, [masked(Self.t1), masked(Self.t2)])
+    #expect(Self.agree(try #require(result.tensors[Self.weight]).values, [expected], 1e-5))
+    #expect(try Self.run(method, [Self.t1, Self.t2]) != expected)
+  }
+
+  /// Magnitudes at both ends of f32, also where a difference or a sum leaves it: an error or finite numbers, and neither NaN nor the base in their place.
+  @Test(arguments: plain) func extremeValues(_ method: String) throws {
+    let small = method == "doge" || method == "wudi" || method == "optmerge" ? "iterations: 3" : ""
+    for size in [3e37, 1e30, 1e15, 1e-15, 1e-30, 1e-35] {
+      let (a, b) = (Self.t1.map { $0.map { $0 * size } }, Self.t2.map { $0.map { $0 * size } })
+      do {
+        let found = try Self.run(method, [a, b], small)
+        #expect(found.allSatisfy { $0.isFinite }, "\(size): \(found)")
+        if size >= 1e-15 { #expect(found.contains { $0 != 0 }, "\(size)") }
+      } catch let error as IngotError {
+        #expect(size >= 1e15 && error.subject == Self.weight, "\(size): \(error)")
+      }
+    }
+    let far = Self.t1.map { $0.map { _ in 3e38 } }
+    #expect(throws: IngotError.self) { _ = try Self.run(method, [far, far], small, base: far.map { $0.map { -$0 } }) }
+  }
+
   // MARK: The rest rule
 
   @Test(arguments: [("average", 2.0), ("task_arithmetic", 4), ("base", 0)]) func theRestRule(_ rule: String, _ expected: Double) throws {
@@ -318,6 +356,30 @@ import Testing
     }
   }
 
+  /// Of 700 rows in panels, against the whole weight: of definite and singular sums, of packed matrices, without ridge and with a model that does not count.
+  @Test(arguments: ["", "ridge: 0", "reduce_non_diagonal_ratio: 1, ridge: 0"], [false, true])
+  func regmeanInPanels(_ parameters: String, _ packed: Bool) throws {
+    let g: [[[Double]]] = [
+      [[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]],
+    ]
+    func row(_ i: Int, _ model: Int) -> [Double] { (0..<3).map { j in Double((i * 37 + j * 11 + model * 5) % 29) / 8 - 1 } }
+    let w: [[[Double]]] = (0..<3).map { model in (0..<700).map { i in row(i, model) } }
+    for (models, grams) in [([0, 1], [0, 1]), ([0, 1, 2], [0, 1, 2]), ([0, 1], [2, 2]), ([0], [0])] {
+      let (own, seen) = (models.map { w[$0] }, grams.map { g[$0] })
+      let first = parameters.isEmpty ? "" : parameters + ", "
+      let whole = try Self.regmean(first + "panels: never", grams: seen, weights: own, packed: packed)
+      let panels = try Self.regmean(first + "panels: always", grams: seen, weights: own, packed: packed)
+      #expect(whole.count == 2100 && zip(whole, panels).allSatisfy { abs($0 - $1) < 2e-6 })
+    }
+    // A weight that is stored as [in, out] is whole in memory.
+    let turned: [[[Double]]] = [w[0], w[1]].map { Array($0.prefix(3)) }
+    let (whole, panels) = (
+      try Self.regmean("panels: never", grams: Array(g.prefix(2)), weights: turned, turned: true),
+      try Self.regmean("panels: always", grams: Array(g.prefix(2)), weights: turned, turned: true)
+    )
+    #expect(whole == panels)
+  }
+
   @Test func regmeanRefusesGramsOfRowsBesideOthers() throws {
     let tensors = { (value: Double) in [TestTensor(Self.weight, .f32, [2, 2], [value, 0, 1, 2])] }
     let module = String(Self.weight.dropLast(7))
@@ -369,6 +431,14 @@ import Testing
     return models
   }()
 
+  /// The least budget that a plan runs in.
+  static func leastMemory(_ recipe: String, _ models: [String: [TestTensor]]) throws -> Int {
+    let parsed = try Recipe.parse(Array(recipe.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog)
+    var views: [String: [TensorView]] = [:]
+    for (name, tensors) in models { views[name] = try tensors.map { try $0.view } }
+    return try Plan.make(parsed, models: MemoryModels(views)).leastMemory
+  }
+
   @Test(arguments: plain) func bytesDependOnNeitherThreadsNorBudget(_ method: String) throws {
     let parameters = method == "doge" ? "parameters: {iterations: 6, lr: 0.01}\n" : ""
     let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]\n\(parameters)"
@@ -378,12 +448,7 @@ import Testing
         var options = EngineOptions()
         options.threads = threads
         options.instructionSet = set.name
-        if isLeast {
-          let parsed = try Recipe.parse(Array(recipe.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog)
-          var views: [String: [TensorView]] = [:]
-          for (name, tensors) in Self.models { views[name] = try tensors.map { try $0.view } }
-          options.memoryBudget = try Plan.make(parsed, models: MemoryModels(views)).leastMemory
-        }
+        if isLeast { options.memoryBudget = try Self.leastMemory(recipe, Self.models) }
         let result = try merge(recipe: recipe, models: Self.models, options: options)
         #expect(result.report.peakMemory <= options.memoryBudget)
         #expect(!result.report.findings.isEmpty)
@@ -394,46 +459,110 @@ import Testing
     }
   }
 
-  /// Output items end inside rows, and panels are many.
-  @Test(arguments: [DType.f32, .bf16]) func panelsGiveWhatTheWholeMatrixGives(_ dtype: DType) throws {
-    let (rows, columns) = (5003, 67)
+  /// A matrix of many panels, whose output items end inside rows; and one that is wide, and is whole in memory whatever `panels` says.
+  static func long(_ rows: Int, _ columns: Int) -> [String: [TestTensor]] {
     var models: [String: [TestTensor]] = [:]
-    for (index, name) in ["base", "a", "b"].enumerated() {
-      let values = (0..<rows * columns).map { Double(($0 &* 2_654_435_761 &+ index &* 40_503) >> 7 & 1023) / 512 - 1 }
-      models[name] = [TestTensor(Self.weight, .f32, [rows, columns], values)]
+    var random = SplitMix(6)
+    for name in ["base", "a", "b", "c"] {
+      let values = (0..<rows * columns).map { _ in Double(Int64(random.next() >> 44)) / 524_288 - 1 }
+      models[name] = [TestTensor(weight, .f32, [rows, columns], values)]
     }
-    func run(_ panels: String) throws -> [Double] {
-      let result = try merge(
-        recipe:
-          "merge_method: iso_c\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {panels: \(panels)}\ndtype: \(dtype == .f32 ? "float32" : "bfloat16")\n",
-        models: models)
-      return try #require(result.tensors[Self.weight]).values
-    }
-    let (whole, panels) = (try run("never"), try run("always"))
-    let difference = zip(whole, panels).reduce(0.0) { max($0, abs($1.0 - $1.1)) }
-    #expect(whole.count == panels.count && difference <= (dtype == .f32 ? 2e-5 : 0.02), "\(difference)")
-    #expect(panels.contains { $0 != 0 })
+    return models
+  }
+  static let tall = long(5003, 67)
+  static let wide = long(67, 203)
+
+  private static func run(
+    _ method: String, _ parameters: String, on models: [String: [TestTensor]], _ dtype: DType = .f32, inLeastMemory: Bool = false
+  ) throws -> [Double] {
+    let recipe =
+      "merge_method: \(method)\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]\n"
+      + "parameters: {\(parameters)}\ndtype: \(dtype == .f32 ? "float32" : "bfloat16")\n"
+    var options = EngineOptions()
+    if inLeastMemory { options.memoryBudget = try leastMemory(recipe, models) }
+    let result = try merge(recipe: recipe, models: models, options: options)
+    #expect(result.report.peakMemory <= options.memoryBudget)
+    return try #require(result.tensors[weight]).values
   }
 
-  /// An embedding of 128k × 8k: plain memory would be 20 times the matrix's shorter side squared.
-  @Test func panelsOfATallMatrixFitOneGibibyte() throws {
-    func bytes(_ rows: Int, _ columns: Int) throws -> Int {
-      let descriptor = IsoC.descriptor
-      var values: [String: ParameterValue] = [:]
-      for parameter in descriptor.parameters where !parameter.isPerModel { values[parameter.name] = parameter.default }
-      let method = try IsoC(
-        MethodRequest(
-          inputs: (0..<5).map { .init(model: "m\($0)", ordinal: $0, isBase: $0 == 0) },
-          segments: [
-            .init(
-              name: "model.embed_tokens.weight", shape: Shape([rows, columns]), parameters: values,
-              modelParameters: (0..<5).map { _ in ["weight": .number(1)] }, streams: (0..<5).map(UInt64.init))
-          ], seed: 0))
+  @Test(
+    arguments: [
+      ("iso_c", "", .f32), ("iso_c", "", .bf16), ("iso_c", "route: halley", .f32), ("tsv_m", "", .f32),
+      ("tsv_m", "lambda: 0.5, range_tolerance: 0.3", .f32), ("r_tsvm", "", .f32), ("iso_cts", "", .f32),
+      ("iso_cts", "common_space_fraction: 0, weight: 0.5", .f32), ("svc", "", .f32), ("svc", "calibrate: first", .f32), ("opcm", "", .f32),
+      ("opcm", "", .bf16), ("opcm", "projection_alpha: 0.9", .f32),
+    ] as [(String, String, DType)]) func panelsGiveWhatTheWholeMatrixGives(_ method: String, _ parameters: String, _ dtype: DType) throws
+  {
+    let first = parameters.isEmpty ? "" : parameters + ", "
+    let (never, always) = (first + "panels: never", first + "panels: always")
+    let whole = try Self.run(method, never, on: Self.tall, dtype)
+    let panels = try Self.run(method, always, on: Self.tall, dtype, inLeastMemory: true)
+    let base = try #require(Self.tall["base"]?.first).values
+    let (apart, size) = zip(zip(whole, panels), base).reduce((0.0, 0.0)) { sums, next in
+      let ((one, other), start) = next
+      return (sums.0 + (one - other) * (one - other), sums.1 + (one - start) * (one - start))
+    }
+    #expect(whole.count == panels.count && size > 0)
+    #expect((apart / size).squareRoot() <= (dtype == .f32 ? 1e-4 : 1e-2), "\((apart / size).squareRoot())")
+    #expect(try Self.run(method, always, on: Self.wide, dtype) == Self.run(method, never, on: Self.wide, dtype))
+  }
+
+  @Test(arguments: ["iso_c", "tsv_m", "r_tsvm", "iso_cts", "svc", "opcm"]) func panelsOfFewRowsAndOfNothing(_ method: String) throws {
+    // Square, a single column, fewer rows than a panel, one task, more tasks than columns, tasks of zeros and equal ones.
+    let column = [[1.0], [2], [3]]
+    for tasks in [
+      [Self.t1, Self.t2], [column, column.reversed()], [Self.t1], [column, [[0.0], [1], [-1]], [[2.0], [2], [2]]],
+      [Self.t1.map { $0.map { _ in 0.0 } }], [Self.t1, Self.t1],
+    ] as [[[[Double]]]] {
+      let parameters = method == "r_tsvm" ? "outlier_sigma: 0.5, " : ""
+      let whole = try Self.run(method, tasks, parameters + "panels: never")
+      let panels = try Self.run(method, tasks, parameters + "panels: always")
+      #expect(zip(whole, panels).allSatisfy { abs($0 - $1) <= 1e-5 * max(1, abs($0)) }, "\(whole) \(panels)")
+    }
+    #expect {
+      _ = try Self.run(method, [Self.t1, [[.nan, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], "panels: always")
+    } throws: {
+      ($0 as? IngotError)?.status == .nonFinite && ($0 as? IngotError)?.subject == Self.weight
+    }
+  }
+
+  @Test func panelsAndTheSVDContradict() throws {
+    let error = #expect(throws: IngotError.self) { _ = try Self.run("iso_c", [Self.t1], "panels: always, route: svd") }
+    #expect(error?.status == .recipe && error?.message.contains("panels") == true)
+  }
+
+  /// An embedding of 128k × 8k, whose bytes in f32 are 4 GiB, with four models.
+  @Test func memoryOfPanels() throws {
+    func request(_ descriptor: MethodDescriptor, _ rows: Int, _ columns: Int) -> MethodRequest {
+      var values: [String: ParameterValue] = ["embeddings": .text("matrix")]
+      for parameter in descriptor.parameters where !parameter.isPerModel && values[parameter.name] == nil {
+        values[parameter.name] = parameter.default
+      }
+      return MethodRequest(
+        inputs: (0..<5).map { .init(model: "m\($0)", ordinal: $0, isBase: $0 == 0) },
+        segments: [
+          .init(
+            name: "model.embed_tokens.weight", shape: Shape([rows, columns]), parameters: values,
+            modelParameters: (0..<5).map { _ in ["weight": .number(1)] }, streams: (0..<5).map(UInt64.init))
+        ], seed: 0)
+    }
+    func bytes<Method: MatrixMethod>(_: Method.Type, _ rows: Int, _ columns: Int) throws -> Int {
+      let method = try Method(request(Method.descriptor, rows, columns))
       #expect(method.streams(rows: rows, columns: columns) == (rows * columns >= 1 << 25))
       return try method.memory(5, rows: rows, columns: columns, held: 1 << 20)
     }
-    #expect(try bytes(128 << 10, 8 << 10) < 1000 << 20)
-    #expect(try bytes(1024, 1024) > 12 << 20)
+    let (m, n) = (128 << 10, 8 << 10)
+    #expect(try bytes(IsoC.self, m, n) < 1000 << 20)
+    #expect(try bytes(IsoC.self, 1024, 1024) > 12 << 20)
+    // As docs/matrix-methods.md has it, and a few panels of 512 rows.
+    let panels = 8 * 512 * 8 * n
+    #expect(try bytes(TSVM.self, m, n) < 40 * n * n + panels)
+    #expect(try bytes(RTSVM.self, m, n) < 40 * n * n + panels)
+    #expect(try bytes(IsoCTS.self, m, n) < 42 * n * n + panels)
+    #expect(try bytes(SVC.self, m, n) < 40 * n * n + panels)
+    let opcm = try OPCM(request(OPCM.descriptor, m, n))
+    #expect(opcm.streams(rows: m, columns: n))
+    #expect(try opcm.memory(5, rows: m, columns: n, isMatrix: true, held: 1 << 20) < 57 * n * n + panels)
   }
 
   @Test func aMatrixThatDoesNotFitTheBudgetIsRefusedWithItsBytes() throws {

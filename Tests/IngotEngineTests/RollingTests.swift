@@ -132,6 +132,31 @@ import Testing
     #expect(state.values.contains { $0.dtype == .f32 })
   }
 
+  /// Of DOP too: a step knows nothing of the models before but their merge.
+  @Test(arguments: [0.8, 0.5]) func dualProjections(_ alpha: Double) throws {
+    let scratch = try Self.scratch(.f32)
+    for model in Self.names.dropFirst() {
+      try add(model, scratch) { step in
+        (step.method, step.base) = (.dop, scratch("base"))
+        if alpha != 0.8 { step.settings["alpha"] = alpha }
+      }
+    }
+    let expected = try batch(scratch, "dop", hasBase: true, global: "merged_weight: \(alpha)")
+    let base = try scratch.tensors("base")
+    for lambda in [1, 0.25] {
+      let found = try finish(scratch, lambda: lambda)
+      for name in Self.merged {
+        let (mine, theirs, start) = (try #require(found[name]), try #require(expected[name]), try #require(base[name]))
+        for index in 0..<mine.count {
+          let wanted = start.value(index) + lambda * (theirs.value(index) - start.value(index))
+          #expect(abs(mine.value(index) - wanted) <= 2e-6 * max(1, abs(wanted)))
+        }
+      }
+    }
+    #expect(try refusal("m1", scratch) { $0.settings["alpha"] = 0.25 }?.message.contains("alpha") == true)
+    #expect(try refusal("m1", scratch) { $0.weight = 2 }?.message.contains("weight") == true)
+  }
+
   /// One model at a time gives what all at once do.
   @Test(arguments: [0.5, 0.9]) func orthogonalProjections(_ alpha: Double) throws {
     let scratch = try Self.scratch(.f32)

@@ -183,21 +183,22 @@ import Testing
   // MARK: MaTS
 
   static func mats(
-    _ parameters: String, grams: [Rows], outputs: [Rows] = [], weights: [Rows], base: Rows? = nil, packed: Bool = false
+    _ parameters: String, grams: [Rows], outputs: [Rows] = [], weights: [Rows], base: Rows? = nil, packed: Bool = false,
+    suffix: String = "", outputSuffix: String? = nil
   ) throws -> (values: [Double], report: RunReport) {
-    func gram(_ rows: Rows) -> TestTensor {
+    func gram(_ rows: Rows, _ suffix: String) -> TestTensor {
       let n = rows.count
       let values = packed ? (0..<n).flatMap { i in (i..<n).map { rows[i][$0] } } : rows.flatMap { $0 }
-      return TestTensor(module, .f32, packed ? [values.count] : [n, n], values)
+      return TestTensor(module + suffix, .f32, packed ? [values.count] : [n, n], values)
     }
     var models: [String: [TestTensor]] = [:]
     var list: [String] = []
     for (index, rows) in weights.enumerated() {
       models["m\(index)"] = [MatrixMethodTests.tensor(rows), TestTensor("model.norm.weight", .f32, [2], [Double(index), 1])]
-      models["g\(index)"] = [gram(grams[index])]
+      models["g\(index)"] = [gram(grams[index], suffix)]
       var side = "gram: g\(index)"
       if outputs.indices.contains(index) {
-        models["o\(index)"] = [gram(outputs[index])]
+        models["o\(index)"] = [gram(outputs[index], outputSuffix ?? suffix)]
         side += ", output_gram: o\(index)"
       }
       list.append("{model: m\(index), side: {\(side)}}")
@@ -272,6 +273,38 @@ import Testing
       "mats_solver: \(solver), ridge: 1.0e6", grams: [Self.g1, Self.g2], outputs: [Self.o1, Self.o2], weights: [Self.r1, Self.r2])
     #expect(Self.agree(held.values, [[2, 1], [0.5, 0]], 1e-4), "\(held.values)")
     #expect((finding("ridge", held.report) ?? 0) > 1e6)
+  }
+
+  /// Of weights that are stored as [in, out]: 3 inputs and 2 outputs, against the same weights stored as [out, in].
+  @Test(arguments: [false, true], ["cg", "exact"]) func matsOfTransposedWeights(_ packed: Bool, _ solver: String) throws {
+    let grams: [Rows] = [
+      [[4, 1, 0], [1, 3, 1], [0, 1, 2]], [[1, 0, 1], [0, 2, 0], [1, 0, 5]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]],
+    ]
+    let outputs: [Rows] = [Self.o1, Self.o2, [[1, 0], [0, 0]]]
+    let weights: [Rows] = [[[1, 2, -1], [0, 1, 3]], [[3, 0, 1], [1, -1, 0]], [[2, 2, 2], [-1, 0, 1]]]
+    let base: Rows = [[0.5, 1, 0], [0, 0, 2]]
+    for parameters in ["", "ridge: 0.01", "iterations: 1, initialization: task_arithmetic", "reduce_non_diagonal_ratio: 0.5"] {
+      for count in 1...3 {
+        for outputs in [[], outputs] {
+          func run(_ weights: [Rows], _ base: Rows, _ suffix: String) throws -> (values: [Double], report: RunReport) {
+            try Self.mats(
+              "mats_solver: \(solver)" + (parameters.isEmpty ? "" : ", " + parameters), grams: Array(grams.prefix(count)),
+              outputs: Array(outputs.prefix(count)), weights: weights, base: base, packed: packed, suffix: suffix)
+          }
+          let plain = try run(Array(weights.prefix(count)), base, "")
+          let turned = try run(weights.prefix(count).map(Self.transposed), Self.transposed(base), ".transposed")
+          let expected = Self.transposed([Array(plain.values[..<3]), Array(plain.values[3...])])
+          #expect(Self.agree(turned.values, expected), "\(parameters) \(count): \(turned.values) \(expected)")
+          #expect(finding("route", turned.report) == finding("route", plain.report))
+        }
+      }
+    }
+    let square = Array(grams.prefix(2)).map { $0.prefix(2).map { Array($0.prefix(2)) } }
+    let error = #expect(throws: IngotError.self) {
+      _ = try Self.mats(
+        "", grams: square, outputs: [Self.o1, Self.o2], weights: [Self.r1, Self.r2], suffix: ".transposed", outputSuffix: "")
+    }
+    #expect(error?.status == .shape && error?.message.contains("stored as") == true, "\(String(describing: error))")
   }
 
   @Test func matsRefusesBadSides() throws {

@@ -37,6 +37,22 @@ import Testing
     try products(Double.self, tolerance: 1e-12)
   }
 
+  /// A product over no elements is zero, whatever lay in its place.
+  @Test func productsOverNothing() throws {
+    let c: Matrix<Float> = try workspace.matrix(3, 4)
+    let (a, b): (Matrix<Float>, Matrix<Float>) = (try workspace.matrix(3, 0), try workspace.matrix(0, 4))
+    c.fill(.nan)
+    try algebra.multiply(a, b, into: c)
+    #expect(c.norm == 0)
+    c.fill(1)
+    try algebra.multiply(a, b, into: c, beta: 2)
+    #expect(c[2, 3] == 2)
+    let square: Matrix<Float> = try workspace.matrix(3, 3)
+    square.fill(.nan)
+    try algebra.gram(a, .transposed, into: square)
+    #expect(square.norm == 0)
+  }
+
   @Test func gramMatricesAreSymmetricAndWidenInPanels() throws {
     let wide: Matrix<Double> = try workspace.random(6, 11, seed: 4)
     let a = wide.columns(2..<9)
@@ -244,6 +260,11 @@ import Testing
     let before = algebra.library.threads
     try algebra.withThreads(1) { () throws(IngotError) in #expect(algebra.library.threads == 1) }
     #expect(algebra.library.threads == before)
+    // A phase that fails ends too: one of several threads would wait for it.
+    #expect(throws: IngotError.self) {
+      try algebra.withThreads(1) { () throws(IngotError) in throw IngotError(.internalError, "a phase that fails") }
+    }
+    try algebra.withThreads(2) { () throws(IngotError) in #expect(algebra.library.threads == 2) }
     #expect(!algebra.library.core.isEmpty)
   }
 }

@@ -96,6 +96,23 @@ private func options(_ change: (inout LowRankOptions) -> Void) -> LowRankOptions
     }
   }
 
+  /// Memory grows with the sum of a module's sides, not with their product: no method forms a matrix of the weight's shape.
+  @Test(arguments: LowRankMethods.all.map(\.name)) func nothingOfTheWeightsSize(_ name: String) throws {
+    func bytes(_ outputs: Int, _ inputs: Int) throws -> Int {
+      let workspace = MatrixWorkspace.measuring()
+      let bench = try Bench(workspace)
+      let terms = try (0..<4).map { _ in
+        LowRankTerm(try bench.low.empty(outputs: outputs, inputs: inputs, rank: 16), weight: 0.25, scale: 1)
+      }
+      _ = try LowRankMethods.make(name, LowRankOptions()).merge(terms, key: DrawKey(seed: 0, stream: 7), bench.low)
+      return workspace.peak
+    }
+    let (m, n) = (4096, 11_008)
+    let once = try bytes(m, n)
+    #expect(once < 4 * m * n)
+    #expect(try bytes(4 * m, 4 * n) <= 4 * once)
+  }
+
   @Test func goldenKnOTS() throws {
     let bench = try Bench()
     let root = try #require(try golden()["knots"])

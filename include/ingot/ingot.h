@@ -163,7 +163,11 @@ INGOT_API const char *ingot_methods_json(void);
 
 /* ---- context: threads and memory ------------------------------------------------------------------------------------------ */
 
-/* A team of worker threads and the memory they may use. One call at a time. */
+/* A team of worker threads and the memory they may use. One call at a time.
+ *
+ * Methods on whole matrices use OpenBLAS, whose thread count is the process's: around a phase of such work it is saved, set and put
+ * back. Phases of several threads take turns, those of two contexts too, and a host that calls OpenBLAS meanwhile may see the
+ * other count. */
 typedef struct ingot_context ingot_context;
 
 /* ingot_context_options.team: whose threads work. */
@@ -591,6 +595,7 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_plan_run_to_tensors(ingot_context *
  *   channels        one value for each element of the last axis
  *   gram            n x n values for n of those elements, or the n (n + 1) / 2 of the upper triangle, row by row; with a tensor named
  *                   transposed, of the first axis: a weight that is stored as inputs x outputs
+ *   output_gram     the same of the first axis; with a tensor named transposed, of the last one
  * F32, F16, BF16 or F64. */
 typedef struct ingot_side_input {
   uint32_t struct_size;

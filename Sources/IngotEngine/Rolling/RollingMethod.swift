@@ -25,6 +25,8 @@ package enum RollingMethod: String, Sendable, CaseIterable {
   case ota
   /// D₁ = τ₁, Dₜ = Dₜ₋₁ + τₜ without what it says along the singular directions of Dₜ₋₁; at the end times λ and the mean of ‖τₜ‖ over ‖D‖, added to θ₀.
   case opcm
+  /// W₁ = τ₁, Wₜ the minimum of DOP for Wₜ₋₁ and τₜ; at the end times λ and added to θ₀.
+  case dop
 
   package var needsBase: Bool { rules.needsBase }
   package var takesWeight: Bool { rules.weight != .none }
@@ -107,6 +109,12 @@ extension RollingMethod {
         step: "rolling_opcm", planes: [RollingPlane(parameters: { [("projection_alpha", "\($0.setting)")] })], needsBase: true,
         setting: ParameterDescriptor(
           "alpha", .number(.fraction), "share of the singular values whose directions are closed to further models", default: .number(0.5)))
+    case .dop:
+      RollingRules(
+        step: "rolling_dop",
+        planes: [RollingPlane(parameters: { [("merged_weight", "\($0.setting)"), ("count", "\($0.count)")] })], needsBase: true,
+        setting: ParameterDescriptor(
+          "alpha", .number(.fraction), "weight of what is merged already against the next model", default: .number(0.8)))
     case .ties, .tiesModel:
       RollingRules(
         step: "rolling_vote",

@@ -34,7 +34,7 @@ struct RollCommand: ParsableCommand {
   @Option(
     name: .shortAndLong,
     help: ArgumentHelp(
-      "Base model of task_arithmetic, magmax, ties, ties_model, ota and opcm. Needed for the first step.", valueName: "model"),
+      "Base model of task_arithmetic, magmax, ties, ties_model, ota, opcm and dop. Needed for the first step.", valueName: "model"),
     completion: .directory)
   var base: String?
 
@@ -48,7 +48,7 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Of mos, the share of the mean of the models before (0.1); of opcm, that of the singular values whose directions are closed (0.5).",
+      "Of mos, the share of the mean of the models before (0.1); of opcm, that of the singular values whose directions are closed (0.5); of dop, the weight of what is merged already (0.8).",
       valueName: "number"))
   var alpha: Double?
 

@@ -58,6 +58,13 @@ def iso_c(tasks: list[Matrix]) -> Matrix:
     return s.sum() / min(tasks[0].shape) * (u @ v)
 
 
+def iso_c_smooth(tasks: list[Matrix]) -> Matrix:
+    """What the inverse root of a large Gram matrix computes: each direction with the weight σ / √(σ² + δ), δ = 1e-12 σ₁²."""
+    u, s, v = np.linalg.svd(sum(tasks), full_matrices=False)
+    weights = s / np.sqrt(s**2 + 1e-12 * s[0] ** 2)
+    return (s * weights).sum() / min(tasks[0].shape) * (u @ np.diag(weights) @ v)
+
+
 def top(matrix: Matrix, count: int) -> tuple[Matrix, Matrix, Matrix]:
     u, s, v = factors(matrix)
     return u[:, :count], s[:count], v[:count]

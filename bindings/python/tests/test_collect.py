@@ -242,6 +242,32 @@ def test_packed_and_transposed_gram_matrices(torch: Any, tmp_path: Path) -> None
     np.testing.assert_allclose(flipped["0.weight"], plain["0.weight"].T, rtol=1e-5, atol=1e-6)
     one = ingot.merge_tensors("regmean", [w.T for w in weights], side={"gram": [{"transposed": g} for g in grams]})
     np.testing.assert_array_equal(one, flipped["0.weight"])
+
+    # MaTS solves the same problem, with the gradients at the outputs too.
+    with torch.no_grad():
+        turned[0].weight.copy_(linear[0].weight.T)
+    labels = [torch.randint(0, 7, (20,)) for _ in range(2)]
+    outputs = [
+        load(collect.output_gram_matrices(model, list(zip(inputs, labels)), tmp_path / f"outputs{number}.safetensors", labels="empirical"))
+        for number, model in enumerate((linear, turned))
+    ]
+    assert list(outputs[1]) == ["0.transposed"] and outputs[1]["0.transposed"].shape == (7, 7)
+    np.testing.assert_allclose(outputs[1]["0.transposed"], outputs[0]["0"], rtol=1e-5, atol=1e-8)
+    own = [outputs[0]["0"], np.diag(np.arange(1, 8)).astype("f")]
+    for sides in ({"gram": grams}, {"gram": grams, "output_gram": own}):
+        for solver in ("cg", "exact"):
+            side = {name: [{"0": g} for g in values] for name, values in sides.items()}
+            other_side = {name: [{"0.transposed": g} for g in values] for name, values in sides.items()}
+            plain = ingot.merge_state_dicts("mats", [{"0.weight": w} for w in weights], side=side, mats_solver=solver)
+            flipped = ingot.merge_state_dicts("mats", [{"0.weight": w.T} for w in weights], side=other_side, mats_solver=solver)
+            np.testing.assert_allclose(flipped["0.weight"], plain["0.weight"].T, rtol=1e-5, atol=1e-6)
+    one = ingot.merge_tensors(
+        "mats", [w.T for w in weights], side={name: [{"transposed": g} for g in values] for name, values in sides.items()}, mats_solver="exact"
+    )
+    np.testing.assert_array_equal(one, flipped["0.weight"])
+    mixed = {"gram": [{"0": g} for g in grams], "output_gram": [{"0.transposed": g} for g in own]}
+    with pytest.raises(ingot.IngotError, match="stored as"):
+        ingot.merge_state_dicts("mats", [{"0.weight": w[:, :7]} for w in weights], side={**mixed, "gram": [{"0": np.eye(7, dtype="f")}] * 2})
     with pytest.raises(ingot.InvalidArgumentError, match="nothing to collect"):
         collect.activation_norms(turned, inputs, tmp_path / "norms.safetensors")
 

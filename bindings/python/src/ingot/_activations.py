@@ -143,6 +143,11 @@ def width_of(module: Any) -> int:
     return int(module.weight.shape[0 if is_turned(module) else -1])
 
 
+def outputs_of(module: Any) -> int:
+    """Output channels of a linear layer."""
+    return int(module.weight.shape[1 if is_turned(module) else 0])
+
+
 def rows_of_input(value: Any, mask: Any, width: int) -> Any:
     """A module's input as rows of channels, without padding."""
     if mask is not None and tuple(value.shape[:-1]) == tuple(mask.shape):

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from ._activations import is_turned, linear_modules, rows_of_input
+from ._activations import gram_name, linear_modules, outputs_of, rows_of_input
 from ._batches import Loss, call_loss, evaluating, import_torch, logits_of, mask_of, scalar, units, without_labels
 from ._errors import InvalidArgumentError, NotFoundError
 from ._sidefiles import Chooser, Output, SideFile
@@ -159,7 +159,7 @@ def output_gram_matrices(
 ) -> Path:
     """The mean of g gᵀ over the gradients g of the log likelihood at the N rows of output of each linear layer, for `mats`.
 
-    Beside `gram_matrices` it is the other factor of K-FAC's Fisher information. Modules, padding and other parameters as there,
+    Beside `gram_matrices` it is the other factor of K-FAC's Fisher information. Modules, names, padding and other parameters as there,
     labels and loss as for `fisher`.
     """
     torch = import_torch()
@@ -167,21 +167,19 @@ def output_gram_matrices(
         raise InvalidArgumentError(f'labels is {labels!r}, expected "sampled" or "empirical"', subject="labels")
     if loss is not None and labels != "empirical":
         raise InvalidArgumentError(f"a loss was given, and labels are {labels}", hint='ask for labels="empirical"', subject="loss")
-    modules = {
-        name: module
-        for name, module in linear_modules(model).items()
-        if name and not is_turned(module) and (choose is None or choose(name))
-    }
+    modules = {name: module for name, module in linear_modules(model).items() if name and (choose is None or choose(name))}
+    names = {name: gram_name(name, module) for name, module in modules.items()}
     weights = {name + ".weight": module.weight for name, module in modules.items()}
-    shapes = {name: (int(module.weight.shape[0]),) * 2 for name, module in modules.items()}
+    widths = {name: outputs_of(module) for name, module in modules.items()}
+    shapes = {names[name]: (width, width) for name, width in widths.items()}
     generator = torch.Generator().manual_seed(seed)
     rows_of = dict.fromkeys(modules, 0)
     mask: Any = None
     with SideFile(torch, out, shapes, force=force) as file, ExitStack() as stack:
 
         def see(name: str, gradient: Any) -> None:
-            rows = rows_of_input(gradient.detach(), mask, shapes[name][0]).to(torch.float32)
-            file.tensor(name).add_((rows.T @ rows).cpu())
+            rows = rows_of_input(gradient.detach(), mask, widths[name]).to(torch.float32)
+            file.tensor(names[name]).add_((rows.T @ rows).cpu())
             rows_of[name] += len(rows)
 
         def hook(name: str) -> Callable[[Any, Any, Any], None]:
@@ -207,7 +205,7 @@ def output_gram_matrices(
             raise InvalidArgumentError("there are no batches, expected at least one", subject="batches")
         for name, rows in rows_of.items():
             if rows:
-                file.tensor(name).div_(rows)
+                file.tensor(names[name]).div_(rows)
         return file.commit({"kind": "output_gram", "labels": labels, "samples": str(count), "rows": str(max(rows_of.values(), default=0))})
 
 

@@ -13,7 +13,10 @@ from ._reports import Method, SideInput
 AIM = "activation norms"
 
 # What a side input of a single tensor may be a mapping of.
-_PARTS = {"tensor_or_sums": ("row_sums", "column_sums"), "gram": ("transposed",)}
+_PARTS = {"tensor_or_sums": ("row_sums", "column_sums"), "gram": ("transposed",), "output_gram": ("transposed",)}
+
+# Forms whose tensors are called as a module: its weight's name without .weight.
+_OF_MODULES = ("channels", "gram", "output_gram", "rows")
 
 # Makes a state dict of what the caller gave for a side input of this form.
 Wrapper = Callable[[str, Any], Mapping[str, Any]]
@@ -39,7 +42,7 @@ def single(weight: str) -> Wrapper:
     """Side inputs of one tensor that is called `weight`."""
 
     def wrap(form: str, value: Any) -> Mapping[str, Any]:
-        owned = weight.removesuffix(".weight") if form in ("channels", "gram") else weight
+        owned = weight.removesuffix(".weight") if form in _OF_MODULES else weight
         if not isinstance(value, Mapping):
             return {owned: value}
         parts = _PARTS.get(form, ())
@@ -56,7 +59,7 @@ def single(weight: str) -> Wrapper:
 def weight_name(name: str | None, method: Method, side: Mapping[str, Any] | None, aim: Mapping[str, Any] | None) -> str:
     """What a single tensor is called: channels and Gram matrices belong to modules, whose weight it is then."""
     forms = [method.side_inputs[key].form for key in side or {} if key in method.side_inputs]
-    needs_module = aim is not None or "channels" in forms or "gram" in forms
+    needs_module = aim is not None or any(form in _OF_MODULES for form in forms)
     if name is None:
         return "tensor.weight" if needs_module else "tensor"
     if needs_module and not name.endswith(".weight"):
