@@ -210,12 +210,15 @@ void ingotk_elect_with_slack(int32_t set, ingotk_rows deltas, size_t rows, const
                              size_t n) {
   enter(set)->elect_with_slack(deltas, rows, weights, normalize, slack, out, n);
 }
+void ingotk_elect_largest(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, int32_t zero_sign, float *out, size_t n) {
+  enter(set)->elect_largest(deltas, rows, weights, zero_sign, out, n);
+}
 void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n) {
   enter(set)->protect(x, share, merged, out, n);
 }
 void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
-                        float *out, size_t n) {
-  enter(set)->competition(deltas, rows, row, bounds, pairwise, part, out, n);
+                        float least, float *out, size_t n) {
+  enter(set)->competition(deltas, rows, row, bounds, pairwise, part, least, out, n);
 }
 void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n) {
   enter(set)->balance(deltas, scores, rows, limits, out, n);

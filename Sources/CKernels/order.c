@@ -2,7 +2,7 @@
 #pragma STDC FP_CONTRACT OFF
 #include "CKernels.h"
 
-enum { DIGIT_BITS = 11, BUCKETS = 1 << DIGIT_BITS };
+enum { DIGIT_BITS = 11, FEW_BITS = 7, FEW = 1 << 10, BUCKETS = 1 << DIGIT_BITS };
 
 uint64_t ingotk_select(uint64_t *keys, size_t count, size_t rank, size_t *equal, size_t *larger) {
   size_t high = count, wanted = rank;
@@ -12,10 +12,14 @@ uint64_t ingotk_select(uint64_t *keys, size_t count, size_t rank, size_t *equal,
     for (size_t i = 1; i < high; i++) differing |= keys[i] ^ keys[0];
     if (differing == 0) break;
     const int top = 63 - __builtin_clzll(differing);
-    const int shift = top + 1 > DIGIT_BITS ? top + 1 - DIGIT_BITS : 0;
-    size_t counts[BUCKETS] = {0};
-    for (size_t i = 0; i < high; i++) counts[(keys[i] >> shift) & (BUCKETS - 1)]++;
-    size_t digit = BUCKETS - 1;
+    // Of few keys the buckets would be more work than the keys.
+    const int bits = high < FEW ? FEW_BITS : DIGIT_BITS;
+    const size_t last = ((size_t)1 << bits) - 1;
+    const int shift = top + 1 > bits ? top + 1 - bits : 0;
+    size_t counts[BUCKETS];
+    for (size_t digit = 0; digit <= last; digit++) counts[digit] = 0;
+    for (size_t i = 0; i < high; i++) counts[(keys[i] >> shift) & last]++;
+    size_t digit = last;
     while (digit > 0 && wanted >= counts[digit]) wanted -= counts[digit--];
     size_t front = 0;
     for (size_t i = 0; i < high; i++) {
@@ -23,7 +27,7 @@ uint64_t ingotk_select(uint64_t *keys, size_t count, size_t rank, size_t *equal,
       const uint64_t key = keys[i];
       keys[i] = keys[front];
       keys[front] = key;
-      front += ((key >> shift) & (BUCKETS - 1)) == digit;
+      front += ((key >> shift) & last) == digit;
     }
     high = front;
   }

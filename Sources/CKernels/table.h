@@ -64,8 +64,9 @@ struct ingot_kernels {
   void (*unify)(ingotk_rows, size_t, float *, size_t);
   void (*agree)(const float *, const float *, float *, size_t);
   void (*elect_with_slack)(ingotk_rows, size_t, const float *, bool, float, float *, size_t);
+  void (*elect_largest)(ingotk_rows, size_t, const float *, int32_t, float *, size_t);
   void (*protect)(const float *, float, const float *, float *, size_t);
-  void (*competition)(ingotk_rows, size_t, size_t, const float *, bool, int32_t, float *, size_t);
+  void (*competition)(ingotk_rows, size_t, size_t, const float *, bool, int32_t, float, float *, size_t);
   void (*balance)(ingotk_rows, ingotk_rows, size_t, const float *, float *, size_t);
   void (*column_sum)(ingotk_rows, size_t, uint64_t, size_t, const float *, float *, size_t);
   void (*significance_sum)(ingotk_rows, size_t, const double *, double, float *, size_t);

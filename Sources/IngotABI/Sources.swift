@@ -38,7 +38,7 @@ final class Resolver: @unchecked Sendable {
       throw IngotError(
         .invalidArgument,
         unsafe "the resolver's open set the struct_size of ingot_source to \(source.struct_size), expected \(room) or less",
-        hint: "leave it as it is, or lower it", subject: ingot_source.typeName)
+        hint: "leave it as it is, or lower it", subject: "ingot_source")
     }
     return try unsafe CallbackSource(&source, name: "\(model)/\(file)", resolver: self)
   }

@@ -21,6 +21,7 @@ extension JobExecution {
       let chunk = chunkStart..<min(chunkStart + step, cover.upperBound)
       let area = try unsafe worker.nextOutput(at: segment.tensor.offset + chunk.lowerBound * width, context.writes)
       try unsafe compute(state, chunk, segment: segment, worker: worker, into: area)
+      if segment.tensor.dtype == .f16 { unsafe countOverflows(chunk, of: part, at: area, worker) }
       if chunk.upperBound == cover.upperBound {
         if cover != part.elements && !nonfinite.isChecked && worker.hasNonfinite {
           try recount(part.elements, segment: segment, worker: worker)
@@ -74,6 +75,25 @@ extension JobExecution {
     _ = context.kernels.load(slice, into: base)
     context.kernels.scaleChannels(
       merged, factors: tile.sides[scaling.norms], firstIndex: tile.firstIndex, base: base, into: merged)
+  }
+
+  /// Counts what became infinite when it was rounded: the largest float16 is 65,504, the other types reach as far as float32 does.
+  private func countOverflows(_ chunk: Range<Int>, of item: OutputItem, at area: UnsafeRawPointer, _ worker: Worker) {
+    let segment = segments[item.segment]
+    let part = chunk.clamped(to: item.elements)
+    let length = segment.blocking.tileLength
+    var count = 0
+    var start = part.lowerBound
+    while start < part.upperBound {
+      let end = min(start + length, part.upperBound)
+      let runs = worker.runs(inputs: segment.inputs.count, scratch: demands.scratchRows, tileLength: length, count: end - start)
+      // SAFETY: the area holds the whole chunk, of which this is a part.
+      let stored = unsafe ElementSlice(
+        unsafe: area + (start - chunk.lowerBound) * segment.outputWidth, dtype: segment.tensor.dtype, count: end - start)
+      count += context.kernels.load(stored, into: runs.output)
+      start = end
+    }
+    nonfinite.collect(overflows: count, segment: item.segment)
   }
 
   /// Counts again what lies in `range` alone: rows that straddle two items are computed for both.

@@ -60,7 +60,10 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       round = next
       itemCount = next.itemCount
       let readsAll = wanted.isComplete && !kept.isFilled
-      bytesRead = segments.reduce(0) { $0 + (readsAll ? $1.inputBytes : wanted.readsOnlySides ? $1.sideBytes : 0) }
+      let readsSome = wanted.segments != nil && wanted.sampleStride == 0 && !kept.isFilled
+      bytesRead = segments.filter { wanted.reads($0.index) }.reduce(0) {
+        $0 + (wanted.readsOnlySides ? $1.sideBytes : readsAll || readsSome ? $1.inputBytes : 0)
+      }
     case .emit(let state):
       round = nil
       findFused(state)
@@ -90,7 +93,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
     case .gather(let state, let wanted):
       guard let round else { throw IngotError(.internalError, "a round without its statistics") }
       if wanted.isComplete && isFirstLook { try nonfinite.check(segments, context: context) }
-      if !wanted.readsOnlySides { kept.isFilled = kept.isAllocated }
+      if !wanted.readsOnlySides && wanted.segments == nil { kept.isFilled = kept.isAllocated }
       phase = try method.settle(state, round.statistics())
       round.release(context.memory)
       self.round = nil
@@ -99,6 +102,7 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
       return itemCount == 0 ? try advance() : false
     case .emit(let state):
       if isFirstLook { try nonfinite.check(segments, context: context) }
+      try nonfinite.checkOverflows(segments, context: context)
       try output.finishEmpty()
       report(state)
       return true
@@ -182,8 +186,8 @@ final class JobExecution<Method: MergeMethod>: JobRun, @unchecked Sendable {
         onlySides: wanted.readsOnlySides)
       round.fold(block: segment.firstBlock + block, worker: worker.index)
     }
-    // A round that reads the models too will see the side tensors again, and counts both.
-    if wanted.readsOnlySides { worker.forgetNonfinite() } else { nonfinite.collect(worker, segment: segment.index) }
+    // What this round leaves out is read by another, which then counts everything.
+    if wanted.isComplete { nonfinite.collect(worker, segment: segment.index) } else { worker.forgetNonfinite() }
   }
 
   /// Gathers the tiles of one read: straight from storage where the round has such a form, else widened.

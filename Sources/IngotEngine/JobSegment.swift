@@ -156,9 +156,38 @@ final class NonfiniteTally: @unchecked Sendable {
   // SENDABLE: counts change under the lock; isChecked only between phases.
   private let lock = Monitor()
   private var counts: [[Int]]
+  /// Values of each output that its type cannot hold.
+  private var overflows: [Int]
   private(set) var isChecked = false
 
-  init(_ segments: [JobSegment]) { counts = segments.map { [Int](repeating: 0, count: $0.inputs.count) } }
+  init(_ segments: [JobSegment]) {
+    counts = segments.map { [Int](repeating: 0, count: $0.inputs.count) }
+    overflows = segments.map { _ in 0 }
+  }
+
+  /// Takes over how many values of an output became infinite when they were rounded.
+  func collect(overflows count: Int, segment: Int) {
+    if count == 0 { return }
+    lock.lock()
+    overflows[segment] += count
+    lock.unlock()
+  }
+
+  /// Throws `.nonFinite` where an output has values that its type cannot hold, or notes them when the run allows them. What comes of inputs that
+  /// are not finite themselves has been told.
+  func checkOverflows(_ segments: [JobSegment], context: JobContext) throws(IngotError) {
+    for found in segments where overflows[found.index] > 0 && counts[found.index].allSatisfy({ $0 == 0 }) {
+      guard context.allowsNonfinite else { throw overflow(found) }
+      context.report.add(Notice(.warning, overflow(found).message, subject: found.tensor.name))
+    }
+  }
+
+  private func overflow(_ segment: JobSegment) -> IngotError {
+    IngotError(
+      .nonFinite,
+      "tensor \(segment.tensor.name): \(overflows[segment.index]) values of the result are beyond what \(segment.tensor.dtype.safetensorsName) holds",
+      hint: "set dtype: bfloat16 or float32, or let them become infinite with --allow-nonfinite", subject: segment.tensor.name)
+  }
 
   /// Takes over what a worker saw in one item. Later rounds read the same values again and are not counted.
   func collect(_ worker: Worker, segment: Int) {
@@ -190,6 +219,7 @@ final class NonfiniteTally: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     if counts[segment.index].contains(where: { $0 > 0 }) { throw failure(segment, segments, context) }
+    if overflows[segment.index] > 0 { throw overflow(segment) }
   }
 
   private func failure(_ found: JobSegment, _ segments: [JobSegment], _ context: JobContext) -> IngotError {

@@ -16,9 +16,8 @@ struct MethodChoice {
   }
 }
 
-/// A job over the whole model that is being put together.
-struct ModelScope {
-  let key: [String]
+/// A job over the whole model, or over some tensors of it, that is being put together.
+struct SharedJob {
   let method: MethodChoice
   let inputs: [MethodRequest.Input]
   var tensors: [Int] = []

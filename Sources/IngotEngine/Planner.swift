@@ -25,7 +25,9 @@ struct Planner {
   var mostTensors = Limit.plannedTensors
   var tensors: [PlannedTensor] = []
   private var jobs: [PlannedJob] = []
-  private var modelScopes: [ModelScope] = []
+  /// Jobs of several tensors, and where each is, by method, group and inputs.
+  private var sharedJobs: [SharedJob] = []
+  private var sharedJobPlaces: [[String]: Int] = [:]
   private(set) var vocabularySize: Int?
 
   init(recipe: Recipe, models: [ProvidedModel], seed: UInt64, numerics: Recipe.Numerics) throws(IngotError) {
@@ -76,9 +78,9 @@ struct Planner {
     tensors.reserveCapacity(outputs.count)
     for output in outputs { try add(output, cache) }
     if let request = recipe.tokenizer { try tokenizer?.requireRows(in: tensors, at: request.position) }
-    for group in modelScopes {
-      let request = MethodRequest(inputs: group.inputs, segments: group.segments, seed: seed)
-      jobs.append(PlannedJob(tensors: group.tensors, work: .merge(try group.method.type.init(request))))
+    for shared in sharedJobs {
+      let request = MethodRequest(inputs: shared.inputs, segments: shared.segments, seed: seed)
+      jobs.append(PlannedJob(tensors: shared.tensors, work: .merge(try shared.method.type.init(request))))
     }
     noteUnusedRules()
     try sideFinder.files.requireUse(recipe, models: models)
@@ -149,10 +151,11 @@ struct Planner {
     }
     let nominal = stored.first ?? first.dtype
     let dtype = named ?? nominal.defaultOutput
-    if choice.type.scope(segment.parameters) == .model {
+    let scope = choice.type.scope(segment.parameters)
+    if scope != .tensor {
       let number = append(output.name, first, dtype: dtype, inputs: inputs, work: nil, shape: shape)
       extra.add(to: &tensors[number])
-      addToModelScope(number, segment, described, choice)
+      addToSharedJob(number, segment, described, choice, group: scope == .group ? choice.type.group(of: output.name) : "")
       return
     }
     let made = try choice.type.init(MethodRequest(inputs: described, segments: [segment], seed: seed))
@@ -234,15 +237,18 @@ struct Planner {
     )
   }
 
-  /// One statistic over the whole model: tensors of one method with the same models share a job.
-  private mutating func addToModelScope(
-    _ tensor: Int, _ segment: MethodRequest.Segment, _ inputs: [MethodRequest.Input], _ choice: MethodChoice
+  /// Tensors of one method with the same models share a job, all of them or those of one group.
+  private mutating func addToSharedJob(
+    _ tensor: Int, _ segment: MethodRequest.Segment, _ inputs: [MethodRequest.Input], _ choice: MethodChoice, group: String
   ) {
-    let key = [choice.descriptor.name] + inputs.map { "\($0.ordinal) \($0.isBase)" }
-    let place = modelScopes.firstIndex { $0.key == key } ?? modelScopes.count
-    if place == modelScopes.count { modelScopes.append(ModelScope(key: key, method: choice, inputs: inputs)) }
-    modelScopes[place].tensors.append(tensor)
-    modelScopes[place].segments.append(segment)
+    let key = [choice.descriptor.name, group] + inputs.map { "\($0.ordinal) \($0.isBase)" }
+    let place = sharedJobPlaces[key] ?? sharedJobs.count
+    if place == sharedJobs.count {
+      sharedJobPlaces[key] = place
+      sharedJobs.append(SharedJob(method: choice, inputs: inputs))
+    }
+    sharedJobs[place].tensors.append(tensor)
+    sharedJobs[place].segments.append(segment)
   }
 
   /// The tensor of one model, as a rule's `from` asks, perhaps scaled.

@@ -55,8 +55,9 @@ extension Engine {
     let record = try MergeRecord(directory: directory)
     let recipe = try Recipe.parse(
       Array(try record.recipe().utf8), origin: MergeRecord.fileName + ": recipe", catalog: MethodRegistry.wholeCatalog)
-    let models = RecordedModels(try record.models(), places: places)
-    for name in places.keys.sorted() where !models.has(name) {
+    let state = RecordedState(recipe)
+    let models = RecordedModels(try record.models(), places: state?.spreading(places) ?? places)
+    for name in places.keys.sorted() where !models.has(name) && name != state?.path {
       throw IngotError(
         .invalidArgument, "the recipe has no model \"\(name)\"", hint: "its models are \(models.names.joined(separator: ", "))",
         subject: name)
@@ -65,7 +66,8 @@ extension Engine {
     options.seed = try record.seed()
     options.numerics = record.numerics
     options.missing = record.missing
-    let plan = try Plan.make(recipe, options: options, models: models)
+    let provider: any ModelProvider = try state?.provider(models, directory: directory) ?? models
+    let plan = try Plan.make(recipe, options: options, models: provider)
     var notices = plan.notices + models.notices(plan)
     if let digest = record.planDigest, digest != plan.digest.description, record.version != Version.text {
       notices.append(
@@ -116,6 +118,10 @@ struct RecordedModels: ModelProvider {
 
   var names: [String] { models.keys.sorted() }
   func has(_ name: String) -> Bool { models[name] != nil }
+  /// Where the model is looked for.
+  func path(of name: String) -> String? { places[name] ?? models[name]?.path }
+  /// True where the caller says where the model is.
+  func isPlaced(_ name: String) -> Bool { places[name] != nil }
 
   func open(_ reference: IngotRecipes.ModelReference) throws(IngotError) -> ProvidedModel {
     guard let model = models[reference.name] else {

@@ -56,7 +56,7 @@ final class RoundRun: @unchecked Sendable {
     // Column sums are added to in order, so one worker does a tensor; others go on with the next one.
     let span = round.columnSums > 0 ? max(segments.map(\.blocking.blockCount).max() ?? 1, 1) : 8
     blocksPerItem = span
-    prefixes = Prefixes(segments.map { ($0.blocking.blockCount + span - 1) / span })
+    prefixes = Prefixes(segments.map { round.reads($0.index) ? ($0.blocking.blockCount + span - 1) / span : 0 })
     let blockCount = segments.last.map { $0.firstBlock + $0.blocking.blockCount } ?? 0
     blockSumCount = blockCount * round.sums
     unsafe lanes = Self.zeroes(workers * round.sums * 16)

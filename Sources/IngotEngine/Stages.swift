@@ -131,8 +131,8 @@ private struct PlannedFiles: ModelFiles {
 extension Plan {
   /// Most reads of sources that one read of a streamed tensor may cost; dearer results are stored.
   private static let mostReads = 64
-  /// Most results that are computed inside each other: each needs some of the stack, and a host's thread may have little.
-  private static let mostDepth = 16
+  /// Most results that are computed inside each other: each needs some kilobytes of the stack, and a host's thread may have little.
+  private static let mostDepth = 8
 
   /// True when any range of any tensor can be computed by itself, once the statistics of its job are known.
   fileprivate var canBeStreamed: Bool {

@@ -57,10 +57,13 @@ package struct LinearAlgebra: Sendable {
     if !holds { throw IngotError(.shape, message()) }
   }
 
-  /// Throws for an INFO that is not 0: LAPACK's routine did not converge, or was called wrongly.
+  /// Throws for an INFO that is not 0: `.nonFinite` where LAPACK's routine did not converge, which values do that overflow on the way, and
+  /// `.internalError` where it was called wrongly.
   func check(_ info: Int32, _ routine: String) throws(IngotError) {
     guard info != 0 else { return }
     let reason = info < 0 ? "refused argument \(-info)" : "did not converge (INFO \(info))"
-    throw IngotError(.internalError, "LAPACK's \(routine) \(reason)", hint: "look for extreme values in the inputs, or exclude the tensor")
+    throw IngotError(
+      info < 0 ? .internalError : .nonFinite, "LAPACK's \(routine) \(reason)",
+      hint: "look for extreme values in the inputs, or exclude the tensor")
   }
 }

@@ -77,6 +77,15 @@ struct PolarWork {
 
   /// The same in f64, in panels.
   func apply(_ small: Matrix<Double>, to source: Matrix<Float>, into target: Matrix<Float>) throws(IngotError) {
+    try inPanels(source, into: target) { (from, to) throws(IngotError) in
+      if side == .plain { try algebra.multiply(from, small, into: to) } else { try algebra.multiply(small, from, into: to) }
+    }
+  }
+
+  /// Widens stretches of the longer side, and narrows what `body` makes of each.
+  func inPanels(
+    _ source: Matrix<Float>, into target: Matrix<Float>, _ body: (_ from: Matrix<Double>, _ to: Matrix<Double>) throws(IngotError) -> Void
+  ) throws(IngotError) {
     let long = max(source.rows, source.columns)
     let length = min(long, LinearAlgebra.panelLength(size))
     try workspace.scope { () throws(IngotError) in
@@ -88,7 +97,7 @@ struct PolarWork {
         let (x, y) =
           isTall ? (from.rows(0..<range.count), to.rows(0..<range.count)) : (from.columns(0..<range.count), to.columns(0..<range.count))
         x.copy(isTall ? source.rows(range) : source.columns(range))
-        if isTall { try algebra.multiply(x, small, into: y) } else { try algebra.multiply(small, x, into: y) }
+        try body(x, y)
         (isTall ? target.rows(range) : target.columns(range)).copy(y)
       }
     }

@@ -31,7 +31,8 @@ package struct Concrete: MergeMethod {
         "mask_values", .choice(["logits", "shares"]), "what the file has: logits, or numbers from 0 to 1 such as finished masks",
         default: .text("logits")),
       ParameterDescriptor(
-        "temperature", .number(NumberRange(from: .open(0))), "of the relaxed sample", default: .number(0.5)),
+        "temperature", .number(NumberRange(from: .open(0))), "of the relaxed sample", default: .number(0.5)
+      ).only(.is("mask_type", .text("continuous"))),
       ParameterDescriptor(
         "mask_rescale", .choice(["mean", "none"]), "divide each tensor's mask by its mean, or leave it", default: .text("mean")),
     ],

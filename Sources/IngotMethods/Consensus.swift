@@ -24,13 +24,14 @@ package struct Consensus: ThresholdMerge {
         "tall_lambda", .number(.init(from: .closed(0))),
         "how much larger than this share of the others' sum a task's element must be to be used by it",
         default: .number(0.4), isPerModel: true),
-      ParameterDescriptor("consensus_k", .integer(0...Int.max), "how many tasks must use an element", default: .number(2)),
+      ParameterDescriptor("consensus_k", .integer(0...Int.max), "how many tasks must use an element", default: .number(2))
+        .only(.is("task", .number(0))),
       ParameterDescriptor(
         "merge", .choice(["sum", "ties"]), "what is merged: the sum of the task vectors, or that of TIES", default: .text("sum")),
       ParameterDescriptor(
-        "density", .number(.fraction), "under merge: ties the share of the task vector's elements that is kept", default: .number(0.2),
-        isPerModel: true),
-      .trimScope, .ties, .task, .lambda,
+        "density", .number(.fraction), "share of the task vector's elements that is kept", default: .number(0.2), isPerModel: true
+      ).only(.is("merge", .text("ties"))),
+      .trimScope.only(.is("merge", .text("ties"))), .ties.only(.is("merge", .text("ties"))), .task, .lambda,
     ],
     scopes: [.element, .tensor, .model], notes: ["a task that changed nothing uses nothing"],
     example: """

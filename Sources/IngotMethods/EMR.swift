@@ -24,8 +24,9 @@ package struct EMR: MergeMethod {
       .task,
       ParameterDescriptor(
         "rescaler", .choice(["model", "tensor_means"]),
-        "with task, what its factor is taken over: model (all elements alike, the paper) or tensor_means (the means of the tensors, the authors' script)",
-        default: .text("model")),
+        "what the task's factor is taken over: model (all elements alike, the paper) or tensor_means (the means of the tensors, the authors' script)",
+        default: .text("model")
+      ).only(.isNot("task", .number(0))),
       .lambda,
     ],
     scopes: [.element, .model], notes: ["a task whose mask is empty gets the base"],

@@ -291,6 +291,17 @@ package struct MagnitudeSearches: Sendable {
       keyCapacities: searches.map { sampling && $0.sampleStride == nil ? 0 : $0.poolCapacity }, sampleStride: strides.min() ?? 0)
   }
 
+  /// The magnitude below which the present round of these searches looks at nothing; 0 where it looks at all values.
+  package func leastMagnitude(_ slots: Range<Int>) -> Float {
+    if isSampling { return 0 }
+    var least = UInt64(0x7f7f_ffff) << 32
+    for slot in slots where searches[slot].cut == nil {
+      guard let range = searches[slot].collected else { return 0 }
+      least = min(least, range.low)
+    }
+    return Float(bitPattern: UInt32(least >> 32))
+  }
+
   private var isSampling: Bool { searches.contains { $0.sampleStride != nil } }
 
   package func gather(_ model: Int, _ values: Floats, _ tile: Tile, _ statistic: BlockStatistic) {

@@ -141,9 +141,16 @@ package struct Mediator: MergeMethod {
     var pair = 0
     for high in 1..<modelCount {
       for low in 0..<high {
-        tile.kernels.accumulateConflicts(
-          deltas[low], deltas[high], opposite: statistic.sum(4 * pair), both: statistic.sum(4 * pair + 1),
-          opposed: statistic.sum(4 * pair + 2), all: statistic.sum(4 * pair + 3))
+        if usesMass {
+          tile.kernels.accumulateConflicts(
+            deltas[low], deltas[high], opposite: statistic.sum(4 * pair), both: statistic.sum(4 * pair + 1),
+            opposed: statistic.sum(4 * pair + 2), all: statistic.sum(4 * pair + 3))
+        } else {
+          var signs = SignCounts()
+          tile.kernels.countSigns(deltas[low], deltas[high], into: &signs)
+          statistic.sum(4 * pair).add(Double(signs.opposite))
+          statistic.sum(4 * pair + 1).add(Double(signs.both))
+        }
         pair += 1
       }
     }
@@ -169,10 +176,21 @@ package struct Mediator: MergeMethod {
     return .emit(State(conflicts: conflicts, routed: Set(conflicts.indices.filter { conflicts[$0] > limit })))
   }
 
+  /// True where experts stay apart and something of them is asked for.
+  private func isRouted(_ segment: Int, _ state: State) -> Bool {
+    guard let layer = layers[segment] else { return false }
+    return state.routed.contains(layer) && shares[segment].contains { $0 != 0 }
+  }
+
+  package func fused(_ state: State, segment: Int) -> FusedMerge? {
+    if isRouted(segment, state) { return nil }
+    return FusedMerge(.deltas(.sum(divisor: Float(modelCount)), scale: 1), terms: ones.map { FusedMerge.Term(weight: $0) })
+  }
+
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     let deltas = tile.subtractingBase()
     let shares = shares[tile.segment]
-    guard let layer = layers[tile.segment], state.routed.contains(layer), shares.contains(where: { $0 != 0 }) else {
+    guard isRouted(tile.segment, state) else {
       tile.kernels.weightedSum(deltas, weights: ones, divisor: Float(modelCount), into: output)
       tile.kernels.addDelta(output, to: tile.inputs[0], into: output)
       return

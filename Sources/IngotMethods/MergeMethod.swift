@@ -19,6 +19,9 @@ package protocol MergeMethod: Sendable {
   /// Which tensors share one job, given the recipe's global parameters.
   static func scope(_ parameters: [String: ParameterValue]) -> JobScope
 
+  /// Under `.group`: tensors of the output with the same answer share a job.
+  static func group(of name: String) -> String
+
   /// True when a model's larger embedding is cut to the base's rows, as in the task-vector family; else the fewest rows win.
   static var cropsToBase: Bool { get }
 
@@ -57,6 +60,7 @@ package protocol MergeMethod: Sendable {
 
 extension MergeMethod {
   package static func scope(_ parameters: [String: ParameterValue]) -> JobScope { .tensor }
+  package static func group(of name: String) -> String { name }
   package static var cropsToBase: Bool { false }
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {}
   package func gatherStored(_ state: State, _ tile: StoredTile, _ statistic: BlockStatistic) -> Int? { nil }
@@ -73,6 +77,7 @@ extension MergeMethod where State == Void {
 /// The tensors over which a method's statistics extend.
 package enum JobScope: Sendable, Hashable {
   case tensor
+  /// Those that `MergeMethod.group` puts together.
   case group
   case model
 }
@@ -137,15 +142,18 @@ package struct Round: Sendable {
   package var sampleStride: Int
   /// True for a round that looks at side tensors only: the models are not read, and a tile's `inputs` hold nothing.
   package var readsOnlySides: Bool
+  /// The tensors of the job that the round reads; nil reads all.
+  package var segments: Set<Int>?
 
   /// Elements of one run of a sample: short, because neighbours in a row resemble each other.
   package static let sampleRun = 32
 
   package init(
     sums: Int = 0, tallies: Int = 0, histograms: Int = 0, bins: Int = 0, keyCapacities: [Int] = [], columnSums: Int = 0,
-    sampleStride: Int = 0, readsOnlySides: Bool = false
+    sampleStride: Int = 0, readsOnlySides: Bool = false, segments: Set<Int>? = nil
   ) {
     self.readsOnlySides = readsOnlySides
+    self.segments = segments
     self.sums = sums
     self.tallies = tallies
     self.histograms = histograms
@@ -156,7 +164,9 @@ package struct Round: Sendable {
   }
 
   /// True when the round reads every element of every model.
-  package var isComplete: Bool { sampleStride == 0 && !readsOnlySides }
+  package var isComplete: Bool { sampleStride == 0 && !readsOnlySides && segments == nil }
+
+  package func reads(_ segment: Int) -> Bool { segments?.contains(segment) ?? true }
 }
 
 /// One line of a job's report.

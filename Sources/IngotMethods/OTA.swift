@@ -28,6 +28,9 @@ package struct OTA: MergeMethod {
     var norms: OperatorNorms?
   }
 
+  /// Of parameters that say how second moments weigh.
+  private static let weighted = ParameterCondition.is("ota_post", .text("precond"))
+
   package static let descriptor = MethodDescriptor(
     name: "ota", title: "OTA with Fast Fisher Grafting", summary: "Averages the models weighted by Adam's second moments.",
     formula: "Σ Pᵢ θᵢ / Σ Pᵢ where vᵢ τᵢ² is among the model's largest, with Pᵢ = (vᵢ^power + ε) wᵢ; θ₀ where none is",
@@ -42,24 +45,29 @@ package struct OTA: MergeMethod {
         "least saliency, second moment times squared difference to the base, that is kept; in place of density", isPerModel: true),
       ParameterDescriptor(
         "power", .number(NumberRange(from: .open(0), to: .closed(4))), "power of the second moments that weighs the models",
-        default: .number(0.5)),
-      ParameterDescriptor("ota_epsilon", .number(NumberRange(from: .open(0))), "added to every weight", default: .number(1e-26)),
+        default: .number(0.5)
+      ).only(weighted),
+      ParameterDescriptor("ota_epsilon", .number(NumberRange(from: .open(0))), "added to every weight", default: .number(1e-26))
+        .only(weighted),
       ParameterDescriptor(
         "ota_normalize", .choice(["none", "mean"]), "mean: each model's powers are divided by their mean over all tensors",
-        default: .text("none")),
+        default: .text("none")
+      ).only(weighted),
       ParameterDescriptor(
         "ota_post", .choice(["precond", "linear", "ties"]),
         "how what is kept becomes one: weighted by the second moments, or as plain task vectors without or with a vote on the sign",
         default: .text("precond")),
       ParameterDescriptor(
-        "fallback_to_base", .boolean, "where nothing is kept the base stands, else the mean of the models", default: .boolean(true)),
+        "fallback_to_base", .boolean, "where nothing is kept the base stands, else the mean of the models", default: .boolean(true)
+      ).only(weighted),
       ParameterDescriptor(
         "ota_rescale", .choice(["none", "operator"]),
         "operator: what is kept of a task vector gets the operator norm of the whole again (columns of embeddings, lengths of vectors)",
         default: .text("none")),
       ParameterDescriptor(
         "rescale_threshold", .number(.fraction), "what is kept becomes zero where it has at most this share of the norm of the whole",
-        default: .number(0)),
+        default: .number(0)
+      ).only(.is("ota_rescale", .text("operator"))),
       .ties,
     ],
     scopes: [.element, .model],

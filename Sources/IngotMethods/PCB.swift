@@ -167,9 +167,10 @@ package struct PCB: MergeMethod {
       var values = deltas[model]
       if state.stage != .magnitudes {
         values = tile.scratch[0]
+        let least = state.stage == .scores ? state.searches.leastMagnitude(2 * model..<2 * model + 2) : 0
         tile.kernels.competition(
-          deltas, row: model, bounds: state.bounds, pairwise: isPairwise, part: state.stage == .scores ? .positive : .negative, into: values
-        )
+          deltas, row: model, bounds: state.bounds, pairwise: isPairwise, part: state.stage == .scores ? .positive : .negative,
+          least: least, into: values)
       }
       state.searches.gather(2 * model, values, tile, statistic)
       state.searches.gather(2 * model + 1, values, tile, statistic)
@@ -188,8 +189,10 @@ package struct PCB: MergeMethod {
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     let deltas = tile.subtractingBase()
-    for model in 0..<modelCount {
-      tile.kernels.competition(deltas, row: model, bounds: state.bounds, pairwise: isPairwise, into: tile.scratch[model])
+    for (model, cut) in state.cuts.enumerated() {
+      // At the cut and below a score counts nothing; below 0 it would count more than the 0 in its place.
+      tile.kernels.competition(
+        deltas, row: model, bounds: state.bounds, pairwise: isPairwise, least: max(cut.cut, 0), into: tile.scratch[model])
     }
     tile.kernels.balance(deltas, scores: tile.scratch, limits: state.limits[tile.segment], into: output)
     tile.kernels.addDelta(output, scaledBy: lambdas[tile.segment], to: tile.inputs[0], into: output)

@@ -69,7 +69,8 @@ package enum MethodRegistry {
 
   /// The steps of rolling merges, which the engine's own recipes name and nobody else's.
   package static let rolling: [any MergeMethod.Type] = [
-    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingOPCM.self, RollingDOP.self, RollingFinish.self,
+    RollingFold.self, RollingMagMax.self, RollingVote.self, RollingFisher.self, RollingOTA.self, RollingOPCM.self, RollingDOP.self,
+    RollingFinish.self,
   ]
 
   /// The descriptors, for recipe checking, help and docs.

@@ -7,7 +7,8 @@ package import IngotTensors
 /// 1. Trim: of the n values of τᵢ exactly ⌊density·n⌋ with the largest magnitude stay; `scope` says over what n counts (tensor: mergekit;
 ///    model: the paper). 2. Elect: the sign of Σ wᵢ τ̂ᵢ, zero counting as plus. 3. Merge: Σ wᵢ τ̂ᵢ over the terms of that sign, divided by the sum of
 ///    their weights when `normalize` holds (default). 4. θ₀ + λ · that. `zero_sign` changes what a zero counts as; the paper's rule, the sign that
-///    most elements of the scope have, takes one more round over the data.
+///    most elements of the scope have, takes one more round over the data. `reducer: max` takes of the terms that agree the one of the largest
+///    magnitude; `kept_count: authors` keeps one element more than ⌊density·n⌋, as the authors' code does.
 /// Shapes: any, equal. Thresholds are exact for any size. Degenerate: density·n < 1 keeps nothing of that tensor (mergekit fails).
 /// Bytes: inputs up to three times (a sample, one round, the merge), fewer when kept in memory; the output once.
 /// Source: Yadav et al., TIES-Merging, arXiv 2306.01708. Deviates from mergekit in the order among equal magnitudes (`ties`).
@@ -27,7 +28,15 @@ package struct TIES: MergeMethod {
     reference: .init("TIES-Merging, arXiv 2306.01708", url: "https://arxiv.org/abs/2306.01708"), base: .required, models: 1...Int.max,
     parameters: ParameterDescriptor.taskVectorFamily(normalize: true) + [
       .density, .rescale(false),
-      .trimScope, .ties(paper: "ge"), .zeroSign(over: "the scope"),
+      .trimScope, .ties(paper: "ge"),
+      ParameterDescriptor(
+        "kept_count", .choice(["floor", "authors"]),
+        "how many elements stay: floor, ⌊density·n⌋; or authors, one more, as in the authors' code", default: .text("floor")),
+      .zeroSign(over: "the scope"),
+      ParameterDescriptor(
+        "reducer", .choice(["mean", "max"]),
+        "what the terms of the elected sign become: mean (their sum without normalize) or max, the one of the largest magnitude",
+        default: .text("mean")),
     ],
     scopes: [.tensor, .model], hasStepwiseNumerics: true,
     notes: ["density × elements below 1 keeps nothing of that tensor"],
@@ -58,15 +67,21 @@ package struct TIES: MergeMethod {
   private let modelCount: Int
   private let zeroSign: ZeroSignRule
   private let steps: StepRounding?
+  private let takesLargest: Bool
 
   package init(_ request: MethodRequest) throws(IngotError) {
     combination = try TaskVectorCombination(request, votes: true, normalizesByDefault: true)
     let first = try request.onlySegment()
+    takesLargest = try request.uniform(text: "reducer") == "max"
     rescales = first.flag("rescale", default: false)
     ties = first.tieRule()
     zeroSign = ZeroSignRule(first)
     steps = StepRounding(first)
     modelCount = request.modelCount
+    guard !takesLargest || steps == nil else {
+      throw IngotError(
+        .recipe, "numerics: stepwise follows mergekit's steps, which have no reducer: max", hint: "remove one of them", subject: first.name)
+    }
     initial = try MagnitudeSearches(trimming: request)
   }
 
@@ -132,14 +147,14 @@ package struct TIES: MergeMethod {
 
   package func fused(_ state: State, segment: Int) -> FusedMerge? {
     let cuts = state.searches.cuts
-    guard state.factors.isEmpty, !cuts.contains(.nothing), !combination.isStepwise else { return nil }
+    guard state.factors.isEmpty, !cuts.contains(.nothing), !combination.isStepwise, !takesLargest else { return nil }
     return combination.fused(segment: segment, ties: ties, zeroSign: state.zeroSign.elected) { FusedMerge.Term(weight: $1, cut: cuts[$0]) }
   }
 
   package func emit(_ state: State, _ tile: Tile, into output: Floats) {
     combination.subtractBase(tile)
     sparsify(state, tile)
-    combination.combine(tile, zeroSign: state.zeroSign.elected, into: output)
+    combination.combine(tile, zeroSign: state.zeroSign.elected, takesLargest: takesLargest, into: output)
   }
 
   /// Trims and scales the task vectors of a tile, in place.
@@ -163,9 +178,11 @@ extension ParameterDescriptor {
 }
 
 extension MagnitudeSearches {
-  /// Keeps of each task vector ⌊density·n⌋ elements, n those of the whole job. Throws `.recipe` where a model's densities differ.
+  /// Keeps of each task vector ⌊density·n⌋ elements, n those of the whole job; one more where `kept_count` is that of the authors.
+  /// Throws `.recipe` where a model's densities differ.
   init(trimming request: MethodRequest) throws(IngotError) {
     let ties = try request.onlySegment().tieRule()
+    let more: UInt64 = try request.uniform(text: "kept_count") == "authors" ? 1 : 0
     let (population, blocks) = try request.population()
     var searches: [MagnitudeSearch] = []
     for model in 1..<request.inputs.count {
@@ -176,7 +193,7 @@ extension MagnitudeSearches {
           hint: "use a plain number for density, or scope: tensor", subject: request.inputs[model].model)
       }
       searches.append(
-        MagnitudeSearch(population: population, keep: keptCount(density: density, of: population), ties: ties, blocks: blocks))
+        MagnitudeSearch(population: population, keep: keptCount(density: density, of: population) + more, ties: ties, blocks: blocks))
     }
     self.init(searches)
   }

@@ -80,11 +80,14 @@ package struct TaskVectorCombination: Sendable {
   }
 
   /// Merges the (sparsified) task vectors that stand in the tile's rows 1... and adds them to the base.
-  package func combine(_ tile: Tile, zeroSign: ZeroSign = .positive, into output: Floats) {
+  /// With `takesLargest` a vote gives the term of the largest magnitude instead of a mean.
+  package func combine(_ tile: Tile, zeroSign: ZeroSign = .positive, takesLargest: Bool = false, into output: Floats) {
     let own = coefficients[tile.segment]
     let deltas = tile.inputs.dropFirst()
     if let steps = own.steps { return combine(deltas, tile, own, steps, zeroSign: zeroSign, into: output) }
-    if votes {
+    if votes && takesLargest {
+      tile.kernels.electLargest(deltas, weights: own.weights, zeroSign: zeroSign, into: output)
+    } else if votes {
       tile.kernels.electAndMerge(deltas, weights: own.weights, normalize: normalizes[tile.segment], zeroSign: zeroSign, into: output)
     } else {
       tile.kernels.weightedSum(deltas, weights: own.weights, divisor: own.divisor, into: output)

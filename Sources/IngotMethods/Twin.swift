@@ -21,7 +21,7 @@ package struct Twin: ThresholdMerge {
       ParameterDescriptor(
         "compress", .choice(["magnitude", "bernoulli"]), "which elements of the own part are kept: the largest, or random ones, scaled up",
         default: .text("magnitude")),
-      .ties,
+      .ties.only(.is("compress", .text("magnitude"))),
     ],
     scopes: [.tensor],
     notes: ["tensors of fewer than two axes are not compressed", "the router that finds weights for an input is not part of it"],

@@ -1,12 +1,13 @@
 extension MethodCatalog {
-  /// The page of all methods, `docs/methods.md`: a table, then a section for each, from the descriptors alone.
+  /// The page of all methods, `docs/methods.md` but for its measured figures: a table, then a section for each, from the descriptors alone.
   package var markdown: String {
     var lines = [
       "# Merge methods", "",
       "Written by `ingot methods --markdown` from the descriptors of the methods, which recipe checking, `ingot methods NAME`, the JSON schema and",
       "the Python signatures follow too. θ₀ is the base model, θᵢ the i-th of N models, τᵢ = θᵢ − θ₀ its task vector, wᵢ its `weight`, λ `lambda`;",
       "products are taken element by element. Every example is a file of `examples/recipes`, and a test runs it.",
-      "[digits.md](digits.md) has what each method keeps of four experts on real data, in percent of images told right.", "",
+      "What a method keeps of four experts on real data stands under it: see [digits.md](digits.md), which `scripts/digits --update` measures anew.",
+      "",
       "| method | what it does | base model | models |", "|---|---|---|---|",
     ]
     for method in methods {
@@ -55,7 +56,7 @@ extension ParameterDescriptor {
     var standard = isRequired ? "required" : `default`.map { "`\($0)`" } ?? "none"
     if let paperDefault { standard += ", `\(paperDefault)` under `preset: paper`" }
     let value = expectation + (unit.map { " (\($0))" } ?? "")
-    return "| `\(name)` | \(cell(value)) | \(standard) | \(isPerModel ? "yes" : "no") | \(cell(summary)) |"
+    return "| `\(name)` | \(cell(value)) | \(standard) | \(isPerModel ? "yes" : "no") | \(cell(meaning)) |"
   }
 }
 

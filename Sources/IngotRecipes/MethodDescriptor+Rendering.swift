@@ -52,7 +52,7 @@ extension MethodDescriptor {
 extension ParameterDescriptor {
   /// The parameter as one JSON object.
   package var json: String {
-    var fields = ["\"name\": \(jsonText(name))", "\"summary\": \(jsonText(summary))"]
+    var fields = ["\"name\": \(jsonText(name))", "\"summary\": \(jsonText(meaning))"]
     switch kind {
     case .number(let range):
       fields.append("\"type\": \"number\"")
@@ -85,7 +85,7 @@ extension ParameterDescriptor {
     if isRequired { traits.append("required") } else if let value = `default` { traits.append("default \(value)") }
     if let paperDefault { traits.append("\(paperDefault) under preset: paper") }
     if isPerModel { traits.append("per model") }
-    return folded("\(name): " + traits.joined(separator: "; "), width: width, indent: 4) + folded(summary, width: width, indent: 8)
+    return folded("\(name): " + traits.joined(separator: "; "), width: width, indent: 4) + folded(meaning, width: width, indent: 8)
   }
 }
 

@@ -24,6 +24,8 @@ package struct ParameterDescriptor: Sendable, Hashable {
   /// True: each input may have its own value.
   package var isPerModel: Bool
   package var unit: String?
+  /// Where the parameter counts; giving it elsewhere is an error.
+  package var condition: ParameterCondition?
 
   package init(
     _ name: String, _ kind: Kind, _ summary: String, default: ParameterValue? = nil, paperDefault: ParameterValue? = nil,

@@ -82,6 +82,9 @@ struct RecipeParser {
     // After all others: a model that only the tokenizer names must not change their ordinals.
     let tokenizer = try tokenizer(top)
     try checkRequired(slices, modules, settings, of: method, at: formEntry)
+    let preset = try preset(top)
+    let levels = [settings] + modules.map(\.settings) + slices.flatMap { [$0.settings] + $0.sources.map(\.settings) }
+    try checkConditions(levels, rules: rules, preset: preset, of: method)
     try checkRequiredSides(slices, sides, of: method, at: formEntry)
     let modelCount = models.count
     let scaling = try placeSides(&slices, &sides, top, base: base)
@@ -91,7 +94,7 @@ struct RecipeParser {
       baseModel: baseOrdinal,
       slices: slices, modules: modules, settings: settings, dtype: try dtype("dtype", of: top), outDType: try dtype("out_dtype", of: top),
       seed: try seed(top),
-      preset: try preset(top), tokenizer: tokenizer, chatTemplate: try chatTemplate(top), numerics: try numerics(top, method),
+      preset: preset, tokenizer: tokenizer, chatTemplate: try chatTemplate(top), numerics: try numerics(top, method),
       missing: try missing(top), sides: sides, activationScaling: scaling, rules: rules, notices: notices.inTextOrder)
   }
 

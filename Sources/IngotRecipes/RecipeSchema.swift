@@ -189,7 +189,7 @@ enum Schema {
       "additionalProperties": false,
     ])
     var schema = JSONObject()
-    schema["description"] = .string(parameter.summary)
+    schema["description"] = .string(parameter.meaning)
     if let value = parameter.default { schema["default"] = json(value) }
     schema["anyOf"] = .array(plain + [condition, list(of: condition)])
     return .object(schema)

@@ -100,6 +100,14 @@ extension Kernels {
       set, deltas.pointers, rows, weights, normalize, slack, output.base, min(deltas.count, output.count))
   }
 
+  /// `electAndMerge`, but of the terms that have the elected sign the one of the largest magnitude in the place of their sum.
+  package func electLargest(_ deltas: FloatTable, weights: [Float], zeroSign: ZeroSign = .positive, into output: Floats) {
+    let rows = min(deltas.rows, weights.count)
+    // SAFETY: rows pointers of at least n values, as many weights.
+    unsafe ingotk_elect_largest(
+      set, deltas.pointers, rows, weights, zeroSign.rawValue, output.base, min(deltas.count, output.count))
+  }
+
   /// x where it is not 0 and its magnitude at least `share` times that of `merged`, else `merged`.
   package func protect(_ x: Floats, share: Float, over merged: Floats, into output: Floats) {
     // SAFETY: all three hold at least n values.
@@ -140,12 +148,15 @@ extension Kernels {
   /// PCB's score of one row's elements, in f64, rounded once: with u the place of |x| between the row's two bounds (0 to 1), exp(rows · u²)
   /// times tanh(x · Σ x over the rows), the sum in f32; `pairwise`, times Σ tanh(z · z′) over the rows with z = sign(x) · u.
   ///
-  /// `bounds` holds the lower and the upper one of each row. Does nothing where it does not, or when there is no such row.
-  package func competition(_ deltas: FloatTable, row: Int, bounds: [Float], pairwise: Bool, part: ScorePart = .all, into output: Floats) {
+  /// `bounds` holds the lower and the upper one of each row. Does nothing where it does not, or when there is no such row. With a `least` above
+  /// 0 scores below it become 0, whatever `part` is, and few of them are computed.
+  package func competition(
+    _ deltas: FloatTable, row: Int, bounds: [Float], pairwise: Bool, part: ScorePart = .all, least: Float = 0, into output: Floats
+  ) {
     guard row >= 0, row < deltas.rows, bounds.count / 2 >= deltas.rows else { return }
     // SAFETY: rows pointers of at least n values, two bounds for each; the row is one of them.
     unsafe ingotk_competition(
-      set, deltas.pointers, deltas.rows, row, bounds, pairwise, part.rawValue, output.base, min(deltas.count, output.count))
+      set, deltas.pointers, deltas.rows, row, bounds, pairwise, part.rawValue, least, output.base, min(deltas.count, output.count))
   }
 
   /// PCB's merge: Σ b · f · x̄ / max(Σ b, 1e-12) with x̄ the value clamped in magnitude to low ... high and b the place of its score between

@@ -42,6 +42,8 @@ import Testing
     MethodCase(method: "nuslerp"),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false"], hasBase: false),
     MethodCase(method: "nuslerp", extra: ["nuslerp_flatten": "false", "nuslerp_row_wise": "true"]),
+    MethodCase(method: "ties", densities: [0.1, 0.5, 0.01], extra: ["reducer": "max", "kept_count": "authors"]),
+    MethodCase(method: "karcher", perModel: ["share": ["0.5", "2", "1"]]),
     MethodCase(method: "magmax"),
     MethodCase(method: "pcb", extra: ["pcb_ratio": "0.9"]),
     MethodCase(method: "pcb", extra: ["pcb_variant": "vision", "pcb_ratio": "0.1"]),

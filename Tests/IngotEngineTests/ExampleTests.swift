@@ -15,12 +15,13 @@ import Testing
 
   static func text(_ file: String) throws -> String { try String(contentsOf: folder.appendingPathComponent(file), encoding: .utf8) }
 
-  /// After a change of a descriptor: ingot methods --markdown > docs/methods.md
+  /// After a change of a descriptor: scripts/methods-page. The accuracies are docs/digits.md's; a test of the Python package compares them.
   @Test func methodsPageIsWhatTheDescriptorsSay() throws {
     let page = try String(contentsOf: Self.root.appendingPathComponent("docs/methods.md"), encoding: .utf8)
-    let (found, expected) = (page.split(separator: "\n"), MethodRegistry.catalog.markdown.split(separator: "\n"))
+    let found = page.split(separator: "\n").filter { !$0.hasPrefix("* On [digits](digits.md#accuracies)") }
+    let expected = MethodRegistry.catalog.markdown.split(separator: "\n")
     let difference = zip(found, expected).first { $0 != $1 }
-    #expect(difference == nil && found.count == expected.count, "docs/methods.md is not what 'ingot methods --markdown' prints")
+    #expect(difference == nil && found.count == expected.count, "docs/methods.md is not what scripts/methods-page writes")
   }
 
   /// After a change of a descriptor: ingot methods NAME --example > examples/recipes/NAME.yml

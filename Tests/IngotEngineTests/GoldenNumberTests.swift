@@ -70,6 +70,15 @@ import Testing
     #expect(agree(try run("multislerp", all, base: nil).values, golden.numbers("multislerp_ABC")))
     #expect(agree(try run("multislerp", all).values, golden.numbers("multislerp_base_ABC")))
     #expect(agree(try run("karcher", ["a", "b", "c"].map { ($0, "") }, base: nil).values, golden.numbers("karcher_ABC")))
+    let shared = try run("karcher", [("x", "share: 3"), ("y", "share: 1")], base: nil, models: plane).values
+    #expect(agree(shared, golden.numbers("karcher_xy_3_1")))
+    // What does not count is not there.
+    let alone = try run("karcher", [("x", "share: 2"), ("y", "share: 0")], base: nil, models: plane).values
+    #expect(agree(alone, [3, 0]))
+    let none = #expect(throws: IngotError.self) {
+      _ = try run("karcher", [("x", "share: 0"), ("y", "share: 0")], base: nil, models: plane)
+    }
+    #expect(none?.status == .recipe && none?.message.contains("share") == true)
   }
 
   @Test func taskArithmetic() throws {
@@ -90,6 +99,40 @@ import Testing
     let halves = models(["1", "0.5", "0.5"])
     #expect(agree(try run("ties", halves).values, added("ties_mk_w_1_.5_.5")))
     #expect(agree(try run("ties", halves, global: "normalize: false").values, added("ties_mk_w_1_.5_.5_nonorm")))
+  }
+
+  /// Of the terms of the elected sign the largest, and one element more than the density says, as the authors' code keeps.
+  @Test func tiesOfTheAuthors() throws {
+    let all = ["a", "b", "c"].map { ($0, "weight: 1, density: 0.5") }
+    #expect(agree(try run("ties", all, global: "reducer: max").values, added("ties_max_tau")))
+    #expect(agree(try run("ties", all, global: "kept_count: authors").values, added("ties_refcode_tau")))
+    for ties in ["hash", "ge"] {
+      for (row, model) in ["a", "b", "c"].enumerated() {
+        let own = "kept_count: authors, scope: model, ties: \(ties)"
+        let found = try run("ties", [(model, "weight: 1, density: 0.5")], global: own).values
+        let expected = golden.numbers("ties_trim50_refcode")[6 * row..<6 * row + 6]
+        #expect(agree(zip(found, base).map { $0 - $1 }, Array(expected)), "\(model)")
+      }
+    }
+    let error = #expect(throws: IngotError.self) {
+      let recipe = "merge_method: ties\nbase_model: base\nmodels: [{model: a}]\nparameters: {weight: 1, reducer: max}\nnumerics: stepwise\n"
+      _ = try merge(recipe: recipe, models: golden.tensors)
+    }
+    #expect(error?.status == .recipe && error?.message.contains("reducer: max") == true)
+  }
+
+  /// What a comparison says of two fine-tunes are numbers of model kinship.
+  @Test func differencesOfFineTunes() throws {
+    let scratch = try Scratch()
+    for (name, tensors) in golden.tensors { try scratch.model(name, tensors) }
+    func model(_ name: String) throws -> ProvidedModel { try LocalModels(environment: [:]).open(named: scratch(name)) }
+    var (cosines, distances): ([Double], [Double]) = ([], [])
+    for (a, b) in [("a", "b"), ("a", "c"), ("b", "c")] {
+      let found = try #require(try Engine().compare(model(a), model(b), base: model("base")).tensors.first)
+      cosines.append(try #require(found.taskVectors?.cosine))
+      distances.append((found.values?.rms ?? .nan) * 6.0.squareRoot())
+    }
+    #expect(agree(cosines, golden.numbers("kin_cs")) && agree(distances, golden.numbers("kin_ed")))
   }
 
   /// The trimmed task vectors themselves: TIES of one model, cut into tensors of four and of two elements.
@@ -227,9 +270,6 @@ import Testing
 
   /// What is checked in no merge, and why.
   static let unused: [String: String] = [
-    "karcher_xy_3_1": "karcher takes no weights, as in mergekit",
-    "ties_trim50_refcode": "the reference code keeps one element more than the paper says, which is not offered",
-    "ties_max_tau": "the reducer that takes the largest magnitude is not offered",
     "pcb_scale": "an intermediate; the merge made of it is checked",
     "widen_dmag": "an intermediate; the merge made of it is checked", "widen_ddir": "an intermediate; the merge made of it is checked",
     "widen_rank_m": "an intermediate; the merge made of it is checked", "widen_rank_d": "an intermediate; the merge made of it is checked",
@@ -241,8 +281,9 @@ import Testing
     "compeft_sigma": "the one magnitude of compeft_tau", "compeft_signs": "the signs of compeft_tau",
     "compeft_entropy_golomb_k0.05": "bounds of a size, which PackTests has",
     "compeft_entropy_golomb_k0.1": "bounds of a size, which PackTests has",
-    "compeft_entropy_golomb_k0.2": "bounds of a size, which PackTests has", "kin_pcc": "model kinship is no merge",
-    "kin_cs": "model kinship is no merge", "kin_ed": "model kinship is no merge", "kin_mergeN_pcc": "model kinship is no merge",
+    "compeft_entropy_golomb_k0.2": "bounds of a size, which PackTests has",
+    "kin_pcc": "no merge: model kinship's correlation, which nothing computes yet",
+    "kin_mergeN_pcc": "no merge: model kinship's correlation, which nothing computes yet",
   ]
 
   /// A name that no test has between quotes is on the list above, and nothing else is.

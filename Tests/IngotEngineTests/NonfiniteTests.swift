@@ -78,6 +78,33 @@ import Testing
     }
   }
 
+  /// Finite values whose merge is beyond float16: an error that counts them, or infinities and a warning.
+  @Test(arguments: ["", "dtype: float16\n"]) func beyondFloat16(_ dtype: String) throws {
+    let (count, places) = (200_001, [0, 77, 65_536, 200_000])
+    let stored: DType = dtype.isEmpty ? .f16 : .f32
+    let (base, model) = (TestTensor("w", stored, [count]), TestTensor("w", stored, [count]))
+    for place in places { model.set(place, place % 2 == 0 ? 30_000 : -40_000) }
+    model.set(5, 20_000)
+    let other = [TestTensor("v", stored, [3], [1, 2, 3])]
+    let models = ["base": [base] + other, "a": [model] + other]
+    for method in ["task_arithmetic", "ties", "magmax"] {
+      let weight = method == "magmax" ? "" : ", parameters: {weight: 1}"
+      let recipe = "merge_method: \(method)\nbase_model: base\nmodels: [{model: a\(weight)}]\nparameters: {lambda: 3}\n\(dtype)"
+      let error = #expect(throws: IngotError.self) { _ = try merge(recipe: recipe, models: models) }
+      #expect(error?.status == .nonFinite && error?.subject == "w")
+      #expect(error?.message.contains("4 values of the result are beyond what F16 holds") == true, "\(error?.message ?? "")")
+      #expect(error?.hint?.contains("bfloat16") == true)
+      var options = RunOptions()
+      options.allowsNonfinite = true
+      let found = try merge(recipe: recipe, models: models, run: options)
+      #expect(found.report.notices.contains { $0.severity == .warning && $0.message.contains("F16") && $0.subject == "w" })
+      let output = try #require(found.tensors["w"])
+      #expect(output.values.count { !$0.isFinite } == 4 && output.value(0) == .infinity && output.value(77) == -.infinity)
+      #expect(output.value(5) == 60_000)
+      #expect(try merge(recipe: recipe + "out_dtype: bfloat16\n", models: models).tensors["w"]?.value(0).isFinite == true)
+    }
+  }
+
   /// Dropped by a mask, an infinity leaves no trace: the term is skipped, not multiplied by zero.
   @Test(arguments: ["dare_linear", "dare_ties"]) func droppedTermsAreSkipped(_ method: String) throws {
     let base = TestTensor("w", .f32, [4096], [Double](repeating: 1, count: 4096))

@@ -131,6 +131,10 @@ struct PackRefusalTests {
         let base = try LocalModels(environment: [:]).open(named: scratch(name))
         _ = try LocalModels.openPack(at: scratch("PACK")).packedDeltas(task: "0", base: (base, name))
       }
+      expect(.shape, words) {
+        try scratch.merge("merge_method: linear\nmodels: [{model: \"@\(name)+@PACK#0\"}]\nparameters: {weight: 1}\n")
+      }
+      #expect(!scratch.exists("OUT") && !scratch.exists("OUT.partial"))
     }
   }
 

@@ -38,6 +38,17 @@ import Testing
     }
   }
 
+  /// Where base and models are alike every method gives them back: all finite patterns of 16 bits whose sums stay in f32.
+  @Test(arguments: DegenerateCaseTests.methods, [DType.bf16, .f16]) func everyMethodReturnsIdenticalModels(
+    _ method: String, _ dtype: DType
+  ) throws {
+    let tensor = Self.patterns(dtype, "model.layers.0.w")
+    for index in 0..<tensor.count where abs(tensor.value(index)) > 0x1p120 { tensor.set(index, 1) }
+    let found = try merge(
+      recipe: DegenerateCaseTests.recipe(method, ["a", "b"]), models: ["base": [tensor], "a": [tensor], "b": [tensor]])
+    #expect(tensor.hasBytes(of: found.tensors["model.layers.0.w"]))
+  }
+
   /// In f32 too a model that equals its base adds exactly nothing, down to the sign of zero.
   @Test(arguments: ["task_arithmetic", "ties", "dare_linear", "dare_ties", "della"]) func zeroDeltasReturnTheBase(_ method: String) throws {
     var random = SplitMix(5)

@@ -60,19 +60,20 @@ extension Reference {
   func karcher(_ tensor: ReferenceTensor) -> Expectation {
     let norms = tensor.models.map(norm)
     let units = zip(tensor.models, norms).map { model, norm in model.map { $0 / norm } }
-    let share = 1.0 / 3
+    let shares = item.perModel["share"] == nil ? [1, 1, 1] : item.numbers("share")
+    let alphas = shares.map { $0 / shares.reduce(0, +) }
     let tolerance = item.number("tol", or: 1e-5)
-    var mean = sum([share, share, share], units)
+    var mean = sum(alphas, units)
     var length = norm(mean)
     mean = mean.map { $0 / length }
     for _ in 0..<Int(item.number("max_iter", or: 10)) {
       var step = [Double](repeating: 0, count: mean.count)
-      for unit in units {
+      for (alpha, unit) in zip(alphas, units) {
         let cosine = min(max(dot(mean, unit), -1), 1)
         // By the chord, which keeps the digits that acos loses near one.
         let angle = 2 * asin(min(norm(sum([1, -1], [mean, unit])) / 2, 1))
         if angle < tolerance { continue }
-        let factor = share * angle / sin(angle)
+        let factor = alpha * angle / sin(angle)
         step = sum([1, factor, -factor * cosine], [step, unit, mean])
       }
       length = norm(step)
@@ -81,8 +82,8 @@ extension Reference {
       length = norm(mean)
       mean = mean.map { $0 / length }
     }
-    let size = norms.reduce(0, +) / 3
-    return expectation(mean.map { $0 * size }, of: units.map { unit in unit.map { $0 * share * size } }, tensor)
+    let size = zip(alphas, norms).reduce(0) { $0 + $1.0 * $1.1 }
+    return expectation(mean.map { $0 * size }, of: zip(alphas, units).map { alpha, unit in unit.map { $0 * alpha * size } }, tensor)
   }
 
   func modelStock(_ tensor: ReferenceTensor) -> Expectation {

@@ -57,7 +57,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
 
   func number(_ name: String, or fallback: Double) -> Double { extra[name].flatMap(Double.init) ?? fallback }
 
-  var votes: Bool { ["ties", "dare_ties", "della", "breadcrumbs_ties", "hi_merging"].contains(method) }
+  var votes: Bool { ["ties", "dare_ties", "della", "hi_merging", "breadcrumbs_ties"].contains(method) }
   var normalizes: Bool {
     normalize ?? (["linear", "ties", "della", "ties_sv", "hi_merging"].contains(method) || (isPaper && method == "dare_ties"))
   }
@@ -65,7 +65,7 @@ struct MethodCase: Sendable, CustomStringConvertible {
   var usedTies: String? { ties ?? (isPaper && method == "ties" ? "ge" : nil) }
   var dividesByProbability: Bool { rule.map { $0 == "inverse_keep" } ?? isPaper }
   var zeroSign: String { extra["zero_sign"] ?? (isPaper && (method == "ties" || method == "dare_ties") ? "majority" : "plus") }
-  var rescales: Bool { rescale ?? (method != "ties") }
+  var rescales: Bool { rescale ?? (method != "ties" && !method.hasPrefix("breadcrumbs")) }
 
   var description: String {
     var parts = [method]
@@ -241,7 +241,10 @@ struct Reference {
       case "breadcrumbs", "breadcrumbs_ties":
         for tensor in tensors.indices {
           let length = item.scope == "row" ? tensors[tensor].rowLength : deltas[tensor][model].count
+          let all = deltas[tensor][model].reduce(0) { $0 + abs($1) }
           trimRows(&deltas[tensor][model], length: length, start: 0, drop: item.number("gamma", or: 0.01), keep: density)
+          let left = deltas[tensor][model].reduce(0) { $0 + abs($1) }
+          if item.rescales && all >= 1e-7 && left >= 1e-7 { deltas[tensor][model] = deltas[tensor][model].map { $0 * (all / left) } }
         }
       case "dare_linear", "dare_ties":
         for tensor in tensors.indices { drop(&deltas[tensor][model], of: tensors[tensor], model: model, density: density) }
@@ -286,10 +289,15 @@ struct Reference {
       func elected(_ isPositive: Bool) -> (value: Double, scale: Double) {
         var (merged, weight, size) = (0.0, 0.0, 0.0)
         for model in 0..<3 where isPositive ? terms[model] > 0 : terms[model] < 0 {
+          if item.extra["reducer"] == "max" {
+            if abs(terms[model]) > abs(merged) { merged = terms[model] }
+            continue
+          }
           merged += terms[model]
           size += abs(terms[model])
           weight += weights[model]
         }
+        if item.extra["reducer"] == "max" { size = abs(merged) }
         let divisor = item.normalizes && weight != 0 ? weight : 1
         return (base[index] + item.lambda * merged / divisor, abs(item.lambda / divisor) * size + abs(base[index]))
       }
@@ -336,7 +344,7 @@ struct Reference {
           keys.append(Kernels.key(Float(delta), index: part.start + UInt64(index), ties: rule))
         }
       }
-      let kept = Int(density * Double(keys.count))
+      let kept = Int(density * Double(keys.count)) + (item.extra["kept_count"] == "authors" ? 1 : 0)
       let cut = kept == 0 ? UInt64.max : keys.sorted(by: >)[kept - 1]
       var place = 0
       var (all, left) = (0.0, 0.0)

@@ -70,7 +70,7 @@ import Testing
 
   /// Tensors of one element that say that they have 2⁴⁷, in a model that says it has hundreds of them, in a recipe that has hundreds of it.
   @Test func sizesThatNothingHas() throws {
-    let value = unsafe UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
+    let value = UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
     defer { unsafe value.deallocate() }
     func models(_ count: Int, tensors: Int, elements: Int) throws -> [String: [TensorView]] {
       let views = try (0..<tensors).map {
@@ -187,7 +187,7 @@ import Testing
     ("merge_method: linear\nmodels: [{model: @a}, {model: @b}]\n", ["weight"]),
     (
       "merge_method: ties\nbase_model: @a\nmodels: [{model: @b, parameters: {weight: 1, density: 1.5}}]\n",
-      ["density", "1.5", "from 0 to 1", ":3:"]
+      ["density", "1.5", "above 0 and at most 1", ":3:"]
     ),
     ("merge_method: ties\nmodels: [{model: @b, parameters: {weight: 1}}]\n", ["base_model"]),
     ("merge_method: slerp\nbase_model: @a\nmodels: [{model: @b}]\n", ["t"]),

@@ -28,26 +28,64 @@ import Testing
   }
 
   /// Sums of small multiples of a power of two are exact, so that nothing is left to rounding.
-  @Test func votesAreThoseOfAllAtOnce() throws {
-    let scratch = try RollingTests.scratch(exact: true)
+  @Test(arguments: [(RollingMethod.ties, "tensor"), (.tiesModel, "model")])
+  func votesAreThoseOfAllAtOnce(_ method: RollingMethod, _ scope: String) throws {
+    let scratch = try RollingTests.scratch(exact: true, scales: [1, 4])
     let weights = [0.5, 1.25, 0.75, 2]
     for (model, weight) in zip(Self.names, weights) {
       try add(model, scratch) { step in
-        (step.method, step.base, step.settings, step.weight) = (.ties, scratch("base"), ["density": 0.6], weight)
+        (step.method, step.base, step.settings, step.weight) = (method, scratch("base"), ["density": 0.6], weight)
       }
     }
     let list = zip(Self.names, weights).map { "{model: @\($0), parameters: {weight: \($1)}}" }.joined(separator: ", ")
     try scratch.merge(
-      "merge_method: ties\nbase_model: @base\nmodels: [\(list)]\nparameters: {density: 0.6, lambda: 0.5}\ndtype: float32\n", to: "batch")
+      "merge_method: ties\nbase_model: @base\nmodels: [\(list)]\nparameters: {density: 0.6, lambda: 0.5, scope: \(scope)}\ndtype: float32\n",
+      to: "batch")
     let (found, expected) = (try finish(scratch, lambda: 0.5), try scratch.tensors("batch"))
     for tensor in RollingTests.merged { #expect(found[tensor]?.hasBytes(of: expected[tensor]) == true, "\(tensor)") }
     #expect(found["model.steps"]?.values == [0] && found.count == 3)
-    #expect(throws: IngotError.self) { _ = try Engine().reproduce(scratch("OUT")) }
     // The state: four sums for each merged tensor, the buffer once.
     let state = try scratch.tensors("state")
     #expect(state.count == 9 && state["model.b.bias#negative_weight"]?.dtype == .f32)
     #expect(try RollingState.read(scratch("state"))?.setting == 0.6)
     #expect(try Verification(directory: scratch("state")).differences.isEmpty)
+  }
+
+  /// Enough elements for a search that samples; each running object in a job of its own would read the model for the search again.
+  @Test(arguments: [RollingMethod.ties, .tiesModel]) func searchesOnceForAllRunningObjects(_ method: RollingMethod) throws {
+    let scratch = try Scratch()
+    var random = SplitMix(3)
+    let count = 300_007
+    let zero = TestTensor("w", .f32, [count])
+    try scratch.model("base", [zero, TestTensor("v", .f32, [1000])])
+    let magnitudes = TestTensor("w", .bf16, [count])
+    for index in 0..<count { magnitudes.set(index, Double(random.next() % 8 + 1) * (random.next() & 1 == 0 ? 0.25 : -0.25)) }
+    let small = TestTensor("v", .bf16, [1000], (0..<1000).map { $0 % 2 == 0 ? 4 : -4 })
+    for model in ["m1", "m2"] { try scratch.model(model, [magnitudes, small]) }
+    var read: [Int] = []
+    for model in ["m1", "m2"] {
+      var step = RollingStep(state: scratch("state"), model: scratch(model))
+      (step.method, step.base, step.settings, step.allowsRepeat) = (method, scratch("base"), ["density": 0.3], true)
+      var options = DirectoryOptions.quick
+      options.force = true
+      read.append(try Engine().merge(try RollingPlan.make(step, models: RollingTests.models), options: options).bytesRead)
+    }
+    let state = try scratch.tensors("state")
+    var kept: [String: Int] = [:]
+    for name in ["w", "v"] {
+      let sides = ["", "#negative"].map { state[name + $0]?.values ?? [] }
+      kept[name] = (0..<sides[0].count).count { sides[0][$0] != 0 || sides[1][$0] != 0 }
+      // Twice the same model: each sum is that of two equal terms, with as much weight.
+      let weights = ["#positive_weight", "#negative_weight"].map { state[name + $0]?.values ?? [] }
+      for side in 0..<2 { #expect((0..<sides[side].count).allSatisfy { (sides[side][$0] != 0) == (weights[side][$0] == 2) }) }
+    }
+    if method == .ties {
+      #expect(kept["w"] == Int(0.3 * Double(count)) && kept["v"] == 300)
+    } else {
+      #expect((kept["w"] ?? 0) + (kept["v"] ?? 0) == Int(0.3 * Double(count + 1000)) && kept["v"] == 1000)
+    }
+    // Base and model have 6 bytes for each element, with a state 10: once for the search and once for each running object, and a sample.
+    #expect(read[0] <= 34 * count && read[1] <= 56 * count, "\(read) for \(count)")
   }
 
   /// A model alone is the trimmed model; two that cancel out leave the base.
@@ -96,6 +134,41 @@ import Testing
     #expect(found["model.steps"]?.values == [4])
   }
 
+  @Test(arguments: [1, 0.4]) func secondMomentsAreThoseOfAllAtOnce(_ density: Double) throws {
+    let scratch = try RollingTests.scratch(.f32)
+    let weights = [1.0, 0.5, 2, 1]
+    for (number, model) in Self.names.enumerated() {
+      try Self.fisher(scratch, of: model, UInt64(number) + 3, zeros: number == 2)
+      try add(model, scratch) { step in
+        (step.method, step.base, step.weight) = (.ota, scratch("base"), weights[number])
+        (step.side, step.settings) = (scratch("\(model).fisher"), ["density": density])
+      }
+    }
+    let list = zip(Self.names, weights).map { "{model: @\($0), side: {second_moment: @\($0).fisher}, parameters: {weight: \($1)}}" }
+    let text = "merge_method: ota\nbase_model: @base\nmodels: [\(list.joined(separator: ", "))]\nparameters: {density: \(density)}\n"
+    try scratch.merge(text, to: "batch")
+    let (found, expected, base) = (try finish(scratch), try scratch.tensors("batch"), try scratch.tensors("base"))
+    var kept = 0
+    for name in RollingTests.merged {
+      let (mine, theirs, start) = (try #require(found[name]), try #require(expected[name]), try #require(base[name]))
+      let inputs = try Self.names.map { try #require(try scratch.tensors($0)[name]) }
+      for index in 0..<mine.count {
+        let size = inputs.map { abs($0.value(index)) }.max() ?? 0
+        #expect(abs(mine.value(index) - theirs.value(index)) <= 1e-6 * size, "\(name) \(index)")
+        if mine.value(index) != start.value(index) { kept += 1 }
+      }
+    }
+    #expect(density == 1 || kept < 1400)
+    let half = try finish(scratch, lambda: 0.5)
+    for name in RollingTests.merged {
+      let (mine, whole, start) = (try #require(half[name]), try #require(found[name]), try #require(base[name]))
+      for index in 0..<mine.count {
+        let expected = start.value(index) + 0.5 * (whole.value(index) - start.value(index))
+        #expect(abs(mine.value(index) - expected) <= 2e-7 * (abs(start.value(index)) + abs(whole.value(index))))
+      }
+    }
+  }
+
   @Test func progressiveAdapters() throws {
     let scratch = try RollingTests.scratch(.f32)
     let alpha = 0.3
@@ -125,26 +198,71 @@ import Testing
   @Test func threadsAndBudgetLeaveNoTrace() throws {
     let scratch = try RollingTests.scratch()
     for (number, model) in ["m1", "m2"].enumerated() { try Self.fisher(scratch, of: model, UInt64(number)) }
-    for method in [RollingMethod.ties, .fisher, .mos] {
+    // Those of matrices are the same on one machine alone.
+    for method in RollingMethod.allCases where method != .opcm {
       var states: [[String: [UInt8]]] = []
-      for threads in [1, 3] {
+      for (number, set) in InstructionSet.available.enumerated() {
+        let threads = number % 2 == 0 ? 1 : 3
         var engine = EngineOptions()
         engine.threads = threads
-        engine.instructionSet = threads == 1 ? "scalar" : nil
+        engine.instructionSet = set.name
+        engine.memoryBudget = number == 0 ? 4 << 20 : 64 << 20
         for model in ["m1", "m2"] {
-          var step = RollingStep(state: scratch("state-\(threads)"), model: scratch(model))
+          var step = RollingStep(state: scratch("state-\(set)"), model: scratch(model))
           (step.method, step.base) = (method, method.needsBase ? scratch("base") : nil)
           step.side = method.side.map { _ in scratch("\(model).fisher") }
           var options = DirectoryOptions.quick
           options.force = true
+          let calls = set.callCount
           _ = try Engine(engine).merge(try RollingPlan.make(step, models: RollingTests.models), options: options)
+          #expect(set.callCount > calls)
         }
-        states.append(scratch.output("state-\(threads)"))
-        try scratch.remove("state-\(threads)")
+        states.append(scratch.output("state-\(set)"))
+        try scratch.remove("state-\(set)")
       }
-      let isSame = states[0] == states[1]
-      #expect(isSame && !states[0].isEmpty, "\(method)")
+      for state in states.dropFirst() { #expect(state == states[0] && !state.isEmpty, "\(method)") }
     }
+  }
+
+  // MARK: Computed again
+
+  /// Finished models, wherever their state is, and first steps.
+  @Test(arguments: RollingMethod.allCases) func reproduced(_ method: RollingMethod) throws {
+    let scratch = try RollingTests.scratch()
+    func step(_ model: String) throws {
+      if method.side != nil { try Self.fisher(scratch, of: model, 3) }
+      try add(model, scratch) { step in
+        (step.method, step.base) = (method, method.needsBase ? scratch("base") : nil)
+        step.side = method.side.map { _ in scratch("\(model).fisher") }
+        if method.setting?.name == "density" { step.settings = ["density": 0.5] }
+      }
+    }
+    try step("m1")
+    #expect(try Engine().reproduce(scratch("state")).differences.isEmpty)
+    try step("m2")
+    _ = try finish(scratch)
+    let same = try Engine().reproduce(scratch("OUT"))
+    #expect(same.differences.isEmpty && same.tensors == 3)
+    let gone = #expect(throws: IngotError.self) { _ = try Engine().reproduce(scratch("state")) }
+    #expect(gone?.status == .unsupported && gone?.message.contains("step 2") == true, "\(gone?.message ?? "")")
+    try moveDirectory(scratch("state"), to: scratch("moved"))
+    let absent = #expect(throws: IngotError.self) { _ = try Engine().reproduce(scratch("OUT")) }
+    #expect(absent?.status == .notFound, "\(absent?.message ?? "")")
+    #expect(try Engine().reproduce(scratch("OUT"), places: [scratch("state"): scratch("moved")]).differences.isEmpty)
+    // Another step into the state: what was made of it before cannot come out again.
+    try moveDirectory(scratch("moved"), to: scratch("state"))
+    try step("m3")
+    #expect(try !Engine().reproduce(scratch("OUT")).differences.isEmpty)
+  }
+
+  /// A step whose earlier state was kept.
+  @Test(arguments: [RollingMethod.runningMean, .ties, .mos]) func reproducedFromAnEarlierState(_ method: RollingMethod) throws {
+    let scratch = try RollingTests.scratch()
+    let base = method.needsBase ? scratch("base") : nil
+    try add("m1", scratch) { ($0.method, $0.base) = (method, base) }
+    for (name, bytes) in scratch.files("state") { try scratch.write("kept/" + name, bytes) }
+    try add("m2", scratch)
+    #expect(try Engine().reproduce(scratch("state"), places: [scratch("state"): scratch("kept")]).differences.isEmpty)
   }
 
   // MARK: What is refused

@@ -11,8 +11,8 @@ import Testing
   static let models = LocalModels(environment: [:])
   static let names = ["base", "m1", "m2", "m3", "m4"]
 
-  /// Fine-tunes of one base, with a buffer of integers; `exact` makes all values multiples of 1/64 below 1.
-  static func scratch(_ dtype: DType = .bf16, exact: Bool = false) throws -> Scratch {
+  /// Fine-tunes of one base, with a buffer of integers; `exact` makes all values multiples of 1/64 below 1, times the tensor's scale.
+  static func scratch(_ dtype: DType = .bf16, exact: Bool = false, scales: [Double] = [1, 1]) throws -> Scratch {
     let scratch = try Scratch()
     var random = SplitMix(5)
     let shapes = [("model.a.weight", [37, 41]), ("model.b.bias", [7])]
@@ -21,11 +21,11 @@ import Testing
     }
     for (number, name) in names.enumerated() {
       var tensors = [TestTensor("model.steps", .i64, [1], [Double(number)])]
-      for (part, values) in zip(shapes, base) {
+      for ((part, values), scale) in zip(zip(shapes, base), scales) {
         let changed = values.map { value in
           number == 0 || random.next() % 4 == 0 ? value : value + (exact ? Double(Int(random.next() % 17) - 8) / 64 : 0.1 * random.normal())
         }
-        tensors.append(TestTensor(part.0, dtype, part.1, changed))
+        tensors.append(TestTensor(part.0, dtype, part.1, changed.map { scale * $0 }))
       }
       try scratch.model(name, tensors, config: #"{"model_type": "llama"}"#)
     }

@@ -75,6 +75,18 @@ import Testing
       "base model c has a side input"
     ),
     (
+      "merge_method: ota\nbase_model: b\nmodels: [{model: a, side: {second_moment: v}}]\nparameters: {rescale_threshold: 0.5}", "4:33",
+      "only with ota_rescale: operator"
+    ),
+    (
+      "merge_method: ota\nbase_model: b\nmodels: [{model: a, side: {second_moment: v}}]\nparameters: {ota_post: ties, power: 1}", "4:37",
+      "only with ota_post: precond, which is ties"
+    ),
+    (
+      "merge_method: concrete\nbase_model: b\nmodels: [{model: a}]\nside: {mask: m}\nparameters: {temperature: 1}", "5:27",
+      "only with mask_type: continuous"
+    ),
+    (
       "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\ntensors: [{match: x, method: fisher}]", "4:30",
       "only the recipe's own method has"
     ),
@@ -122,6 +134,58 @@ import Testing
     let rest = fisher("short") + "tensors: [{match: '*.layers.2.*', method: linear, parameters: {weight: 1}}]\n"
     try scratch.merge(rest)
     #expect(try scratch.tensors()["model.layers.2.mlp.weight"]?.value(0) == 1.5 + 3.0 / 64)
+  }
+
+  /// Every place of a side input that is read element by element; SIDE is the file that is wrong.
+  static let places: [(method: String, recipe: String)] = [
+    ("fisher", "models: [{model: @a, side: {fisher: @fa}}, {model: @b, side: {fisher: SIDE}}]"),
+    ("ota", "base_model: @base\nmodels: [{model: @a, side: {second_moment: @fa}}, {model: @b, side: {second_moment: SIDE}}]"),
+    ("rcp", "base_model: @base\nmodels: [{model: @a, side: {prior: SIDE}}, {model: @b, side: {gradients: [@fa, @fb]}}]"),
+    ("rcp", "base_model: @base\nmodels: [{model: @a, side: {prior: @fa}}, {model: @b, side: {gradients: [@fb, SIDE]}}]"),
+    ("rcp", "base_model: @base\nmodels: [{model: @a}, {model: @b, side: {votes: SIDE}}]"),
+    ("wise", "base_model: @base\nmodels: [{model: @a, side: {mask: @fa}}, {model: @b, side: {mask: SIDE}}]"),
+    ("concrete", "base_model: @base\nmodels: [{model: @a}]\nside: {mask: [@fa, SIDE]}"),
+  ]
+
+  @Test(arguments: places.indices) func badFilesOfEveryMethod(_ number: Int) throws {
+    let scratch = try arrange()
+    let (method, rest) = Self.places[number]
+    func recipe(_ file: String) -> String { "merge_method: \(method)\n\(rest.replacingOccurrences(of: "SIDE", with: "@" + file))\n" }
+    expect(.notFound, ["nowhere"], recipe("nowhere"), in: scratch)
+    try scratch.model("wide", languageModel(layers: 3, width: 16, value: 1))
+    expect(.shape, ["16]", "expected ["], recipe("wide"), in: scratch)
+    try scratch.model("whole", languageModel(layers: 3, value: 1, dtype: .i64))
+    expect(.dtype, ["I64"], recipe("whole"), in: scratch)
+    let bad = languageModel(layers: 3, value: 1)
+    bad[0].set(3, .nan)
+    try scratch.model("bad", bad)
+    let error = #expect(throws: IngotError.self) { try scratch.merge(recipe("bad")) }
+    #expect(error?.status == .nonFinite && !scratch.exists("OUT"), "\(error?.message ?? "")")
+  }
+
+  @Test func everyMethodHasBadFiles() {
+    let names = MethodRegistry.all.filter { method in
+      !method.descriptor.sideInputs.isEmpty && !(method is any MatrixMethod.Type || method is any ModelMatrixMethod.Type)
+    }.map { $0.descriptor.name }
+    #expect(Set(Self.places.map(\.method)) == Set(names))
+  }
+
+  /// Second moments as sums: of another length, or only one of the two.
+  @Test func badSums() throws {
+    let scratch = try arrange()
+    let name = "model.layers.1.mlp.weight"
+    func moments(_ rows: Int, _ columns: Int?) -> [TestTensor] {
+      languageModel(layers: 3, value: 1).filter { $0.name != name } + [TestTensor(name + ".row_sums", .f32, [rows])]
+        + (columns.map { [TestTensor(name + ".column_sums", .f32, [$0])] } ?? [])
+    }
+    let recipe = "merge_method: ota\nbase_model: @base\nmodels: [{model: @a, side: {second_moment: @sums}}]\n"
+    let shape = try #require(languageModel(layers: 3, value: 1).first { $0.name == name }).shape
+    for (rows, columns) in [(shape[0] + 1, shape[1]), (shape[0], shape[1] - 1)] as [(Int, Int?)] + [(shape[0], nil)] {
+      try scratch.model("sums", moments(rows, columns))
+      expect(.shape, [name], recipe, in: scratch)
+    }
+    try scratch.model("sums", moments(shape[0], shape[1]))
+    try scratch.merge(recipe)
   }
 
   @Test(arguments: ["bad", "[1]", "{\"model.layers.0.mlp\": 1}"]) func badAliases(_ text: String) throws {

@@ -275,6 +275,11 @@ import Testing
     ("pcb", "pcb_ratio: [{filter: flat, value: 0.1}, {value: 0.2}]", ["pcb_ratio", "model.flat.weight"]),
     ("emr", "task: [{filter: flat, value: 1}, {value: 2}]", ["task"]),
     ("ties_sv", "weight: 1, scope: model, density: [{filter: flat, value: 0.1}, {value: 0.2}]", ["density"]),
+    ("consensus", "density: 0.3", ["density", "with merge: ties", "sum"]), ("consensus", "scope: model", ["scope", "with merge: ties"]),
+    ("consensus", "merge: sum, ties: index", ["ties", "with merge: ties"]),
+    ("consensus", "task: 1, consensus_k: 3", ["consensus_k", "with task: 0", "1"]),
+    ("emr", "rescaler: tensor_means", ["rescaler", "another task than 0"]),
+    ("twin", "compress: bernoulli, ties: index", ["ties", "compress: magnitude", "bernoulli"]),
     ("sce", "sce_apply_mask: maybe", ["sce_apply_mask"]), ("hi_merging", "weight: 1, prune: 1.5", ["prune"]),
   ]
 

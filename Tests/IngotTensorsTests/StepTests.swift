@@ -34,11 +34,20 @@ import Testing
       Operation(name: "unify") { $0.unify($1, into: $2) },
       Operation(name: "agreeing signs") { $0.keepAgreeing($1[0], with: $1[1], into: $2) },
       Operation(name: "slack") { $0.electWithSlack($1, weights: [1, 0.5, -0.25], normalize: true, slack: 0.4, into: $2) },
+      Operation(name: "largest") { $0.electLargest($1, weights: [1, 0.5, -0.25], into: $2) },
+      Operation(name: "largest, minus") { $0.electLargest($1, weights: [1, 0.5, 0.7], zeroSign: .negative, into: $2) },
+      Operation(name: "largest, none") { $0.electLargest($1, weights: [1, 0.5, 0.7], zeroSign: .none, into: $2) },
       Operation(name: "slack, summed") { $0.electWithSlack($1, weights: [1, 0.5, 0.7], normalize: false, slack: 0.1, into: $2) },
       Operation(name: "protect") { $0.protect($1[0], share: 0.6, over: $1[1], into: $2) },
       Operation(name: "competition") { $0.competition($1, row: 1, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: false, into: $2) },
       Operation(name: "competition, pairwise") {
         $0.competition($1, row: 2, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: true, part: .positive, into: $2)
+      },
+      Operation(name: "competition, from 0.3 on") {
+        $0.competition($1, row: 1, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: false, least: 0.3, into: $2)
+      },
+      Operation(name: "competition, pairwise from 2 on") {
+        $0.competition($1, row: 0, bounds: [0.1, 1, 0, 2, 0.5, 0.7], pairwise: true, least: 2, into: $2)
       },
       Operation(name: "competition, negative") {
         $0.competition($1, row: 0, bounds: [0, 1, 0, 2, 0.5, 0.5], pairwise: false, part: .negative, into: $2)
@@ -232,6 +241,48 @@ import Testing
         let agreement: Double = pairwise ? tanh(z * z) + tanh(z * w) : tanh(Double(a) * Double(a + b))
         let expected = exp(2 * z * z) * agreement
         #expect(abs(Double(found) - expected) <= 6e-8 * abs(expected) + 1e-44, "\(a), \(b): \(found), \(expected)")
+      }
+    }
+  }
+
+  /// Against the scalar set, which sorts keys: few and many elements, ties at the bounds, zeros, any bits.
+  @Test(arguments: fastSets, [TieRule.hash, .index, .ge]) func trimmedRowsOfEverySet(_ set: InstructionSet, _ ties: TieRule) {
+    for kind in [Kind.normal, .bfloatDifferences, .denormals, .anyBits, .allEqual] {
+      for count in [1, 2, 15, 16, 33, 100, 1000, 4099] {
+        let values = kind.values(count, seed: UInt64(count))
+        for (drop, keep) in [(0, 1), (0, count / 3), (count / 10, count / 2), (count / 2, count), (1, 1), (0, count - 1), (count - 1, 1)] {
+          let found = [set, .scalar].map { set in
+            let row = Memory(values, shift: 1), scratch = Memory(count: Kernels.trimScratch(rowLength: count), shift: 1)
+            Kernels(set).trimRow(
+              row.floats, firstIndex: 4_294_967_290, ties: ties, drop: drop, keep: keep, scratch: scratch.floats)
+            #expect(row.bordersAreIntact && scratch.bordersAreIntact)
+            return row.bits
+          }
+          let isSame = found[0] == found[1]
+          #expect(isSame, "\(kind), \(count) elements, \(drop) and \(keep)")
+        }
+      }
+    }
+  }
+
+  /// Scores from a bound on are those of all scores that reach it, at whatever scale and for any number of rows.
+  @Test(arguments: InstructionSet.available, [1, 2, 7]) func scoresFromABoundOn(_ set: InstructionSet, _ count: Int) {
+    var source = Source(seed: UInt64(count))
+    for scale in [1e-20, 1e-4, 0.05, 1, 40] as [Float] {
+      let values = (0..<count).map { _ in (0..<5003).map { _ in source.normal() * scale * (source.normal() > 1.5 ? 9 : 1) } }
+      let rows = Rows(values, shift: 1), all = Memory(count: 5003), some = Memory(count: 5003)
+      for (low, high) in [(0, 3 * scale), (0.1 * scale, scale), (scale, scale), (2.9999 * scale, 3 * scale)] as [(Float, Float)] {
+        let bounds = [[Float]](repeating: [low, high], count: count).flatMap { $0 }
+        for pairwise in [false, true] {
+          Kernels(set).competition(rows.table, row: count - 1, bounds: bounds, pairwise: pairwise, into: all.floats)
+          let scores = all.values, sorted = scores.sorted()
+          for place in [10, 2600, 4700, 4990, 5002] where sorted[place] > 0 {
+            let least = sorted[place]
+            Kernels(set).competition(rows.table, row: count - 1, bounds: bounds, pairwise: pairwise, least: least, into: some.floats)
+            let isRight = some.values == scores.map { $0 >= least ? $0 : 0 }
+            #expect(isRight, "\(scale), \(low) to \(high), pairwise \(pairwise), from \(least)")
+          }
+        }
       }
     }
   }

@@ -95,6 +95,8 @@ static void combination(size_t n) {
   for (int32_t zero = INGOTK_ZERO_POSITIVE; zero <= INGOTK_ZERO_NONE; ++zero) {
     ingotk_elect(set, rows, ROWS, weights, zero != INGOTK_ZERO_NEGATIVE, zero, out, n);
     add(out, 4 * n);
+    ingotk_elect_largest(set, rows, ROWS, weights, zero, out, n);
+    add(out, 4 * n);
     ingotk_stepwise_elect(set, INGOTK_BF16, rows, ROWS, weights, true, zero, out, n);
     add(out, 4 * n);
   }

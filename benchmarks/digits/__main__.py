@@ -1,7 +1,7 @@
 """Accuracies of every merge method on four experts for handwritten digits.
 
-scripts/digits builds what is needed and calls it; with --update it writes docs/digits.md. The last table compares Ingot with merges written
-in numpy; the command fails where accuracies differ by more than 0.2 points.
+scripts/digits builds what is needed and calls it; with --update it writes docs/digits.md, and the accuracies into docs/methods.md. The last
+table compares Ingot with merges written in numpy; the command fails where accuracies differ by more than 0.2 points.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import page
 import reference
+import weave
 from catalog import Merge, Method, Value, of_package
 from choices import LAMBDAS, MEASURED, WITH_BASE, Entry, entries, reason_against
 from classifier import Weights, accuracy, load
@@ -188,6 +189,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", default="", help="only these, comma-separated, and no page")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--page", type=Path, help="write the page to this file too")
+    parser.add_argument("--methods-page", type=Path, help="put each method's accuracies into this page of the methods")
     return parser.parse_args(arguments)
 
 
@@ -218,6 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in filter(None, (options.out / "digits.md", options.page)):
             path.write_text(text, encoding="utf-8")
             print(f"wrote {os.path.relpath(path)}")
+        if options.methods_page:
+            woven = weave.weave(options.methods_page.read_text(encoding="utf-8"), weave.figures(text))
+            options.methods_page.write_text(woven, encoding="utf-8")
+            print(f"wrote {os.path.relpath(options.methods_page)}")
     names = differing(compared)
     if names:
         print(f"error: accuracies differ from the reference merge's by more than {LIMIT} points: {', '.join(names)}", file=sys.stderr)

@@ -211,11 +211,14 @@ void ingotk_agree(int32_t set, const float *x, const float *values, float *out, 
 /* `elect` (a zero sum counts as plus); where the other sign's terms reach (1 - slack) times the elected sign's, all terms enter. */
 void ingotk_elect_with_slack(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, bool normalize, float slack, float *out,
                              size_t n);
+/* `elect`, but of the terms that agree the one of the largest magnitude in the place of their sum. */
+void ingotk_elect_largest(int32_t set, ingotk_rows deltas, size_t rows, const float *weights, int32_t zero_sign, float *out, size_t n);
 /* x where it is not 0 and |x| >= share |merged|, else `merged`. */
 void ingotk_protect(int32_t set, const float *x, float share, const float *merged, float *out, size_t n);
-/* PCB's scores of row `row` (< rows). `bounds`: lowest and highest magnitude of each row. `part`: 0 all, 1 the positive, -1 the negative ones. */
+/* PCB's scores of row `row` (< rows). `bounds`: lowest and highest magnitude of each row. `part`: 0 all, 1 the positive, -1 the negative ones;
+ * a `least` above 0 takes its place: the scores from it on. */
 void ingotk_competition(int32_t set, ingotk_rows deltas, size_t rows, size_t row, const float *bounds, bool pairwise, int32_t part,
-                        float *out, size_t n);
+                        float least, float *out, size_t n);
 /* PCB's weighted mean. `limits`: low, high, cut, top and factor of each row. */
 void ingotk_balance(int32_t set, ingotk_rows deltas, ingotk_rows scores, size_t rows, const float *limits, float *out, size_t n);
 /* The sum of the rows, each value times its row's weight for its column; `weights` has `columns` for each row. */

@@ -128,7 +128,9 @@ extension RollingPlan {
     lines.append("models:")
     lines += references.map { "  - model: \($0.yaml)" }
     let factor = (lambda ?? 1) * (state.method == .opcm ? state.normFactor : 1)
-    lines.append("parameters: {rule: \(rules.rule), divisor: \(rules.isMean ? state.weightSum : 1), lambda: \(factor)}")
+    // As in `ota`: where weights are no more than what is added to every one of them.
+    let least = state.method == .ota ? 1.1 * Double(state.count) * RollingOTA.epsilon : 0
+    lines.append("parameters: {rule: \(rules.rule), divisor: \(rules.isMean ? state.weightSum : 1), lambda: \(factor), least: \(least)}")
     if let dtype = dtype ?? (state.base == nil ? state.dtype : nil) { lines.append("dtype: \(yamlScalar(dtype))") }
     var options = PlanOptions()
     options.writesModelCard = false

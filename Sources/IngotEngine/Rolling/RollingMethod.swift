@@ -1,3 +1,4 @@
+internal import IngotMethods
 package import IngotRecipes
 
 /// What a rolling merge computes: one or more running objects that every model is folded into, one model at a time.
@@ -16,8 +17,12 @@ package enum RollingMethod: String, Sendable, CaseIterable {
   case magmax
   /// TIES: of each θₜ − θ₀ the density·n largest magnitudes; at the end the mean of the side of zero with the larger sum, times λ.
   case ties
+  /// The same with n the elements of the whole model, as in the paper.
+  case tiesModel = "ties_model"
   /// Σ wₜ Fₜ θₜ / Σ wₜ Fₜ, Fₜ the diagonal Fisher information of each model, divided by its norm.
   case fisher
+  /// Σ wₜ Pₜ θₜ / Σ wₜ Pₜ, Pₜ the roots of Adam's second moments where their saliency is among the largest, θ₀ where nothing is.
+  case ota
   /// D₁ = τ₁, Dₜ = Dₜ₋₁ + τₜ without what it says along the singular directions of Dₜ₋₁; at the end times λ and the mean of ‖τₜ‖ over ‖D‖, added to θ₀.
   case opcm
   /// W₁ = τ₁, Wₜ the minimum of DOP for Wₜ₋₁ and τₜ; at the end times λ and added to θ₀.
@@ -42,7 +47,7 @@ struct RollingPlane: Sendable {
     var count: Int
   }
 
-  /// What stands behind the tensor's name and a #; the first one has the tensor's own name.
+  /// What stands behind the tensor's name and a # (`RollingName`); the first one has the tensor's own name.
   var name = ""
   /// The plane that the step reads in the place of this one.
   var source: String?
@@ -70,8 +75,6 @@ struct RollingRules: Sendable {
   var rule = "sum"
   var isMean = false
 
-  /// The suffix of a plane's tensors.
-  static func suffix(_ plane: String) -> String { plane.isEmpty ? "" : "#" + plane }
 }
 
 extension RollingMethod {
@@ -112,13 +115,15 @@ extension RollingMethod {
         planes: [RollingPlane(parameters: { [("merged_weight", "\($0.setting)"), ("count", "\($0.count)")] })], needsBase: true,
         setting: ParameterDescriptor(
           "alpha", .number(.fraction), "weight of what is merged already against the next model", default: .number(0.8)))
-    case .ties:
+    case .ties, .tiesModel:
       RollingRules(
         step: "rolling_vote",
         planes: ["positive", "negative", "positive_weight", "negative_weight"].enumerated().map { number, part in
           RollingPlane(
             name: number == 0 ? "" : part,
-            parameters: { [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)")] })
+            parameters: {
+              [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)"), ("scope", self == .ties ? "tensor" : "model")]
+            })
         },
         needsBase: true, weight: .positive,
         setting: ParameterDescriptor("density", .number(.fraction), "share of a task vector that is kept", default: .number(1)),
@@ -133,6 +138,17 @@ extension RollingMethod {
             parameters: { [("part", part), ("weight", "\($0.weight)"), ("fisher_floor", $0.count == 0 ? "0.000001" : "0")] })
         },
         weight: .positive, side: "fisher", rule: "ratio")
+    case .ota:
+      RollingRules(
+        step: "rolling_ota",
+        planes: ["weighted", "weights"].enumerated().map { number, part in
+          RollingPlane(
+            name: number == 0 ? "" : part,
+            parameters: { [("part", part), ("weight", "\($0.weight)"), ("density", "\($0.setting)")] })
+        },
+        needsBase: true, weight: .positive,
+        setting: ParameterDescriptor("density", .number(.fraction), "share of a task vector that is kept", default: .number(1)),
+        side: "second_moment", rule: "grafted")
     }
   }
 
@@ -145,7 +161,7 @@ extension RollingMethod {
       if values.allSatisfy({ $0 == parameter.value }) { return parameter }
       // The first condition whose filter is a part of the name holds, so longer ones go before.
       let named = zip(planes, values).dropFirst().sorted { $0.0.name.utf8.count > $1.0.name.utf8.count }
-      let others = named.map { "{filter: \"\(RollingRules.suffix($0.0.name))\", value: \($0.1)}" }
+      let others = named.map { "{filter: \"\(RollingName.name("", object: $0.0.name))\", value: \($0.1)}" }
       return (parameter.name, "[" + (others + ["{value: \(parameter.value)}"]).joined(separator: ", ") + "]")
     }
   }

@@ -1,5 +1,6 @@
 internal import IngotCheckpoints
 internal import IngotErrors
+internal import IngotMethods
 internal import IngotRecipes
 internal import IngotTensors
 
@@ -14,9 +15,12 @@ struct RollingPlanes: ModelProvider {
   private let state: String
   private let planes: [RollingPlane]
   private let use: Use
+  /// True where `inner` knows the state by the names that tell its running objects apart.
+  private let keepsNames: Bool
 
-  init(_ inner: any ModelProvider, state: String, planes: [RollingPlane], for use: Use) {
+  init(_ inner: any ModelProvider, state: String, planes: [RollingPlane], for use: Use, keepsNames: Bool = false) {
     self.inner = inner
+    self.keepsNames = keepsNames
     self.state = state
     self.planes = planes
     self.use = use
@@ -33,7 +37,7 @@ struct RollingPlanes: ModelProvider {
       return use == .end ? model : try expanded(try model.readable())
     }
     var plain = reference
-    plain.location = .fields(path: state, revision: nil)
+    if !keepsNames { plain.location = .fields(path: state, revision: nil) }
     let model = try inner.open(plain)
     switch use {
     case .step: return try mapped(model)
@@ -49,7 +53,7 @@ struct RollingPlanes: ModelProvider {
   private func expanded(_ model: ProvidedModel) throws(IngotError) -> ProvidedModel {
     var tensors: [CheckpointTensor] = []
     for tensor in model.checkpoint.tensors {
-      guard !tensor.name.contains("#") else {
+      guard RollingName.isFirst(tensor.name) else {
         throw IngotError(
           .unsupported, "the name of this tensor has a #, which this rolling merge keeps for its own tensors",
           hint: "another method, or another name", subject: tensor.name)
@@ -58,7 +62,7 @@ struct RollingPlanes: ModelProvider {
       guard tensor.dtype.hasArithmetic else { continue }
       for plane in planes where !plane.name.isEmpty {
         var copy = tensor
-        copy.name += RollingRules.suffix(plane.name)
+        copy.name = RollingName.name(tensor.name, object: plane.name)
         tensors.append(copy)
       }
     }
@@ -68,14 +72,14 @@ struct RollingPlanes: ModelProvider {
   /// What each plane's step reads, under the plane's name.
   private func mapped(_ model: ProvidedModel) throws(IngotError) -> ProvidedModel {
     var tensors: [CheckpointTensor] = []
-    for tensor in model.checkpoint.tensors where !tensor.name.contains("#") {
+    for tensor in model.checkpoint.tensors where RollingName.isFirst(tensor.name) {
       guard tensor.dtype.hasArithmetic else {
         tensors.append(tensor)
         continue
       }
       for plane in planes {
         var read = try self.tensor(tensor.name, plane.source ?? plane.name, of: model)
-        read.name = tensor.name + RollingRules.suffix(plane.name)
+        read.name = RollingName.name(tensor.name, object: plane.name)
         tensors.append(read)
       }
     }
@@ -85,7 +89,7 @@ struct RollingPlanes: ModelProvider {
   /// One plane under the tensors' own names.
   private func selected(_ revision: String, of model: ProvidedModel) throws(IngotError) -> ProvidedModel {
     var tensors: [CheckpointTensor] = []
-    for tensor in model.checkpoint.tensors where !tensor.name.contains("#") {
+    for tensor in model.checkpoint.tensors where RollingName.isFirst(tensor.name) {
       guard tensor.dtype.hasArithmetic, revision != "main" else {
         tensors.append(tensor)
         continue
@@ -98,7 +102,7 @@ struct RollingPlanes: ModelProvider {
   }
 
   private func tensor(_ name: String, _ plane: String, of model: ProvidedModel) throws(IngotError) -> CheckpointTensor {
-    let wanted = name + RollingRules.suffix(plane)
+    let wanted = RollingName.name(name, object: plane)
     guard let tensor = model.checkpoint[wanted] else {
       throw IngotError(
         .format, "the state has no tensor \(wanted), expected one for each of the method's running objects", hint: "begin again",

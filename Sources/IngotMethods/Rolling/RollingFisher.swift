@@ -7,7 +7,7 @@ package import IngotTensors
 /// F is the model's diagonal Fisher matrix, its side input, and λ its weight over ‖F‖₂ of all tensors; values of F below `fisher_floor` times their mean
 /// are raised to that. Not a method of recipes: `RollingPlan.make` writes the recipe, with one part for each of the two running objects. Inputs:
 /// the model, then the state. Shapes: any, equal. Arithmetic: products f64, rounded once to f32; sums f32.
-/// Bytes: inputs once, the side file twice, the output once. Source: Matena and Raffel, arXiv 2111.09832.
+/// Bytes: inputs once for each running object, the side file once more, the output once. Source: Matena and Raffel, arXiv 2111.09832.
 package struct RollingFisher: MergeMethod {
   package struct State: Sendable {
     var norm = 1.0
@@ -36,13 +36,16 @@ package struct RollingFisher: MergeMethod {
 
   private let settings: [Setting]
   private let elements: Double
+  /// The tensors that are measured: the first running objects, since the others have the same Fisher information.
+  private let measured: Set<Int>
   private let hasState: Bool
 
   package init(_ request: MethodRequest) throws(IngotError) {
     hasState = request.inputs.count == 2
     var elements = 0
     var settings: [Setting] = []
-    for segment in request.segments {
+    var measured: Set<Int> = []
+    for (index, segment) in request.segments.enumerated() {
       guard let fisher = segment.side("fisher", model: 0) else {
         throw IngotError(.recipe, "the model has no fisher of tensor \(segment.name)", subject: segment.name)
       }
@@ -50,15 +53,18 @@ package struct RollingFisher: MergeMethod {
         Setting(
           isWeighted: segment.text("part") == "weighted", weight: segment.number("weight") ?? 1,
           floor: segment.number("fisher_floor") ?? 0, fisher: fisher))
+      guard RollingName.isFirst(segment.name) else { continue }
+      measured.insert(index)
       elements += try segment.shape.elementCount()
     }
     self.settings = settings
+    self.measured = measured
     self.elements = Double(max(elements, 1))
   }
 
   package var demands: Demands { Demands() }
 
-  package func begin() -> Phase<State> { .gather(State(), Round(sums: 2, readsOnlySides: true)) }
+  package func begin() -> Phase<State> { .gather(State(), Round(sums: 2, readsOnlySides: true, segments: measured)) }
 
   package func gather(_ state: State, _ tile: Tile, _ statistic: BlockStatistic) {
     let fisher = tile.sides[settings[tile.segment].fisher]

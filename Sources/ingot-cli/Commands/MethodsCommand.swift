@@ -14,7 +14,7 @@ struct MethodsCommand: ParsableCommand {
     help: ArgumentHelp("A method to describe.", valueName: "name"), completion: .list(MethodRegistry.catalog.methods.map(\.name)))
   var name: String?
 
-  @Flag(help: "Print the page of all methods in Markdown, as docs/methods.md has it.") var markdown = false
+  @Flag(help: "Print the page of all methods in Markdown, as docs/methods.md has it beside measured figures.") var markdown = false
 
   @Flag(help: "Print a recipe for the named method.") var example = false
 

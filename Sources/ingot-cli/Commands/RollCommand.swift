@@ -33,12 +33,14 @@ struct RollCommand: ParsableCommand {
 
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("Base model of task_arithmetic, magmax, ties, opcm and dop. Needed for the first step.", valueName: "model"),
+    help: ArgumentHelp(
+      "Base model of task_arithmetic, magmax, ties, ties_model, ota, opcm and dop. Needed for the first step.", valueName: "model"),
     completion: .directory)
   var base: String?
 
   @Option(
-    help: ArgumentHelp("Factor of the models, for weighted_mean, task_arithmetic, ties and fisher. Default: 1.", valueName: "number"))
+    help: ArgumentHelp(
+      "Factor of the models, for weighted_mean, task_arithmetic, ties, ties_model, fisher and ota. Default: 1.", valueName: "number"))
   var weight: Double?
 
   @Option(help: ArgumentHelp("Share of the average so far at each step of ema. Default: 0.9.", valueName: "number"))
@@ -50,11 +52,11 @@ struct RollCommand: ParsableCommand {
       valueName: "number"))
   var alpha: Double?
 
-  @Option(help: ArgumentHelp("Share of each task vector that ties keeps. Default: 1.", valueName: "number"))
+  @Option(help: ArgumentHelp("Share of each task vector that ties, ties_model and ota keep. Default: 1.", valueName: "number"))
   var density: Double?
 
   @Option(
-    help: ArgumentHelp("Side file of the model, for fisher; once for each model, in their order.", valueName: "file"),
+    help: ArgumentHelp("Side file of the model, for fisher and ota; once for each model, in their order.", valueName: "file"),
     completion: .file())
   var side: [String] = []
 

@@ -102,6 +102,22 @@ def test_gradients_and_prior(torch: Any, model: Any, batches: Batches, tmp_path:
     close(load(path), mean_square(torch, model, terms, 12))
 
 
+def test_one_gradient_at_a_time(torch: Any, tmp_path: Path) -> None:
+    """When a parameter's gradient is made, those before it are gone: a model of any depth holds one."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(6, 6) for _ in range(12)))
+    batches = [(torch.randn(3, 6), torch.randint(0, 6, (3,)))]
+    parameters = list(model.parameters())
+    held: list[int] = []
+    hooks = [value.register_hook(lambda _: held.append(sum(other.grad is not None for other in parameters))) for value in parameters]
+    collect.fisher(model, batches, tmp_path / "f.safetensors", labels="empirical")
+    collect.prior(model, batches, tmp_path / "p.safetensors")
+    collect.gradients(model, batches, tmp_path / "g")
+    assert len(held) == 24 * 7
+    assert max(held) <= 1
+    for hook in hooks:
+        hook.remove()
+
+
 def test_the_model_is_left_as_it_was(torch: Any, model: Any, batches: Batches, tmp_path: Path) -> None:
     model.train()
     model[1].eval()

@@ -77,3 +77,23 @@ def test_the_page_has_every_method() -> None:
     excluded = set(re.findall(r"^\* `(\w+)` ", text, re.M))
     assert set(ingot.methods()) == rows | excluded, "run scripts/digits --update"
     assert not rows & excluded
+
+
+def test_the_methods_page_has_the_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/methods.md has the figures of docs/digits.md, under every method that is measured there."""
+    monkeypatch.syspath_prepend(str(DIGITS))
+    weave = importlib.import_module("weave")
+    figures = weave.figures((REPOSITORY / "docs" / "digits.md").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert len(figures) > 40
+    assert figures["task_arithmetic"][0].count(" % ") == 2
+    assert "; with λ " in figures["task_arithmetic"][0]
+    assert text == weave.weave(text, figures), "run scripts/methods-page"
+    for name, lines in figures.items():
+        section = text.split(f" `{name}`\n\n")[1].split("\n## ")[0]
+        assert all(line in section.splitlines() for line in lines), name
+    # Another figure shows, and an old one goes.
+    figures["ties"] = [weave.MARK + ": 1 %"]
+    changed = weave.weave(text, figures)
+    assert changed != text
+    assert changed.count(weave.MARK) == sum(map(len, figures.values()))

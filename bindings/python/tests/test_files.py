@@ -302,7 +302,10 @@ def test_methods() -> None:
     assert {"linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "passthrough"} <= set(known)
     density = known["ties"].parameters["density"]
     assert (density.minimum, density.maximum, density.default, density.per_model) == (0, 1, 1, True)
+    assert density.minimum_excluded
+    assert not density.maximum_excluded
     assert known["ties"].base == "required"
-    assert "density (number from 0 to 1, default 1, per model)" in str(known["ties"])
+    assert "density (number > 0 and <= 1, default 1, per model)" in str(known["ties"])
+    assert "density (number from 0 to 1, default 1, per model)" in str(known["dare_ties"])
     known.clear()
     assert ingot.methods()

@@ -25,10 +25,16 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     unit: str | None = None
+    minimum_excluded: bool = False
+    maximum_excluded: bool = False
 
     def __str__(self) -> str:
         traits = [" | ".join(self.choices) or self.type]
-        if self.minimum is not None or self.maximum is not None:
+        if self.minimum_excluded or self.maximum_excluded:
+            low = "" if self.minimum is None else f" {'>' if self.minimum_excluded else '>='} {self.minimum:g}"
+            high = "" if self.maximum is None else f" {'<' if self.maximum_excluded else '<='} {self.maximum:g}"
+            traits[0] += " and".join(filter(None, (low, high)))
+        elif self.minimum is not None or self.maximum is not None:
             low = "" if self.minimum is None else f"from {self.minimum:g} "
             traits[0] += f" {low}to {self.maximum:g}" if self.maximum is not None else f" {low}on"
         if self.required:
@@ -94,6 +100,8 @@ def _parameter(fields: dict[str, Any]) -> Parameter:
         fields.get("max"),
         tuple(fields.get("choices", ())),
         fields.get("unit"),
+        fields.get("min_excluded", False),
+        fields.get("max_excluded", False),
     )
 
 
