@@ -10,8 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).with_name("preload.c")
 CHANGING = {"openat", "write", "pwrite", "ftruncate", "fallocate", "fsync", "mkdirat", "unlinkat", "renameat", "renameat2"}
-# Imports that would change files as well: used for other things (eventfds, temporary names, shared memory that LLVM's OpenMP must be able to
-# write), or by parts of Foundation that are not run.
+# Imports that would change files as well: used for other things (eventfds, temporary names, shared memory that OpenMP must be
+# able to write), or by parts of Foundation that are not run.
 NOT_COUNTED = {"open", "fopen", "fwrite", "eventfd_write", "mkdir", "posix_fallocate", "rename", "unlink", "rmdir", "sync_file_range"}
 
 
