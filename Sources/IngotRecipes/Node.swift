@@ -77,6 +77,8 @@ extension Node {
       package var key: String
       package var keyPosition: SourcePosition
       package var value: Node
+      /// What was written before under the same key: the last one counts, as in PyYAML.
+      package fileprivate(set) var superseded: [Entry] = []
 
       package init(key: String, keyPosition: SourcePosition, value: Node) {
         self.key = key
@@ -86,8 +88,6 @@ extension Node {
     }
 
     package private(set) var entries: [Entry] = []
-    /// What was written before under keys that came again: the last one counts, as in PyYAML.
-    package private(set) var superseded: [Entry] = []
     private var index: [String: Int] = [:]
 
     package init() {}
@@ -99,14 +99,17 @@ extension Node {
 
     /// Adds an entry as written; one of the same key before it is superseded.
     package mutating func append(_ entry: Entry) {
-      if let earlier = self[entry.key] { superseded.append(earlier) }
-      set(entry)
+      guard let at = index[entry.key] else { return set(entry) }
+      var last = entry
+      // Moved, not copied: a key may come again a million times.
+      swap(&last.superseded, &entries[at].superseded)
+      last.superseded.append(entries[at])
+      entries[at] = last
     }
 
     /// Puts the entries of `written` over those of merge keys.
     mutating func overlay(_ written: Node.Mapping) {
       for entry in written.entries { set(entry) }
-      superseded += written.superseded
     }
 
     /// Sets the value of a key whether or not it is there (merge keys: a later one wins).

@@ -17,7 +17,7 @@ package struct RecipeLimits: Sendable {
 extension Node {
   /// Reads one YAML 1.1 document, or JSON, which is nearly YAML's flow style.
   ///
-  /// Anchors, aliases and merge keys (`<<`) are resolved; of a key given twice the last counts (`Mapping.superseded`). Throws `.recipe` with a
+  /// Anchors, aliases and merge keys (`<<`) are resolved; of a key given twice the last counts (`Entry.superseded`). Throws `.recipe` with a
   /// position for text that is not UTF-8 or not YAML, an alias inside its own anchor, a tag outside the YAML core, a text beyond `limits`;
   /// `.unsupported` for several documents (see `loadAll`).
   package static func load(_ text: [UInt8], origin: String, limits: RecipeLimits = RecipeLimits()) throws(IngotError) -> Node {

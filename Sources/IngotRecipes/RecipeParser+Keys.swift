@@ -30,7 +30,7 @@ extension RecipeParser {
 
   /// Warns about keys that are given twice, of which the last counts; throws when strict.
   mutating func noteSuperseded(_ mapping: Node.Mapping, at place: String) throws(IngotError) {
-    for entry in mapping.superseded {
+    for entry in mapping.entries.flatMap(\.superseded) {
       let (key, subject) = (excerpt(entry.key), path(place, entry.key))
       let later = mapping[entry.key].map { " at line \($0.keyPosition.line)" } ?? ""
       if strict {

@@ -75,7 +75,7 @@ private func plain(_ node: Node) -> String { yamlFlow(node) }
   func theLastOfEqualKeysCounts(_ text: String, _ expected: [String: String], _ columns: [Int]) throws {
     let mapping = try #require(try Node.load(Array(text.utf8), origin: "t").mapping)
     #expect(Dictionary(uniqueKeysWithValues: mapping.entries.map { ($0.key, plain($0.value)) }) == expected)
-    #expect(mapping.superseded.map(\.keyPosition.column) == columns)
+    #expect(mapping.entries.flatMap(\.superseded).map(\.keyPosition.column) == columns)
   }
 
   @Test(arguments: [

@@ -319,11 +319,13 @@ static void scores(size_t n) {
   static float *const score_rows[] = {row_scores[0], row_scores[1], row_scores[2]};
   for (int pairwise = 0; pairwise < 2; ++pairwise) {
     for (int32_t part = -1; part <= 1; ++part) {
-      ingotk_competition(set, rows, ROWS, 1, bounds, pairwise, part, out, n);
+      ingotk_competition(set, rows, ROWS, 1, bounds, pairwise, part, 0, out, n);
+      add(out, 4 * n);
+      ingotk_competition(set, rows, ROWS, 1, bounds, pairwise, part, 0.01f, out, n);
       add(out, 4 * n);
     }
   }
-  for (size_t row = 0; row < ROWS; ++row) ingotk_competition(set, rows, ROWS, row, bounds, false, 0, row_scores[row], n);
+  for (size_t row = 0; row < ROWS; ++row) ingotk_competition(set, rows, ROWS, row, bounds, false, 0, 0, row_scores[row], n);
   static const float limits[5 * ROWS] = {0, 0.125f, 0.01f, 0.1f, 1, 1e-6f, 0.1f, 0.02f, 0.09f, 0.5f, 0, 1, 0.03f, 0.5f, 2};
   ingotk_balance(set, rows, score_rows, ROWS, limits, out, n);
   add(out, 4 * n);
