@@ -2,7 +2,8 @@ package import IngotErrors
 
 /// One value of a recipe text together with the place it was written at. Immutable; safe to share between threads.
 package struct Node: Sendable {
-  package enum Content: Sendable {
+  /// Boxed: payloads of several sizes in one place would leave bytes that nobody writes, and jumps on them for valgrind to see.
+  package indirect enum Content: Sendable {
     case scalar(Scalar)
     case sequence([Node])
     case mapping(Mapping)
