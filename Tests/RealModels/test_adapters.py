@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Command, write_recipe
 
-torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 Q, K, OUT, EMBED, HEAD, BIAS, NORM = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Command, write_recipe
 
-torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from test_adapters import GPT2, LLAMA, write_adapter, write_base
 
-torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 Q, OUT, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.embed_tokens"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Command, write_recipe
 
-torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}

@@ -144,7 +144,7 @@ def test_killed_at_random(
 
 def derived_models(folder: Path) -> tuple[Path, Path]:
     """An FP8 checkpoint and an adapter on it: everything that a merge of them reads is computed."""
-    torch = pytest.importorskip("torch", reason="torch is not installed (no CPU build here)")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     files = pytest.importorskip("safetensors.torch")
     torch.manual_seed(2)
     tensors, adapter = {}, {}

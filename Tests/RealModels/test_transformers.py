@@ -21,7 +21,7 @@ Make = Callable[..., Path]
 
 def tiny(kind: str, **more: object) -> Any:
     """A small model with random weights: as wide as its heads need, and with more layers than one."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (no CPU build of torch here)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     common = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     llama = {
         **common,
@@ -58,7 +58,7 @@ def make(folder: Path) -> Make:
     """Writes a tiny model as transformers does and returns its directory."""
 
     def write(name: str, kind: str, seed: int, dtype: str = "float32", shard: str = "5GB", **config: object) -> Path:
-        torch = pytest.importorskip("torch", reason="torch is not installed: no CPU build here")
+        torch = pytest.importorskip("torch", reason="torch is not installed")
         torch.manual_seed(seed)
         model = tiny(kind, **config).to(getattr(torch, dtype))
         with torch.no_grad():
