@@ -44,12 +44,7 @@ package struct MergeRecord: Sendable {
   /// Throws `.format` (not a record, with the place), `.unsupported` (of a later version).
   package init(parsing bytes: [UInt8], directory: String) throws(IngotError) {
     let path = Self.path(in: directory)
-    root = try JSON.parse(bytes, origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
+    root = try JSONValue.record(bytes, path: path)
     let algorithm = try (root["digest_algorithm"] ?? .null).requireString("digest_algorithm", in: path)
     guard algorithm == "xxh3-128/1MiB" else {
       throw IngotError(.unsupported, "the digests are of \"\(algorithm.prefix(60))\", expected xxh3-128/1MiB", subject: path)

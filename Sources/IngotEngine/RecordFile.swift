@@ -1,4 +1,5 @@
 internal import IngotErrors
+internal import IngotJSON
 internal import IngotStorage
 
 /// A small file beside weights that says what they are: ingot.json, rolling.json and their kind.
@@ -33,5 +34,18 @@ struct RecordFile {
         .notFound, "the directory has no \(name)", hint: "only directories that \(writer) wrote have one", subject: directory)
     }
     self = file
+  }
+}
+
+extension JSONValue {
+  /// The members of a record, which is said to come from `path`. Throws `.format` (with the place), `.unsupported` (of a later version).
+  static func record(_ bytes: [UInt8], path: String) throws(IngotError) -> JSONValue {
+    let root = try JSON.parse(bytes, origin: path)
+    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
+    guard schema == 1 else {
+      throw IngotError(
+        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
+    }
+    return root
   }
 }

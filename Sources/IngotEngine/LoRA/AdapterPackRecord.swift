@@ -76,12 +76,7 @@ package struct AdapterPackRecord: Sendable {
 
   /// Reads the bytes of a record, which are said to come from `path`. Throws `.format` (with the place), `.unsupported` (of a later version).
   package init(parsing bytes: [UInt8], path: String) throws(IngotError) {
-    let root = try JSON.parse(bytes, origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
+    let root = try JSONValue.record(bytes, path: path)
     let type = try (root["dtype"] ?? .null).requireString("dtype", in: path)
     guard let dtype = DType.allCases.first(where: { $0.torchName == type }), dtype.isOutput else {
       throw IngotError(.format, "found the type \"\(type.prefix(40))\", expected float32, float16 or bfloat16", subject: path)

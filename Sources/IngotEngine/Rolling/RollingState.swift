@@ -65,12 +65,7 @@ package struct RollingState: Sendable {
 
   /// Reads the bytes of a record, which are said to come from `path`. Throws `.format` (with the place), `.unsupported` (of a later version).
   package init(parsing bytes: [UInt8], path: String) throws(IngotError) {
-    let root = try JSON.parse(bytes, origin: path)
-    let schema = try (root["schema"] ?? .null).requireInt("schema", in: path)
-    guard schema == 1 else {
-      throw IngotError(
-        .unsupported, "the record has schema \(schema), expected 1", hint: "use the version of ingot that wrote it", subject: path)
-    }
+    let root = try JSONValue.record(bytes, path: path)
     let name = try (root["method"] ?? .null).requireString("method", in: path)
     guard let method = RollingMethod(rawValue: name) else {
       let known = RollingMethod.allCases.map(\.rawValue).joined(separator: ", ")
