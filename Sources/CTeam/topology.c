@@ -146,6 +146,31 @@ static bool host_binds_by_environment(void) {
   return is_set("OMP_PROC_BIND") || is_set("OMP_PLACES") || is_set("KMP_AFFINITY") || is_set("GOMP_CPU_AFFINITY");
 }
 
+/// True where a synthetic description has more than SYNTHETIC_MOST objects on one level: hwloc would spend minutes and gigabytes on it. Counted are the
+/// numbers of its levels ("numa:2 core:4 2"), not those of attributes in parentheses or of what is attached in brackets.
+static bool is_oversized(const char *description) {
+  enum { SYNTHETIC_MOST = 1 << 16 };
+  if (!description) return false;
+  unsigned long long objects = 1;
+  int depth = 0;
+  bool counts = true; // a number here is a level's: at the start of a word or behind its colon
+  for (const char *at = description; *at;) {
+    if (*at == '(' || *at == '[') depth++;
+    if (*at == ')' || *at == ']') depth--;
+    if (depth == 0 && counts && *at >= '0' && *at <= '9') {
+      char *end;
+      const unsigned long long count = strtoull(at, &end, 0);
+      if (count > SYNTHETIC_MOST || (objects *= count ? count : 1) > SYNTHETIC_MOST) return true;
+      counts = false;
+      at = end;
+      continue;
+    }
+    counts = *at == ' ' || *at == ':';
+    at++;
+  }
+  return false;
+}
+
 static ingot_topology *fail(ingot_topology *t, char *why, size_t why_bytes, const char *text) {
   if (why && why_bytes) snprintf(why, why_bytes, "%s", text);
   ingot_topology_destroy(t);
@@ -159,6 +184,8 @@ ingot_topology *ingot_topology_create(const char *synthetic, const char *allowed
     t->hwloc = NULL;
     return fail(t, why, why_bytes, "hwloc does not start");
   }
+  if (is_oversized(synthetic ? synthetic : getenv("HWLOC_SYNTHETIC")))
+    return fail(t, why, why_bytes, "the synthetic description (HWLOC_SYNTHETIC) is of more than 65536 processors");
   if (synthetic && hwloc_topology_set_synthetic(t->hwloc, synthetic) != 0)
     return fail(t, why, why_bytes, "hwloc does not understand the synthetic description");
   // The default object types stay: without groups and caches hwloc attaches a node to a larger parent, with its processors.

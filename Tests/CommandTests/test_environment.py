@@ -70,6 +70,15 @@ def test_no_shared_memory_ends_the_process(linear: Path, tmp_path: Path, options
     assert "OMP" not in done.stderr
 
 
+def test_no_layout_of_a_machine_takes_for_ever(ingot: Run, linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWLOC_SYNTHETIC", "numa:2 core:500000000 pu:1")
+    done = ingot("merge", linear, "--sink", "null")
+    assert done.returncode != 0
+    assert "HWLOC_SYNTHETIC" in done.stderr
+    monkeypatch.setenv("HWLOC_SYNTHETIC", "numa:2 core:2 pu:1")
+    assert ingot("merge", linear, "--sink", "null").returncode == 0
+
+
 @pytest.mark.parametrize("value", HUGE)
 @pytest.mark.parametrize("option", ["--memory", "--threads", "--shard-size", "--seed", "--part"])
 def test_no_number_ends_the_process(ingot: Run, linear: Path, tmp_path: Path, option: str, value: str) -> None:

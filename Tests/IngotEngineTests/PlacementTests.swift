@@ -21,7 +21,7 @@ struct PlacementTests {
 
   @Test(arguments: [
     ("numa:1 core:4 pu:1", 1, 4), ("numa:2 core:2 pu:1", 2, 4), ("numa:2 core:4 pu:2", 2, 8), ("numa:8 core:4 pu:2", 8, 32),
-    ("pack:2 numa:2 core:3 pu:1", 4, 12),
+    ("pack:2 numa:2 core:3 pu:1", 4, 12), ("numa:2(memory=1099511627776) core:2 pu:1", 2, 4),
   ]) func syntheticShapes(_ description: String, _ nodes: Int, _ cores: Int) throws {
     let topology = try Topology(synthetic: description)
     #expect(topology.nodeCount == nodes)
@@ -30,7 +30,9 @@ struct PlacementTests {
     #expect(topology.mayBind == (nodes > 1 && !Self.hostBinds))
   }
 
-  @Test(arguments: ["", "nonsense:x", "numa:0"]) func badDescriptions(_ description: String) {
+  @Test(arguments: [
+    "", "nonsense:x", "numa:0", "pu:1000000000", "numa:9 core:99999 pu:1", "70000", "256 257", "pu:99999999999999999999",
+  ]) func badDescriptions(_ description: String) {
     do throws(IngotError) {
       _ = try Topology(synthetic: description)
       Issue.record("no error")
