@@ -85,6 +85,7 @@ package struct OPCM: ModelMatrixMethod {
     let found = try algebra.singularTriplets(merged, into: triplets, rangeTolerance: tolerance, isExact: true, workspace)
     let q = job.isMeasuring ? r : leading(triplets.values)
     job.report(found, prefix: "merged_", model: model)
+    job.report("merged_condition", condition(triplets.values), model: model)
     let seen: Matrix<Float> = try workspace.matrix(r, job.columns)
     try algebra.multiply(triplets.left, tau, into: seen)
     let block: Matrix<Float> = try workspace.matrix(q, q)
@@ -127,6 +128,7 @@ package struct OPCM: ModelMatrixMethod {
     let found = try TallMatrix.RightVectors(count: n, columns: n, workspace)
     try merged.rightVectors(into: found, tolerance: tolerance, job)
     job.report("merged_route", 1, model: model)
+    job.report("merged_condition", condition(found.values), model: model)
     let top = n - (job.isMeasuring ? n : leading(found.values))
     let half: Matrix<Double> = try workspace.matrix(n, n)
     let seen: Matrix<Double> = try workspace.matrix(n, n)
@@ -142,6 +144,13 @@ package struct OPCM: ModelMatrixMethod {
     kept.fill(0)
     kept.addToDiagonal(1)
     try algebra.multiply(found.vectors, .transposed, half, into: kept, alpha: -1, beta: 1)
+  }
+
+  /// The largest over the least value above 0; 1 without any.
+  private func condition(_ ascending: Matrix<Double>) -> Double {
+    let n = ascending.count
+    guard let least = (0..<n).first(where: { ascending[$0] > 0 }) else { return 1 }
+    return ascending[n - 1] / ascending[least]
   }
 
   /// How many leading values stand before the one with which their running share exceeds the threshold; none when none does.

@@ -206,3 +206,13 @@ def test_the_package_advises_openblas_and_leaves_what_is_set() -> None:
     del own["OPENBLAS_CORETYPE"]
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=own)
     assert answer.stdout.strip() in ("", "SkylakeX")
+
+
+def test_opcm_reports_the_condition_of_what_it_projects_on(tmp_path: Path) -> None:
+    base, tunes = INPUTS["gaussian"](np.random.default_rng(9), (60, 40))
+    recipe = {"merge_method": "opcm", "base_model": "base", "models": [{"model": "a"}, {"model": "b"}], "dtype": "float32"}
+    models = {"base": {NAME: base}, "a": {NAME: tunes[0]}, "b": {NAME: tunes[1]}}
+    report = ingot.merge(recipe, tmp_path / "out", models=models, sync="none")
+    values = np.linalg.svd(tunes[0].astype("d") - base, compute_uv=False)
+    found = [finding.value for finding in report.findings if finding.name == "merged_condition"]
+    assert found == [pytest.approx(values[0] / values[-1], rel=1e-4)]
