@@ -6,7 +6,8 @@ Two models of `--gigabytes` (2) each are made once in `--folder`, which must be 
 of the page cache (posix_fadvise DONTNEED). The ways are run in turn, round by round, and the table shows medians and ranges: `ahead` is
 the default, `cached` is --cached-reads, `before` another build of ingot (for a change that is to be judged). Each writes into a directory
 on the same disk; with `--null` it computes and discards. `--raw` reads the same files without a merge (benchmarks/cold/reads.c): what the
-disk and the ways of reading give by themselves. Seconds are wall clock; CPU is the command's own user and system time; the load average
+disk and the ways of reading give by themselves. `--verify` times `ingot verify` of a merge of 2 GB, cold and in the page cache, in turn with
+reading its file alone. Seconds are wall clock; CPU is the command's own user and system time; the load average
 says what else the machine did.
 """
 
@@ -129,10 +130,42 @@ def merges(given: argparse.Namespace, models: Sequence[Path], files: Sequence[Pa
     return results
 
 
-def raw(given: argparse.Namespace, files: Sequence[Path]) -> None:
-    program = given.folder / "reads"
+def reader(given: argparse.Namespace) -> Path:
+    program: Path = given.folder / "reads"
     source = Path(__file__).with_name("reads.c")
     subprocess.run(["gcc", "-O2", "-pthread", str(source), "-o", str(program), "-l:liburing.a"], check=True)
+    return program
+
+
+def verify(given: argparse.Namespace, model: Path) -> dict[str, list[dict[str, float]]]:
+    out = given.folder / "verified"
+    shutil.rmtree(out, ignore_errors=True)
+    recipe = given.folder / "verified.yml"
+    recipe.write_text(METHODS["linear"] + f"models: [{{model: {model}, parameters: {{weight: 1}}}}]\n")
+    run([given.ingot, "merge", str(recipe), str(out), "--json"])
+    weights = sorted(out.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weights)
+    program = reader(given)
+    results: dict[str, list[dict[str, float]]] = {}
+    for _ in range(given.rounds):
+        drop(weights)
+        results.setdefault("verify, cold", []).append(run([given.ingot, "verify", str(out), "--json"]))
+        results.setdefault("verify, in the page cache", []).append(run([given.ingot, "verify", str(out), "--json"]))
+        for way in [("cached", 1024, 1, 1), ("direct", 1024, 1, 2)]:
+            drop(weights)
+            results.setdefault(f"reading alone, {way[0]}, cold", []).append(run([str(program), *map(str, way), *map(str, weights)]))
+    print("\n| what | runs | GB/s, median (range) | CPU s | load |\n|---|---|---|---|---|")
+    for name, runs in results.items():
+        rates = [size / each["seconds"] / 1e9 for each in runs]
+        cpu, load = (statistics.median(each[key] for each in runs) for key in ("user", "load"))
+        cpu += statistics.median(each["system"] for each in runs)
+        print(f"| {name} | {len(runs)} | {statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}) | {cpu:.2f} | {load:.1f} |")
+    shutil.rmtree(out, ignore_errors=True)
+    return results
+
+
+def raw(given: argparse.Namespace, files: Sequence[Path]) -> None:
+    program = reader(given)
     print("\n| way | piece KiB | under way for each thread | threads | GB/s, median (range) | CPU s |\n|---|---|---|---|---|---|")
     ways = [("cached", 128, 1, 2), ("cached", 1024, 1, 2), ("direct", 1024, 1, 1), ("direct", 1024, 1, 2), ("direct", 1024, 1, 4)]
     ways += [("ring", 1024, 2, 2), ("ring", 1024, 4, 2), ("ring", 1024, 8, 2), ("fixed", 1024, 4, 2)]
@@ -162,6 +195,7 @@ def main() -> None:
     parser.add_argument("--methods", default="linear,slerp,passthrough,ties")
     parser.add_argument("--null", action="store_true", help="compute and discard")
     parser.add_argument("--raw", action="store_true", help="also read the files without a merge")
+    parser.add_argument("--verify", action="store_true", help="also time ingot verify")
     parser.add_argument("--json", type=Path, help="write every run there")
     given = parser.parse_args()
     models = [given.folder / name for name in ("a", "b")]
@@ -171,6 +205,8 @@ def main() -> None:
     print("| method | reads | runs | wall s, median (range) | CPU s (user + system) | peak RSS MB | read direct MB | load |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     results = merges(given, models, files) if given.methods else {}
+    if given.verify:
+        results |= verify(given, models[0])
     if given.raw:
         raw(given, files)
     if given.json:
