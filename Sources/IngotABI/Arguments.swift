@@ -142,3 +142,16 @@ func count(_ value: UInt64, _ parameter: String) throws(IngotError) -> Int {
   }
   return count
 }
+
+/// An array of `number` texts; NULL will do for none.
+func texts(
+  _ pointers: UnsafePointer<UnsafePointer<CChar>?>?, _ number: UInt64, _ parameter: String
+) throws(IngotError) -> [String] {
+  let number = try count(number, "count of \(parameter)")
+  if number == 0 { return [] }
+  guard let pointers = unsafe pointers else { throw nullArgument(parameter) }
+  var found: [String] = []
+  // SAFETY: the C contract: the array has that many pointers.
+  for index in 0..<number { found.append(try unsafe text(pointers[index], "\(parameter)[\(index)]")) }
+  return found
+}

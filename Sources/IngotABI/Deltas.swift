@@ -97,19 +97,6 @@ extension PackOptions {
   }
 }
 
-/// An array of texts.
-private func texts(
-  _ pointers: UnsafePointer<UnsafePointer<CChar>?>?, _ number: UInt64, _ parameter: String
-) throws(IngotError) -> [String] {
-  let number = try count(number, "count of \(parameter)")
-  if number == 0 { return [] }
-  guard let pointers = unsafe pointers else { throw nullArgument(parameter) }
-  var found: [String] = []
-  // SAFETY: the C contract: the array has that many pointers.
-  for index in 0..<number { found.append(try unsafe text(pointers[index], "\(parameter)[\(index)]")) }
-  return found
-}
-
 /// Parameters of a packing as texts: what the command line has behind `-p`.
 private func packParameters(_ text: String) throws(IngotError) -> [(name: String, value: String)] {
   let members = try asArgument([.format]) { () throws(IngotError) in

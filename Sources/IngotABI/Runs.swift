@@ -13,7 +13,7 @@ internal import IngotStorage
 ) -> ingot_status {
   unsafe runPlan(context, plan, report, options, error) { (call) throws(IngotError) in
     let path = try unsafe text(directory, "directory")
-    return try call.engine.merge(call.plan.plan, to: path, options: try call.directoryOptions(), watcher: call.watcher)
+    return try call.engine.merge(call.plan.plan, to: path, options: DirectoryOptions(flags: call.flags, sync: call.sync), watcher: call.watcher)
   }
 }
 
@@ -53,22 +53,28 @@ struct RunCall {
   let sync: UInt32
   let watcher: Watcher
 
-  var options: RunOptions {
-    var options = RunOptions()
-    options.allowsNonfinite = flags & UInt32(INGOT_RUN_ALLOW_NONFINITE) != 0
-    options.checksFinite = flags & UInt32(INGOT_RUN_CHECK_FINITE) != 0
-    if flags & UInt32(INGOT_RUN_CACHED_READS) != 0 { options.reads = .never }
-    return options
-  }
+  var options: RunOptions { RunOptions(flags: flags) }
+}
 
-  func directoryOptions() throws(IngotError) -> DirectoryOptions {
-    var options = DirectoryOptions()
-    options.run = self.options
-    options.resume = flags & UInt32(INGOT_RUN_RESUME) != 0
-    options.force = flags & UInt32(INGOT_RUN_OVERWRITE) != 0
-    options.isDirect = flags & UInt32(INGOT_RUN_CACHED_WRITES) == 0
-    options.sync = try synchronisation(sync)
-    return options
+extension RunOptions {
+  /// ingot_run_options.flags
+  init(flags: UInt32) {
+    self.init()
+    allowsNonfinite = flags & UInt32(INGOT_RUN_ALLOW_NONFINITE) != 0
+    checksFinite = flags & UInt32(INGOT_RUN_CHECK_FINITE) != 0
+    if flags & UInt32(INGOT_RUN_CACHED_READS) != 0 { reads = .never }
+  }
+}
+
+extension DirectoryOptions {
+  /// ingot_run_options.flags and .sync
+  init(flags: UInt32, sync: UInt32) throws(IngotError) {
+    self.init()
+    run = RunOptions(flags: flags)
+    resume = flags & UInt32(INGOT_RUN_RESUME) != 0
+    force = flags & UInt32(INGOT_RUN_OVERWRITE) != 0
+    isDirect = flags & UInt32(INGOT_RUN_CACHED_WRITES) == 0
+    self.sync = try synchronisation(sync)
   }
 }
 

@@ -184,6 +184,8 @@ static void every_struct(void) {
   SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_directory_verify(context, "x", NULL, &s.known, &error));
   SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_checkpoint_compare(context, "x", "y", NULL, &text, &s.known, &error));
   SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_delta_pack(context, "tall", NULL, "x", NULL, 0, "y", NULL, &s.known, &error));
+  SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_lora_merge(context, "cat", NULL, NULL, 0, "y", NULL, &s.known, &error));
+  SIZES(ingot_run_options, INGOT_RUN_OPTIONS_INIT, ingot_rolling_step(context, "ema", NULL, NULL, "x", "y", NULL, &s.known, &error));
   SIZES(ingot_delta_options, INGOT_DELTA_OPTIONS_INIT, ingot_delta_plan_apply(context, "x", "y", &p, &s.known, &error));
   SIZES(ingot_delta_options, INGOT_DELTA_OPTIONS_INIT, ingot_delta_plan_unpack(context, "x", NULL, &p, &s.known, &error));
   SIZES(ingot_merge_options, INGOT_MERGE_OPTIONS_INIT,

@@ -168,6 +168,19 @@ static void stores_and_outputs() {
   CHECK(files::alive == 0);
 }
 
+// What works on directories: results as JSON, failures as errors.
+static void directories() {
+  ingot::context c;
+  CHECK(ingot::inspect_adapters({}).find("\"overlaps\"") != std::string::npos);
+  CHECK_THROWS(ingot::error, ingot::inspect_adapters({"./nowhere"}), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::merge_adapters(c, "linear", {"./nowhere"}, "./never"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::extract_adapter(c, "{}", "./a", "./b", "./never"), caught.status == INGOT_E_INVALID_ARGUMENT);
+  CHECK_THROWS(ingot::error, ingot::resize_adapter(c, R"({"rank": 2})", "./nowhere", "./never"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::roll(c, "./never", "./nowhere", "ema"), caught.status == INGOT_E_NOT_FOUND);
+  CHECK_THROWS(ingot::error, ingot::roll(c, "./never", "./nowhere"), caught.status == INGOT_E_INVALID_ARGUMENT);
+  CHECK_THROWS(ingot::error, ingot::finish_rolling(c, "./nowhere", "./never"), caught.status == INGOT_E_NOT_FOUND);
+}
+
 // Refused options are not taken over by the library: what was made for them here must go all the same, and not twice.
 static void refused_options() {
   ingot::context c;
@@ -222,6 +235,7 @@ static void errors() {
 int main() {
   memory_models();
   stores_and_outputs();
+  directories();
   refused_options();
   errors();
   std::printf("exceptions: %d checks, %d failed\n", checks, failures);

@@ -40,6 +40,8 @@ enum FuzzTarget: String, CaseIterable, Sendable {
   case state
   /// Option structs, sources and sinks that a C program fills.
   case options
+  /// A parameters_json of merges of adapters, extractions, rolling merges and packings; the first byte says of which.
+  case parameters
   /// A DLPack tensor.
   case dlpack
 
@@ -69,6 +71,7 @@ enum FuzzTarget: String, CaseIterable, Sendable {
       case .journal: try readJournal(bytes)
       case .state: try readState(bytes)
       case .options: try fillOptions(bytes)
+      case .parameters: try readParameters(bytes)
       case .dlpack: try importDLPack(bytes)
       }
       return true

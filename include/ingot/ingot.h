@@ -742,6 +742,92 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_delta_plan_unpack(ingot_context *co
                                                                ingot_plan *INGOT_NULLABLE *INGOT_NONNULL out,
                                                                const ingot_delta_options *INGOT_NULLABLE options, ingot_error_out error);
 
+/* ---- LoRA adapters ------------------------------------------------------------------------------------------------------------- */
+
+/* Adapters in PEFT's layout, as inputs and outputs: a directory with adapter_config.json and its weights, the weight file, or a model of the
+ * local Hugging Face cache. In recipes BASE+ADAPTER is the model with the adapter applied. docs/lora.md has methods and rules. In all of them
+ *   context          one call at a time
+ *   parameters_json  copied; an object; NULL: the defaults. What there is no parameter of is INGOT_E_INVALID_ARGUMENT
+ *   directory        copied; must not exist, unless INGOT_RUN_OVERWRITE. It appears when it is complete; a run that fails leaves nothing
+ *   report           NULL to do without; else owned (ingot_string_destroy): a JSON object with output, bytes, modules (name, outputs, inputs,
+ *                    rank, norm, relative_error), whole_tensors, run and notices; NULL after failure
+ *   options          copied; NULL for the defaults; INGOT_RUN_OVERWRITE, sync, progress and cancel count
+ * A rank is chosen by one of rank, energy (share of the squared singular values) and norm_fraction (share of the largest one); dtype is
+ * float32, float16 or bfloat16, by default that of the first input. */
+
+/* What adapters change, module by module, from their factors alone.
+ *   parameters_json  {"spectrum": true} for singular values
+ *   adapters         array of `adapter_count` texts, copied
+ *   out              owned (ingot_string_destroy): as `ingot lora inspect --json` prints it, adapters and overlaps; NULL after failure
+ * Any thread. Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_lora_inspect(const char *INGOT_NULLABLE parameters_json,
+                                                          const char *INGOT_NONNULL const *INGOT_NULLABLE adapters,
+                                                          uint64_t adapter_count, char *INGOT_NULLABLE *INGOT_NONNULL out,
+                                                          ingot_error_out error);
+
+/* Merges adapters of one base into a new one.
+ *   method           copied; linear, cat, svd, knots, ...: as `ingot lora merge` has them
+ *   parameters_json  weight (a number, or an array with one for each adapter), a rank, density, majority, drop, clusters, start, reweight,
+ *                    seed, modules_to_save, dtype
+ *   adapters         array of `adapter_count` texts, copied
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_lora_merge(ingot_context *context, const char *method,
+                                                        const char *INGOT_NULLABLE parameters_json,
+                                                        const char *INGOT_NONNULL const *INGOT_NULLABLE adapters, uint64_t adapter_count,
+                                                        const char *directory, char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                        const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* Makes an adapter of the difference of a fine-tuned model and its base.
+ *   parameters_json  a rank; max_rank, rules (an object from patterns of module names to a rank, "energy:0.9", "fraction:0.1", "skip" or
+ *                    "whole"; the first that matches counts), skip and only (arrays of patterns), embeddings, others, exact, seed, dtype
+ *   base, tuned      copied; a directory, a file, a model of the local Hugging Face cache
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_lora_extract(ingot_context *context, const char *parameters_json, const char *base,
+                                                          const char *tuned, const char *directory,
+                                                          char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                          const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* Brings an adapter to another rank: the best approximation of each module's change.
+ *   parameters_json  a rank; dtype
+ *   adapter          copied
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_lora_resize(ingot_context *context, const char *parameters_json, const char *adapter,
+                                                         const char *directory, char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                         const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* ---- rolling merges: models that come one at a time --------------------------------------------------------------------------- */
+
+/* Adds a model to a state: a directory with running sums, an average or a task vector in float32, and rolling.json. The first step makes it,
+ * every further one replaces it in one rename, so that a model is either in or not; models that are in are not needed again.
+ * docs/rolling.md has the methods.
+ *   context          one call at a time
+ *   method           copied; needed for the first step; NULL: the state's
+ *   parameters_json  copied; an object with weight, the method's own number (alpha, beta or density), side (the model's side file), and again
+ *                    (true: although the model is in already); NULL: the defaults
+ *   base             copied; the base model of the methods that have one, needed for the first step; NULL: the state's
+ *   model            copied; a directory, a file, a model of the local Hugging Face cache, each also with +ADAPTER
+ *   state            copied
+ *   report           NULL to do without; else owned (ingot_string_destroy): a JSON object with output, method, models (how many are in),
+ *                    identity, tensors, run and notices; NULL after failure
+ *   options          copied; NULL for the defaults; sync, progress and cancel count, and the flags but RESUME and OVERWRITE
+ * INGOT_E_EXISTS for a model that is in already, INGOT_E_STALE for another base than the state's; nothing has changed then. Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_rolling_step(ingot_context *context, const char *INGOT_NULLABLE method,
+                                                          const char *INGOT_NULLABLE parameters_json, const char *INGOT_NULLABLE base,
+                                                          const char *model, const char *state,
+                                                          char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                          const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
+/* Makes a model of a state.
+ *   parameters_json  copied; an object with lambda (factor of a merged task vector) and dtype; NULL: the defaults
+ *   directory        copied; must not exist, unless INGOT_RUN_OVERWRITE
+ *   options          INGOT_RUN_OVERWRITE counts too
+ *   others           as for ingot_rolling_step
+ * Since 0.1. */
+INGOT_API INGOT_NODISCARD ingot_status ingot_rolling_finish(ingot_context *context, const char *INGOT_NULLABLE parameters_json,
+                                                            const char *state, const char *directory,
+                                                            char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                            const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
+
 INGOT_END_DECLS
 
 #endif

@@ -7,12 +7,14 @@
 
 #include <ingot/ingot.h>
 
+#include <ingot/cpp/adapters.hpp>
 #include <ingot/cpp/checkpoints.hpp>
 #include <ingot/cpp/context.hpp>
 #include <ingot/cpp/errors.hpp>
 #include <ingot/cpp/plan.hpp>
 #include <ingot/cpp/progress.hpp>
 #include <ingot/cpp/recipe.hpp>
+#include <ingot/cpp/rolling.hpp>
 #include <ingot/cpp/single_tensor.hpp>
 #include <ingot/cpp/streams.hpp>
 #include <ingot/cpp/tensors.hpp>

@@ -72,7 +72,7 @@ extension RollingPlan {
     if !step.allowsRepeat, let earlier = state.models.firstIndex(of: digest) {
       throw IngotError(
         .exists, "the model \(step.model) is in the state already, as number \(earlier + 1) of \(state.count)",
-        hint: "if it is to count again: --again", subject: step.state)
+        hint: "if it is to count again: 'again' (--again)", subject: step.state)
     }
     let weight = step.weight ?? 1
     let text = step.recipe(state, weight: weight, isFirst: known == nil, base: reference)
@@ -194,11 +194,11 @@ extension RollingStep {
     if weight != nil, !used.takesWeight { throw useless("weight") }
     if side != nil, used.side == nil { throw useless("side file") }
     if base == nil, known == nil, used.needsBase {
-      throw IngotError(.invalidArgument, "\(used.rawValue) needs a base model", hint: "give it with --base", subject: "base")
+      throw IngotError(.invalidArgument, "\(used.rawValue) needs a base model", hint: "give it as 'base' (--base)", subject: "base")
     }
     if side == nil, let name = used.side {
       throw IngotError(
-        .invalidArgument, "\(used.rawValue) needs a side file of \(model), its \(name)", hint: "give it with --side", subject: "side")
+        .invalidArgument, "\(used.rawValue) needs a side file of \(model), its \(name)", hint: "give it as 'side' (--side)", subject: "side")
     }
     if let setting = used.setting, let value = settings[setting.name] { _ = try setting.checked(.number(value)) }
     if let weight, !(abs(weight) <= Double(Float.greatestFiniteMagnitude)) || (used.rules.weight == .positive && weight <= 0) {

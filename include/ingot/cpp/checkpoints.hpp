@@ -23,8 +23,7 @@ inline std::string compare(context &c, const std::string &a, const std::string &
 inline std::string pack(context &c, const std::string &method, const std::string &parameters_json, const std::string &base,
                         const std::vector<std::string> &models, const std::string &directory, ingot_run_options o = INGOT_RUN_OPTIONS_INIT,
                         const progress_function &progress = nullptr) {
-  std::vector<const char *> names;
-  for (const std::string &m : models) names.push_back(m.c_str());
+  const std::vector<const char *> names = detail::texts(models);
   return detail::run(c, o, progress, nullptr, nullptr, [&](auto text, auto options, auto e) {
     return ingot_delta_pack(c.get(), method.c_str(), parameters_json.c_str(), base.c_str(), names.data(), names.size(), directory.c_str(),
                             text, options, e);

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace ingot {
 
@@ -38,6 +39,13 @@ template <auto Destroy> struct destroyer {
 template <typename T, auto Destroy> using handle = std::unique_ptr<T, destroyer<Destroy>>;
 using owned_text = handle<char, ingot_string_destroy>;
 using owned_error = handle<ingot_error, ingot_error_destroy>;
+
+/// An array of texts as C takes it, valid as long as the texts.
+inline std::vector<const char *> texts(const std::vector<std::string> &strings) {
+  std::vector<const char *> pointers;
+  for (const std::string &s : strings) pointers.push_back(s.c_str());
+  return pointers;
+}
 
 /// The first exception that left a callback; workers call back at once.
 struct capture {

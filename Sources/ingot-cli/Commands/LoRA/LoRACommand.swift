@@ -72,23 +72,20 @@ struct RankArguments: ParsableArguments {
 
   /// Nil when none is given.
   func rule() throws(Failure) -> RankRule? {
-    let given = [("--rank", rank != nil), ("--energy", energy != nil), ("--norm-fraction", normFraction != nil)].filter(\.1).map(\.0)
-    guard given.count <= 1 else { throw Self.usage("\(given.joined(separator: " and ")) are given, expected one of them") }
-    if let rank {
-      guard (1...Limit.adapterRank).contains(rank) else { throw Self.usage("the rank is \(rank), expected 1 to \(Limit.adapterRank)") }
-      return .fixed(rank)
+    try Self.checked { () throws(IngotError) in
+      try RankRule.chosen(
+        rank: rank, energy: energy, normFraction: normFraction,
+        names: .init(rank: "--rank", energy: "--energy", normFraction: "--norm-fraction"))
     }
-    if let energy {
-      guard energy > 0, energy <= 1 else { throw Self.usage("--energy is \(energy), expected more than 0 and at most 1") }
-      return .energy(energy)
+  }
+
+  /// A mistake in what was given, with where to read what may be.
+  static func checked<Result>(_ body: () throws(IngotError) -> Result) throws(Failure) -> Result {
+    do throws(IngotError) {
+      return try body()
+    } catch {
+      throw usage(error.message)
     }
-    if let normFraction {
-      guard normFraction >= 0, normFraction < 1 else {
-        throw Self.usage("--norm-fraction is \(normFraction), expected 0 or more and less than 1")
-      }
-      return .spectral(normFraction)
-    }
-    return nil
   }
 
   static func usage(_ message: String) -> Failure {

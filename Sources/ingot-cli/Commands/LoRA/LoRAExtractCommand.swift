@@ -89,32 +89,26 @@ struct LoRAExtractCommand: ParsableCommand {
     try print(report, talk, verbose: verbose)
   }
 
-  /// What is skipped comes first, then the rules; with --only, everything else is skipped at the end.
   private func moduleRules() throws(Failure) -> [(pattern: TensorPattern, rule: ExtractionRequest.ModuleRule)] {
-    var result: [(pattern: TensorPattern, rule: ExtractionRequest.ModuleRule)] = []
-    for text in skip { result.append((try pattern(text, of: "--skip"), .skip)) }
+    var single: [(pattern: TensorPattern, rule: ExtractionRequest.ModuleRule)] = []
     for text in rules {
       guard let sign = text.lastIndex(of: "="), sign != text.startIndex else {
         throw RankArguments.usage("found --rule \(text.prefix(80)), expected --rule PATTERN=RULE")
       }
-      result.append((try pattern(String(text[..<sign]), of: "--rule"), try rule(String(text[text.index(after: sign)...]))))
+      let rule = String(text[text.index(after: sign)...])
+      single.append(
+        (
+          try pattern(String(text[..<sign]), of: "--rule"),
+          try RankArguments.checked { () throws(IngotError) in try ExtractionRequest.ModuleRule(rule) }
+        ))
     }
-    guard !only.isEmpty else { return result }
-    for text in only { result.append((try pattern(text, of: "--only"), .usual)) }
-    result.append((try pattern("*", of: "--only"), .skip))
-    return result
+    return ExtractionRequest.rules(leavingOut: try patterns(skip, of: "--skip"), single: single, only: try patterns(only, of: "--only"))
   }
 
-  private func rule(_ text: String) throws(Failure) -> ExtractionRequest.ModuleRule {
-    if text == "skip" { return .skip }
-    if text == "whole" { return .whole }
-    if let rank = Int(text), rank >= 1 { return .rank(.fixed(rank)) }
-    let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
-    if parts.count == 2, let share = Double(parts[1]) {
-      if parts[0] == "energy", share > 0, share <= 1 { return .rank(.energy(share)) }
-      if parts[0] == "fraction", share >= 0, share < 1 { return .rank(.spectral(share)) }
-    }
-    throw RankArguments.usage("found the rule \"\(text.prefix(60))\", expected a rank, energy:SHARE, fraction:SHARE, skip or whole")
+  private func patterns(_ texts: [String], of option: String) throws(Failure) -> [TensorPattern] {
+    var found: [TensorPattern] = []
+    for text in texts { found.append(try pattern(text, of: option)) }
+    return found
   }
 }
 

@@ -1,7 +1,6 @@
 import ArgumentParser
 import IngotEngine
 import IngotErrors
-import IngotJSON
 import IngotTensors
 
 /// `ingot lora inspect`: what adapters change.
@@ -25,21 +24,9 @@ struct LoRAInspectCommand: ParsableCommand {
   mutating func run() throws {
     let models = LocalModels(environment: modelEnvironment())
     let (adapters, spectrum) = (adapters, spectrum)
-    let (found, overlaps) = try caught { () throws(IngotError) in
-      var opened: [OpenedAdapter] = []
-      for name in adapters { opened.append(try models.openAdapter(named: name)) }
-      var found: [AdapterInspection] = []
-      for adapter in opened { found.append(try adapter.inspection(spectrum: spectrum)) }
-      var overlaps: [AdapterInspection.Overlap] = []
-      for first in opened.indices {
-        for second in opened.indices where second > first {
-          if let overlap = try opened[first].overlap(with: opened[second]) { overlaps.append(overlap) }
-        }
-      }
-      return (found, overlaps)
-    }
-    for inspection in found { talk.talk(inspection.notices) }
-    try talk.print(words(found, overlaps), json: json(found, overlaps))
+    let survey = try caught { () throws(IngotError) in try AdapterSurvey(of: adapters, spectrum: spectrum, models: models) }
+    for inspection in survey.adapters { talk.talk(inspection.notices) }
+    try talk.print(words(survey.adapters, survey.overlaps), json: survey.json())
   }
 
   private func words(_ found: [AdapterInspection], _ overlaps: [AdapterInspection.Overlap]) -> String {
@@ -74,27 +61,5 @@ struct LoRAInspectCommand: ParsableCommand {
       }
     }
     return text + table(rows, right: [2, 3, 4, 6])
-  }
-
-  private func json(_ found: [AdapterInspection], _ overlaps: [AdapterInspection.Overlap]) -> String {
-    var document = JSONDocument()
-    document.object { document in
-      document.field("schema", documentSchema)
-      document.list("adapters") { list in
-        for adapter in found { list.object { adapter.write(to: &$0) } }
-      }
-      document.list("overlaps") { list in
-        for overlap in overlaps {
-          list.object { entry in
-            entry.field("first", overlap.first)
-            entry.field("second", overlap.second)
-            entry.field("modules", overlap.modules)
-            entry.field("mean", overlap.mean)
-            entry.field("largest", overlap.largest)
-          }
-        }
-      }
-    }
-    return document.line()
   }
 }
