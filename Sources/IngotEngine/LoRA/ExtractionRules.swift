@@ -1,5 +1,5 @@
 package import IngotErrors
-package import IngotMethods
+internal import IngotMethods
 package import IngotRecipes
 
 extension ExtractionRequest.ModuleRule {
