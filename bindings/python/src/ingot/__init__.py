@@ -4,11 +4,12 @@
     >>> ingot.merge("recipe.yml", "merged")  # doctest: +SKIP
     >>> ingot.merge_tensors("slerp", [b], base=a, t=0.5)  # doctest: +SKIP
 
-The work is done by libingot, which this package loads with ctypes; it needs no other package. Python's lock is released
-meanwhile. Notices go to logging.getLogger("ingot"), nothing is printed.
+`ingot.lora` has LoRA adapters, `ingot.rolling` models that come one at a time, `ingot.delta` packed fine-tunes, `ingot.collect`
+what some methods read besides weights. The work is done by libingot, which this package loads with ctypes; it needs no other
+package. Python's lock is released meanwhile. Notices go to logging.getLogger("ingot"), nothing is printed.
 """
 
-from . import collect, delta
+from . import collect, delta, lora, rolling
 from ._api import diff, inspect, merge, merge_state_dicts, merge_tensors, plan, verify
 from ._comparison import Comparison, ComparisonSummary, FileDifference, LoneTensor, TaskVectorDifference, TensorDifference, ValueDifference
 from ._engine import Engine
@@ -94,11 +95,13 @@ __all__ = [
     "greedy_soup",
     "inspect",
     "library_path",
+    "lora",
     "merge",
     "merge_state_dicts",
     "merge_tensors",
     "methods",
     "plan",
     "regmean_plus_plus",
+    "rolling",
     "verify",
 ]

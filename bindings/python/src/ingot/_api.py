@@ -8,7 +8,7 @@ from ctypes import byref, c_char_p
 from typing import Any
 
 from ._comparison import Comparison
-from ._engine import Sync
+from ._context import Sync
 from ._engines import shared_engine
 from ._errors import check
 from ._lending import StateDict, Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p
 from typing import Any, Literal
@@ -19,16 +19,30 @@ from ._progress import Listener, listening
 from ._sizes import byte_count
 
 Team = Literal["auto", "openmp", "pthread"]
+Sync = Literal["all", "none"]
+Path = str | os.PathLike[str]
 
 logger = logging.getLogger("ingot")
 
 _TEAMS = {"auto": _ffi.INGOT_TEAM_AUTO, "openmp": _ffi.INGOT_TEAM_OPENMP, "pthread": _ffi.INGOT_TEAM_PTHREAD}
+_SYNCS = {"all": _ffi.INGOT_SYNC_ALL, "none": _ffi.INGOT_SYNC_NONE}
 
 
 def choice(value: str, choices: Mapping[str, int], name: str) -> int:
     if value not in choices:
         raise InvalidArgumentError(f"{name} is {value!r}, expected one of {', '.join(choices)}", subject=name)
     return choices[value]
+
+
+def synchronisation(value: Sync) -> int:
+    """What ingot_run_options has for `sync`."""
+    return choice(value, _SYNCS, "sync")
+
+
+def encoded_paths(paths: Path | Sequence[Path]) -> tuple[Any, int]:
+    """One path, or several, as an array of C's, and their number."""
+    each = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    return (c_char_p * max(len(each), 1))(*map(os.fsencode, each)), len(each)
 
 
 def whole(value: int, low: int, high: int, name: str) -> int:

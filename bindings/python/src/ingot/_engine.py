@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_char_p
-from typing import Any, Literal
+from ctypes import byref
+from typing import Any
 
 from . import _ffi
+from ._adapters import AdapterMerges
 from ._comparison import Comparison
-from ._context import choice
+from ._context import Sync, encoded_paths, synchronisation
 from ._errors import IngotError, InvalidArgumentError, RecipeError
 from ._lending import StateDict, Tensor, allocate, asked_dtype, given, items, lent, prototype
 from ._library import library
@@ -18,16 +19,14 @@ from ._packs import Pack
 from ._plan import Plan
 from ._planner import Missing, Numerics, Planner
 from ._progress import Listener
-from ._recipes import BASE, Recipe, RecipeSource, as_json, model_names, recipe, require_method
+from ._recipes import BASE, Recipe, RecipeSource, as_parameters, model_names, recipe, require_method
 from ._reports import Method, Report, Verification
+from ._rolling import RollingMerges
 from ._sides import Wrapper, plain, side_inputs, single, weight_name
 from ._tensors import Loan, framework
 
-Sync = Literal["all", "none"]
-_SYNCS = {"all": _ffi.INGOT_SYNC_ALL, "none": _ffi.INGOT_SYNC_NONE}
 
-
-class Engine(Planner):
+class Engine(Planner, RollingMerges, AdapterMerges):
     """Worker threads and a memory budget, kept from call to call.
 
     The functions of the module keep engines of their own; make one to choose its threads once, or to cancel it.
@@ -98,7 +97,7 @@ class Engine(Planner):
             | (_ffi.INGOT_RUN_CACHED_WRITES if cached_writes else 0)
             | (_ffi.INGOT_RUN_CACHED_READS if cached_reads else 0)
         )
-        way = choice(sync, _SYNCS, "sync")
+        way = synchronisation(sync)
         with self._report() as text, self._call(progress) as call:
             call.run(
                 library.ingot_plan_run_to_directory,
@@ -153,20 +152,19 @@ class Engine(Planner):
         **parameters: Any,
     ) -> Pack:
         """See `ingot.delta.pack`."""
-        paths = [models] if isinstance(models, str | os.PathLike) else list(models)
-        names = (c_char_p * max(len(paths), 1))(*map(os.fsencode, paths))
-        given = {key.rstrip("_"): value for key, value in parameters.items()}  # lambda_: a word of Python's
+        names, count = encoded_paths(models)
+        given = as_parameters(parameters)
         flags = _ffi.INGOT_RUN_OVERWRITE if force else 0
-        way = choice(sync, _SYNCS, "sync")
+        way = synchronisation(sync)
         with self._report() as text, self._call(progress) as call:
             call.run(
                 library.ingot_delta_pack,
                 self._pointer,
                 method.encode(),
-                as_json(given, "parameters"),
+                given,
                 os.fsencode(base),
                 names,
-                len(paths),
+                count,
                 os.fsencode(out),
                 byref(text),
                 call.options(flags, way),

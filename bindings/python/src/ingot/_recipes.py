@@ -70,13 +70,18 @@ def as_json(source: Mapping[str, Any], subject: str) -> bytes:
         raise InvalidArgumentError(f"the {subject} cannot be written as JSON: {error}", subject=subject) from None
 
 
+def as_parameters(given: Mapping[str, Any]) -> bytes:
+    """Keyword arguments as a JSON object of parameters. None is left to the library; lambda_ is a word of Python's."""
+    return as_json({key.rstrip("_"): value for key, value in given.items() if value is not None}, "parameters")
+
+
 def _plain(value: Any) -> Any:
     """Values of numpy and torch, and paths, as JSON has them."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # numpy and torch, scalars included
         return value.tolist()
-    raise TypeError(f"the recipe holds {value!r} of type {type(value).__name__}, expected what JSON has, or a path")
+    raise TypeError(f"found {value!r} of type {type(value).__name__}, expected what JSON has, or a path")
 
 
 BASE = "base"

@@ -199,7 +199,10 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        fields = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Report:
         findings = tuple(Finding(f["tensor"], f["name"], f["value"], f.get("model")) for f in fields["findings"])
         plain = {
             name: fields[name]

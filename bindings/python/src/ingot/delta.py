@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from ctypes import byref, c_char_p
 from typing import Any
 
-from ._engine import Sync
+from ._context import Path, Sync
 from ._engines import shared_engine
 from ._errors import check
 from ._library import library
 from ._packs import Pack, PackForm, PackTask
 from ._progress import Listener
 from ._reports import Report
-
-Path = str | os.PathLike[str]
 
 __all__ = ["Pack", "PackForm", "PackTask", "apply", "inspect", "pack", "unpack"]
 
