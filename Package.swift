@@ -22,6 +22,10 @@ let features: [SwiftSetting] =
 /// One set of settings for every Swift target: Swift 6 mode comes from the tools version.
 let strict: [SwiftSetting] = [.strictMemorySafety()] + features
 
+/// The engine's tests are optimised in debug builds too: their own arithmetic (references in float64, generated models) takes most of their time otherwise.
+/// What a view of memory points into must then be kept alive by name.
+let optimised: [SwiftSetting] = strict + [.unsafeFlags(["-O"])]
+
 /// C leaves share the language level; vector code picks its instruction set per function, not per file.
 let c11: [CSetting] = [
   .unsafeFlags(["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-O3"] + (warningsAreErrors ? ["-Werror"] : []))
@@ -131,7 +135,7 @@ let package = Package(
       dependencies: [
         "IngotEngine", "IngotMethods", "IngotLinearAlgebra", "IngotRecipes", "IngotStorage", "IngotCheckpoints", "IngotTensors",
         "IngotJSON", "IngotErrors", "CTeam",
-      ], swiftSettings: strict),
+      ], swiftSettings: optimised),
   ] + [fuzzTargets],
   cLanguageStandard: .gnu11
 )

@@ -73,6 +73,8 @@ func merge(
   recipe: String, models: [String: [TestTensor]], options: EngineOptions = EngineOptions(), plan planOptions: PlanOptions = PlanOptions(),
   run: RunOptions = RunOptions()
 ) throws -> (tensors: [String: TestTensor], report: RunReport, plan: Plan) {
+  // Views own nothing.
+  defer { withExtendedLifetime(models) {} }
   let parsed = try Recipe.parse(Array(recipe.utf8), origin: "recipe.yml", catalog: MethodRegistry.catalog)
   var views: [String: [TensorView]] = [:]
   for (name, tensors) in models { views[name] = try tensors.map { try $0.view } }

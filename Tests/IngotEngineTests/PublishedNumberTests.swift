@@ -133,6 +133,7 @@ import Testing
     let error = #expect(throws: IngotError.self) { _ = try merge(recipe: recipe, models: models, options: options) }
     #expect(error?.status == .memory && error?.message.contains("24002560") == true, "\(error?.message ?? "")")
     let plan = try Plan.make(try Recipe(recipe), models: try MemoryModels(models))
+    defer { withExtendedLifetime(models) {} }
     options.memoryBudget = plan.leastMemory
     let report = try Engine(options).run(plan, into: NullSink())
     #expect(report.peakMemory <= options.memoryBudget)

@@ -360,6 +360,7 @@ import Testing
   /// Models of tensors in memory, into memory.
   @Test func tensorsInMemory() throws {
     let models = ReferenceModels([.init(name: "w", shape: [301, 257], dtypes: [.f32, .f32, .f32, .f32])], seed: 9).models
+    defer { withExtendedLifetime(models) {} }
     for first in Self.firsts {
       let text = Self.graph(("first", first.text), (nil, Self.seconds[1].text)).replacingOccurrences(of: "@", with: "")
       let plan = try Plan.make(try Recipe(text), models: MemoryModels(models))
@@ -370,6 +371,7 @@ import Testing
       _ = try Self.engine().run(between, into: try MemorySink(plan: between, outputs: [try middle.view]))
       var given = models
       given["first"] = [middle]
+      defer { withExtendedLifetime(middle) {} }
       let last = try Plan.make(try Recipe(Self.seconds[1].text.replacingOccurrences(of: "@", with: "")), models: MemoryModels(given))
       let expected = TestTensor("w", last.tensors[0].dtype, [301, 257])
       _ = try Self.engine().run(last, into: try MemorySink(plan: last, outputs: [try expected.view]))

@@ -6,8 +6,8 @@ Two models of `--gigabytes` (2) each are made once in `--folder`, which must be 
 of the page cache (posix_fadvise DONTNEED). The ways are run in turn, round by round, and the table shows medians and ranges: `ahead` is
 the default, `cached` is --cached-reads, `before` another build of ingot (for a change that is to be judged). Each writes into a directory
 on the same disk; with `--null` it computes and discards. `--raw` reads the same files without a merge (benchmarks/cold/reads.c): what the
-disk and the ways of reading give by themselves. `--verify` times `ingot verify` of a merge of 2 GB, cold and in the page cache, in turn with
-reading its file alone. Seconds are wall clock; CPU is the command's own user and system time; the load average
+disk and the ways of reading give by themselves. `--verify` times `ingot verify` of a merge of 2 GB, cold and in the page cache, in turn
+with reading its file alone. Seconds are wall clock; CPU is the command's own user and system time; the load average
 says what else the machine did.
 """
 
