@@ -13,7 +13,8 @@ internal import IngotStorage
 ) -> ingot_status {
   unsafe runPlan(context, plan, report, options, error) { (call) throws(IngotError) in
     let path = try unsafe text(directory, "directory")
-    return try call.engine.merge(call.plan.plan, to: path, options: DirectoryOptions(flags: call.flags, sync: call.sync), watcher: call.watcher)
+    return try call.engine.merge(
+      call.plan.plan, to: path, options: DirectoryOptions(flags: call.flags, sync: call.sync), watcher: call.watcher)
   }
 }
 

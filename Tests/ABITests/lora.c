@@ -79,7 +79,8 @@ static void test_algebra(void) {
   char *adapter = joined(root, "adapter"), *sum = joined(root, "sum"), *small = joined(root, "small"), *report = NULL;
   const char *pair[] = {adapter, adapter}, *both[] = {adapter, sum};
   /* A quarter and three quarters of one change are that change. */
-  CHECK_OK(ingot_lora_merge(context, "cat", "{\"weight\": [0.25, 0.75], \"modules_to_save\": \"first\"}", pair, 2, sum, &report, NULL, &error));
+  CHECK_OK(
+      ingot_lora_merge(context, "cat", "{\"weight\": [0.25, 0.75], \"modules_to_save\": \"first\"}", pair, 2, sum, &report, NULL, &error));
   double norm = layer(report, "norm");
   CHECK(norm > 0 && layer(report, "rank") > 101 && layer(report, "rank") <= 202);
   ingot_string_destroy(report);

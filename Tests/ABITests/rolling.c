@@ -71,8 +71,8 @@ static void test_mean(void) {
 static void test_task_vectors(void) {
   char *state = joined(root, "vectors"), *out = joined(root, "halved");
   for (int model = 1; model <= 2; ++model)
-    CHECK_OK(ingot_rolling_step(context, model == 1 ? "task_arithmetic" : NULL, NULL, model == 1 ? models[0] : NULL, models[model], state, NULL,
-                                NULL, &error));
+    CHECK_OK(ingot_rolling_step(context, model == 1 ? "task_arithmetic" : NULL, NULL, model == 1 ? models[0] : NULL, models[model], state,
+                                NULL, NULL, &error));
   CHECK_ERROR(INGOT_E_STALE, "base", ingot_rolling_step(context, NULL, NULL, models[1], models[0], state, NULL, NULL, &error));
   CHECK_OK(ingot_rolling_finish(context, "{\"lambda\": 0.5}", state, out, NULL, NULL, &error));
   CHECK(wrong_values(out, halved_task_vectors) == 0);

@@ -761,9 +761,8 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_delta_plan_unpack(ingot_context *co
  *   out              owned (ingot_string_destroy): as `ingot lora inspect --json` prints it, adapters and overlaps; NULL after failure
  * Any thread. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_lora_inspect(const char *INGOT_NULLABLE parameters_json,
-                                                          const char *INGOT_NONNULL const *INGOT_NULLABLE adapters,
-                                                          uint64_t adapter_count, char *INGOT_NULLABLE *INGOT_NONNULL out,
-                                                          ingot_error_out error);
+                                                          const char *INGOT_NONNULL const *INGOT_NULLABLE adapters, uint64_t adapter_count,
+                                                          char *INGOT_NULLABLE *INGOT_NONNULL out, ingot_error_out error);
 
 /* Merges adapters of one base into a new one.
  *   method           copied; linear, cat, svd, knots, ...: as `ingot lora merge` has them
@@ -813,8 +812,7 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_lora_resize(ingot_context *context,
  * INGOT_E_EXISTS for a model that is in already, INGOT_E_STALE for another base than the state's; nothing has changed then. Since 0.1. */
 INGOT_API INGOT_NODISCARD ingot_status ingot_rolling_step(ingot_context *context, const char *INGOT_NULLABLE method,
                                                           const char *INGOT_NULLABLE parameters_json, const char *INGOT_NULLABLE base,
-                                                          const char *model, const char *state,
-                                                          char *INGOT_NULLABLE *INGOT_NULLABLE report,
+                                                          const char *model, const char *state, char *INGOT_NULLABLE *INGOT_NULLABLE report,
                                                           const ingot_run_options *INGOT_NULLABLE options, ingot_error_out error);
 
 /* Makes a model of a state.

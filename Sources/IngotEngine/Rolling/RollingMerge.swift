@@ -198,7 +198,8 @@ extension RollingStep {
     }
     if side == nil, let name = used.side {
       throw IngotError(
-        .invalidArgument, "\(used.rawValue) needs a side file of \(model), its \(name)", hint: "give it as 'side' (--side)", subject: "side")
+        .invalidArgument, "\(used.rawValue) needs a side file of \(model), its \(name)", hint: "give it as 'side' (--side)", subject: "side"
+      )
     }
     if let setting = used.setting, let value = settings[setting.name] { _ = try setting.checked(.number(value)) }
     if let weight, !(abs(weight) <= Double(Float.greatestFiniteMagnitude)) || (used.rules.weight == .positive && weight <= 0) {

@@ -13,9 +13,8 @@ namespace ingot {
 /// What adapters change, as JSON; see ingot_lora_inspect.
 inline std::string inspect_adapters(const std::vector<std::string> &adapters, const std::string &parameters_json = "{}") {
   const std::vector<const char *> names = detail::texts(adapters);
-  return detail::make<detail::owned_text>([&](auto out, auto e) {
-           return ingot_lora_inspect(parameters_json.c_str(), names.data(), names.size(), out, e);
-         })
+  return detail::make<detail::owned_text>(
+             [&](auto out, auto e) { return ingot_lora_inspect(parameters_json.c_str(), names.data(), names.size(), out, e); })
       .get();
 }
 
@@ -25,7 +24,8 @@ inline std::string merge_adapters(context &c, const std::string &method, const s
                                   ingot_run_options o = INGOT_RUN_OPTIONS_INIT, const progress_function &progress = nullptr) {
   const std::vector<const char *> names = detail::texts(adapters);
   return detail::run(c, o, progress, nullptr, nullptr, [&](auto text, auto options, auto e) {
-    return ingot_lora_merge(c.get(), method.c_str(), parameters_json.c_str(), names.data(), names.size(), directory.c_str(), text, options, e);
+    return ingot_lora_merge(c.get(), method.c_str(), parameters_json.c_str(), names.data(), names.size(), directory.c_str(), text, options,
+                            e);
   });
 }
 

@@ -11,8 +11,8 @@ namespace ingot {
 
 /// Adds a model to a state, returns the report as JSON; see ingot_rolling_step. `method` and `base` may be empty for all but the first step.
 inline std::string roll(context &c, const std::string &state, const std::string &model, const std::string &method = "",
-                        const std::string &base = "", const std::string &parameters_json = "{}", ingot_run_options o = INGOT_RUN_OPTIONS_INIT,
-                        const progress_function &progress = nullptr) {
+                        const std::string &base = "", const std::string &parameters_json = "{}",
+                        ingot_run_options o = INGOT_RUN_OPTIONS_INIT, const progress_function &progress = nullptr) {
   const char *name = method.empty() ? nullptr : method.c_str(), *origin = base.empty() ? nullptr : base.c_str();
   return detail::run(c, o, progress, nullptr, nullptr, [&](auto text, auto options, auto e) {
     return ingot_rolling_step(c.get(), name, parameters_json.c_str(), origin, model.c_str(), state.c_str(), text, options, e);
