@@ -151,15 +151,22 @@ extension Engine {
   package func merge(
     _ rolling: RollingPlan, options: DirectoryOptions = DirectoryOptions(), watcher: Watcher = .none
   ) throws(IngotError) -> RunReport {
-    try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher) { (report) throws(IngotError) in
-      guard rolling.state.method == .opcm, rolling.isStep else { return [] }
-      var state = rolling.state
-      guard let task = report.finding(RollingOPCM.taskNorm), let norm = report.finding(RollingOPCM.stateNorm) else {
-        throw IngotError(.internalError, "a step of opcm that found no norms")
+    do throws(IngotError) {
+      return try merge(rolling.plan, to: rolling.destination, options: options, watcher: watcher) { (report) throws(IngotError) in
+        guard rolling.state.method == .opcm, rolling.isStep else { return [] }
+        var state = rolling.state
+        guard let task = report.finding(RollingOPCM.taskNorm), let norm = report.finding(RollingOPCM.stateNorm) else {
+          throw IngotError(.internalError, "a step of opcm that found no norms")
+        }
+        state.norms.append(task)
+        state.stateNorm = norm
+        return [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
       }
-      state.norms.append(task)
-      state.stateNorm = norm
-      return [SideFile(name: RollingState.fileName, content: .bytes(state.bytes))]
+    } catch {
+      var failure = error
+      // There is nothing to resume: a step is in the state or it is not.
+      if failure.status == .cancelled { failure.hint = "nothing has changed: run it again" }
+      throw failure
     }
   }
 }

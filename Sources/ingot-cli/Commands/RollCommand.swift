@@ -131,16 +131,8 @@ struct RollCommand: ParsableCommand {
     adjust(&options)
     let chosen = options
     talk.talk(rolling.plan.notices)
-    let report: RunReport
-    do throws(Failure) {
-      report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
-        try engine.merge(rolling, options: chosen, watcher: watcher)
-      }
-    } catch {
-      var failure = error
-      // There is nothing to resume: a step is in the state or it is not.
-      if failure.error.status == .cancelled { failure.error.hint = "nothing has changed: run the command again" }
-      throw failure
+    let report = try watched(talk, noProgress: noProgress) { (watcher) throws(IngotError) in
+      try engine.merge(rolling, options: chosen, watcher: watcher)
     }
     talk.talk(report.notices)
     try talk.print(talk.quiet ? "" : words(rolling, report), json: document(rolling, report))
