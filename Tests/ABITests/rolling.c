@@ -48,7 +48,8 @@ static void test_mean(void) {
   before = read_file(state, "rolling.json", &size[0]);
   volatile int32_t cancel = 1;
   run.cancel = &cancel;
-  CHECK_ERROR(INGOT_E_CANCELLED, "nothing has changed", ingot_rolling_step(context, NULL, "{\"weight\": 3}", NULL, models[1], state, &report, &run, &error));
+  CHECK_ERROR(INGOT_E_CANCELLED, "nothing has changed",
+              ingot_rolling_step(context, NULL, "{\"weight\": 3}", NULL, models[1], state, &report, &run, &error));
   CHECK_ERROR(INGOT_E_INVALID_ARGUMENT, "ema", ingot_rolling_step(context, "ema", NULL, NULL, models[1], state, &report, NULL, &error));
   after = read_file(state, "rolling.json", &size[1]);
   CHECK(before && after && size[0] == size[1] && !memcmp(before, after, size[0]));
