@@ -66,7 +66,8 @@ struct DoctorCommand: ParsableCommand {
 
   private func workers(_ team: WorkerTeam) -> [Finding] {
     var findings: [Finding] = []
-    if let topology = try? Topology() {
+    do throws(IngotError) {
+      let topology = try Topology()
       let nodes = (0..<topology.nodeCount).map { topology.osIndex(ofNode: $0) }
       findings.append(Finding("cores", "cores", "\(topology.coreCount) that this process may use", .int(topology.coreCount)))
       findings.append(
@@ -78,6 +79,8 @@ struct DoctorCommand: ParsableCommand {
         Finding(
           "memory nodes", "numa_nodes", counted(nodes.count, "node") + (topology.mayBind ? ", workers are bound to them" : ""),
           .int(nodes.count)))
+    } catch {
+      findings.append(Finding("memory nodes", "numa_nodes", "\(error.message); one thread by default", .null))
     }
     findings.append(Finding("threads", "threads", "\(team.size)", .int(team.size)))
     let kind = team.kind == .openMP ? "openmp" : "pthread"
