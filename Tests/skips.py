@@ -98,7 +98,7 @@ def _has_torch(_: Path) -> bool:
 # What a machine may lack, how that shows, and the words of the tests that need it.
 LIMITS: list[tuple[str, Callable[[Path], bool], str]] = [
     (
-        "torch, transformers or peft (no index offers the CPU build)",
+        "torch, transformers or peft",
         _has_torch,
         r"(torch|transformers|tokenizers|peft) is not installed|could not import '(torch|transformers|peft|tokenizers|safetensors\.torch)",
     ),

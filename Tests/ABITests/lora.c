@@ -131,6 +131,7 @@ static void test_mistakes(void) {
   EXTRACT_ERROR("norm_fraction", "{\"norm_fraction\": 1}");
   EXTRACT_ERROR("max_rank", "{\"rank\": 1, \"max_rank\": 0}");
   EXTRACT_ERROR("fraction:SHARE", "{\"rank\": 1, \"rules\": {\"*\": \"energetic\"}}");
+  CHECK(strstr(last_error_text, "\"subject\":\"rules\""));
   EXTRACT_ERROR("object", "{\"rank\": 1, \"rules\": [1]}");
   EXTRACT_ERROR("only", "{\"rank\": 1, \"only\": \"layers\"}");
   EXTRACT_ERROR("skip", "{\"rank\": 1, \"skip\": [\"/(/\"]}");

@@ -753,7 +753,7 @@ INGOT_API INGOT_NODISCARD ingot_status ingot_delta_plan_unpack(ingot_context *co
  *                    rank, norm, relative_error), whole_tensors, run and notices; NULL after failure
  *   options          copied; NULL for the defaults; INGOT_RUN_OVERWRITE, sync, progress and cancel count
  * A rank is chosen by one of rank, energy (share of the squared singular values) and norm_fraction (share of the largest one); dtype is
- * float32, float16 or bfloat16, by default that of the first input. */
+ * float32, float16 or bfloat16, by default that of the first adapter, and of the fine-tuned model where one is extracted. */
 
 /* What adapters change, module by module, from their factors alone.
  *   parameters_json  {"spectrum": true} for singular values

@@ -18,7 +18,8 @@ extension ExtractionRequest.ModuleRule {
       self = .rank(.spectral(share))
     } else {
       throw IngotError(
-        .invalidArgument, "found the rule \"\(text.prefix(60))\", expected a rank, energy:SHARE, fraction:SHARE, skip or whole")
+        .invalidArgument, "found the rule \"\(text.prefix(60))\", expected a rank, energy:SHARE, fraction:SHARE, skip or whole",
+        subject: "rules")
     }
   }
 }
